@@ -1,0 +1,2 @@
+//! Control codes of `hotadd.sys` and their structures.
+#![no_std]

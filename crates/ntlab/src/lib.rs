@@ -1,0 +1,1 @@
+//! A machine that runs WDM driver images on Linux.

@@ -1,0 +1,2 @@
+//! The decisions of `hotadd.sys` that need no kernel.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Safe building blocks for WDM drivers.
+#![no_std]

@@ -1,0 +1,2 @@
+//! `hotadd.sys`.
+#![no_std]

@@ -1,0 +1,1 @@
+//! What a developer of hotadd runs, as a library.

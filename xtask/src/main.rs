@@ -1,0 +1,3 @@
+//! What a developer of hotadd runs.
+
+fn main() {}
