@@ -1,1 +1,8 @@
 //! A machine that runs WDM driver images on Linux.
+
+pub mod choices;
+pub mod exports;
+pub mod finding;
+pub mod irql;
+pub mod kernel;
+pub mod memory;

@@ -1,0 +1,155 @@
+//! The functions of ntoskrnl.exe and hal.dll that the lab has. Each is one row of a table in this folder: its name, its IRQL contract
+//! and the function that does it. A driver that imports a name without a row is refused at load.
+
+use crate::{irql::IrqlRange, kernel::Kernel, memory::Ptr};
+
+/// One exported kernel function.
+#[derive(Clone, Copy)]
+pub struct Export {
+    /// Name, as in the headers.
+    pub name: &'static str,
+    /// The levels it may be called at, from its page's "IRQL" field.
+    pub irql: IrqlRange,
+    /// What it does, from the argument array to the value of rax.
+    pub call: fn(&Kernel, Arguments) -> u64,
+}
+
+/// The arguments of a kernel call: the four homed registers and what follows them on the driver's stack, one array.
+#[derive(Clone, Copy, Debug)]
+pub struct Arguments {
+    next: Ptr<u64>,
+}
+
+impl Arguments {
+    /// The array that starts at `first`.
+    #[must_use]
+    pub const fn new(first: Ptr<u64>) -> Self {
+        Self { next: first }
+    }
+
+    /// Takes the next argument.
+    pub fn take(&mut self) -> u64 {
+        let value = self.next.read();
+        self.next = self.next.offset(1);
+        value
+    }
+}
+
+/// A type that can be an argument of a kernel function. The upper bits of narrow arguments are undefined and ignored.
+pub trait Argument {
+    /// Takes the value from the array.
+    fn take(arguments: &mut Arguments) -> Self;
+}
+
+/// A type that a kernel function can return.
+pub trait Returned {
+    /// The value of rax.
+    fn rax(self) -> u64;
+}
+
+macro_rules! integer_argument {
+    ($($type:ty)*) => {$(
+        impl Argument for $type {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_lossless, reason = "narrow arguments are the low bits")]
+            fn take(arguments: &mut Arguments) -> Self {
+                arguments.take() as Self
+            }
+        }
+        impl Returned for $type {
+            #[allow(clippy::cast_sign_loss, clippy::cast_lossless, reason = "the low bits of rax are the value")]
+            fn rax(self) -> u64 {
+                self as u64
+            }
+        }
+    )*};
+}
+integer_argument!(u8 i8 u16 i16 u32 i32 u64 i64 usize);
+
+impl Argument for bool {
+    fn take(arguments: &mut Arguments) -> Self {
+        u8::take(arguments) != 0
+    }
+}
+impl<T> Argument for Ptr<T> {
+    fn take(arguments: &mut Arguments) -> Self {
+        Self::new(arguments.take())
+    }
+}
+/// The rest of the array: the arguments of a variadic function.
+impl Argument for Arguments {
+    fn take(arguments: &mut Arguments) -> Self {
+        *arguments
+    }
+}
+impl Returned for bool {
+    fn rax(self) -> u64 {
+        u64::from(self)
+    }
+}
+impl Returned for () {
+    fn rax(self) -> u64 {
+        0
+    }
+}
+impl<T> Returned for Ptr<T> {
+    fn rax(self) -> u64 {
+        self.address()
+    }
+}
+
+/// A function that can stand behind an export: takes the kernel and its arguments by type.
+pub trait KernelFunction<Signature> {
+    /// Takes the arguments from the array and calls the function.
+    fn invoke(self, kernel: &Kernel, arguments: Arguments) -> u64;
+}
+
+macro_rules! kernel_function {
+    ($($argument:ident)*) => {
+        impl<Function, Output, $($argument),*> KernelFunction<($($argument,)*)> for Function
+        where
+            Function: Fn(&Kernel, $($argument),*) -> Output,
+            Output: Returned,
+            $($argument: Argument,)*
+        {
+            #[allow(non_snake_case, unused_mut, unused_variables, reason = "one macro for every number of arguments")]
+            fn invoke(self, kernel: &Kernel, mut arguments: Arguments) -> u64 {
+                $(let $argument = $argument::take(&mut arguments);)*
+                self(kernel, $($argument),*).rax()
+            }
+        }
+    };
+}
+kernel_function!();
+kernel_function!(A);
+kernel_function!(A B);
+kernel_function!(A B C);
+kernel_function!(A B C D);
+kernel_function!(A B C D E);
+kernel_function!(A B C D E F);
+kernel_function!(A B C D E F G);
+kernel_function!(A B C D E F G H);
+kernel_function!(A B C D E F G H I);
+kernel_function!(A B C D E F G H I J);
+kernel_function!(A B C D E F G H I J K);
+kernel_function!(A B C D E F G H I J K L);
+
+/// A row of a table of exports: `export!("KeSetEvent", at_most(DISPATCH_LEVEL), ke_set_event)`.
+#[macro_export]
+macro_rules! export {
+    ($name:literal, $irql:expr, $function:path) => {
+        $crate::exports::Export {
+            name: $name,
+            irql: $irql,
+            call: |kernel, arguments| $crate::exports::KernelFunction::invoke($function, kernel, arguments),
+        }
+    };
+}
+
+/// Every table. Each module of the lab that stands behind kernel functions has one.
+const TABLES: &[&[Export]] = &[];
+
+/// The export called `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Export> {
+    TABLES.iter().flat_map(|table| table.iter()).find(|export| export.name == name)
+}
