@@ -1,0 +1,114 @@
+//! Structures that cross the user/kernel border: fixed layout, no padding, converted to and from bytes field by field.
+
+/// Why bytes do not make a structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireError {
+    /// There are fewer bytes than the structure has.
+    TooShort,
+    /// A reserved field is not zero.
+    Reserved,
+}
+
+/// A structure with a fixed little-endian layout and no padding.
+pub trait Wire: Sized {
+    /// How many bytes it has.
+    const SIZE: usize;
+
+    /// Reads it from the start of `bytes`; what follows is left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::TooShort`] if there are fewer than [`Wire::SIZE`] bytes, [`WireError::Reserved`] if a reserved
+    /// field is not zero.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, WireError>;
+
+    /// Writes it to the start of `bytes` and returns what follows, or `None`, with nothing written, if it does not fit.
+    fn write_to<'a>(&self, bytes: &'a mut [u8]) -> Option<&'a mut [u8]>;
+}
+
+/// An integer of a [`Wire`] structure.
+pub(crate) trait Field: Sized + Default + PartialEq {
+    /// Takes the integer off the front of `bytes`.
+    fn take(bytes: &mut &[u8]) -> Option<Self>;
+    /// Puts the integer at the front of `bytes` and advances it.
+    fn put(self, bytes: &mut &mut [u8]) -> Option<()>;
+}
+
+macro_rules! fields {
+    ($($integer:ty),*) => {$(
+        impl Field for $integer {
+            fn take(bytes: &mut &[u8]) -> Option<Self> {
+                let (front, rest) = bytes.split_first_chunk()?;
+                *bytes = rest;
+                Some(Self::from_le_bytes(*front))
+            }
+
+            fn put(self, bytes: &mut &mut [u8]) -> Option<()> {
+                let (front, rest) = core::mem::take(bytes).split_first_chunk_mut()?;
+                *front = self.to_le_bytes();
+                *bytes = rest;
+                Some(())
+            }
+        }
+    )*};
+}
+fields!(u8, u16, u32, u64, i32);
+
+/// Defines a [`Wire`] structure; the size is checked against the sum of its fields, so that there is no padding.
+/// A field marked `@reserved` must be zero.
+macro_rules! wire {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident: $size:literal {
+            $($(#[$field_meta:meta])* pub $field:ident: $kind:ty,)*
+            $(@reserved $reserved:ident: $reserved_kind:ty,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $kind,)*
+            $(
+                /// Reserved: zero.
+                pub $reserved: $reserved_kind,
+            )*
+        }
+
+        impl $crate::wire::Wire for $name {
+            const SIZE: usize = $size;
+
+            fn from_bytes(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
+                let mut rest = bytes;
+                let parsed = (|| {
+                    Some(Self {
+                        $($field: $crate::wire::Field::take(&mut rest)?,)*
+                        $($reserved: $crate::wire::Field::take(&mut rest)?,)*
+                    })
+                })()
+                .ok_or($crate::wire::WireError::TooShort)?;
+                $(if parsed.$reserved != 0 {
+                    return Err($crate::wire::WireError::Reserved);
+                })*
+                Ok(parsed)
+            }
+
+            fn write_to<'a>(&self, bytes: &'a mut [u8]) -> Option<&'a mut [u8]> {
+                if bytes.len() < Self::SIZE {
+                    return None;
+                }
+                let mut rest = bytes;
+                $($crate::wire::Field::put(self.$field, &mut rest)?;)*
+                $($crate::wire::Field::put(self.$reserved, &mut rest)?;)*
+                Some(rest)
+            }
+        }
+
+        const _: () = assert!(core::mem::size_of::<$name>() == $size, "the stated size is wrong");
+        const _: () = assert!(
+            $size == $(core::mem::size_of::<$kind>() +)* $(core::mem::size_of::<$reserved_kind>() +)* 0,
+            "there is padding"
+        );
+    };
+}
+pub(crate) use wire;
