@@ -1,0 +1,127 @@
+//! Runs cargo for the Windows target.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{stage, staged, vendor};
+
+const TARGET: &str = "x86_64-pc-windows-msvc";
+
+/// A driver, built.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Artifacts {
+    /// The image that ships.
+    pub sys: PathBuf,
+    /// Its symbols.
+    pub pdb: PathBuf,
+}
+
+/// The root of the workspace.
+///
+/// # Panics
+///
+/// Never: this package lies two directories below it.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// Builds the driver `package` in release if it is missing or stale.
+///
+/// # Errors
+///
+/// What the kit is made from is not installed, `wdk-build` no longer matches its edits, or the driver does not compile.
+pub fn driver(package: &str) -> Result<Artifacts> {
+    run(windows_cargo("build")?.args(["--package", package]))?;
+    let release = target_directory().join(TARGET).join("release");
+    let name = package.replace('-', "_");
+    let artifacts = Artifacts { sys: release.join(format!("{name}.sys")), pdb: release.join(format!("{name}.pdb")) };
+    copy_if_different(&release.join(format!("{name}.dll")), &artifacts.sys)?;
+    ensure!(artifacts.pdb.exists(), "the linker wrote no {}", artifacts.pdb.display());
+    Ok(artifacts)
+}
+
+/// Runs clippy on `packages` for the Windows target; a warning is an error.
+///
+/// # Errors
+///
+/// As for [`driver`], or clippy has something to say.
+pub fn clippy(packages: &[&str]) -> Result<()> {
+    let mut command = windows_cargo("clippy")?;
+    run(with_packages(&mut command, packages).args(["--", "--deny", "warnings"]))
+}
+
+/// Documents `packages` for the Windows target; a warning is an error.
+///
+/// # Errors
+///
+/// As for [`driver`], or rustdoc has something to say.
+pub fn doc(packages: &[&str]) -> Result<()> {
+    let mut command = windows_cargo("doc")?;
+    run(with_packages(&mut command, packages).arg("--no-deps").env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+/// The cargo that runs this program, or the one in the path.
+pub fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// `wdk-build` finds the workspace from the target directory, so it is always this one, whatever `CARGO_TARGET_DIR` says.
+fn target_directory() -> PathBuf {
+    root().join("target")
+}
+
+/// A cargo command for the Windows target, with everything staged that it needs.
+fn windows_cargo(subcommand: &str) -> Result<Command> {
+    let root = root().canonicalize().context("finding the workspace")?;
+    let target = root.join("target");
+    let mut command = cargo();
+    command.current_dir(&root).arg(subcommand).args(["--release", "--locked", "--target", TARGET]);
+    command.arg("--target-dir").arg(&target);
+    if cfg!(windows) {
+        return Ok(command);
+    }
+    // Flags from the environment would take the place of those in .cargo/config.toml.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let vendored = target.join("vendor");
+    vendor::crates(&root, &vendored)?;
+    let config = [
+        "source.crates-io.replace-with='kit'".to_owned(),
+        format!("source.kit.directory='{}'", vendored.display()),
+        format!("target.{TARGET}.linker='rust-lld'"),
+    ];
+    command.args(config.iter().flat_map(|setting| ["--config", setting]));
+    if env::var_os("WDKContentRoot").is_none() {
+        let kit = stage::kit(target.join("kit"))?;
+        command.env("WDKContentRoot", kit.root).env("BINDGEN_EXTRA_CLANG_ARGS", kit.clang_args);
+        command.env("LIBCLANG_PATH", kit.libclang);
+    }
+    Ok(command)
+}
+
+fn with_packages<'a>(command: &'a mut Command, packages: &[&str]) -> &'a mut Command {
+    command.args(packages.iter().flat_map(|package| ["--package", package]))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("running {}", command.get_program().display()))?;
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    ensure!(status.success(), "`cargo {}` ended with {status}", arguments.join(" "));
+    Ok(())
+}
+
+/// Gives `to` the contents of `from` in one step, and leaves it alone when it has them.
+fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
+    let _held = staged::lock(to)?;
+    let contents = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|existing| existing == contents) {
+        return Ok(());
+    }
+    let scratch = to.with_extension("sys.new");
+    fs::write(&scratch, contents).with_context(|| format!("writing {}", scratch.display()))?;
+    fs::rename(&scratch, to).with_context(|| format!("moving {} to its place", scratch.display()))
+}
