@@ -22,7 +22,6 @@
 //! | `STATUS_CANCELLED` | it was cancelled, or its handle was closed |
 //! | `STATUS_IO_TIMEOUT` | the device did not answer in time and was reset |
 //! | `STATUS_DELETE_PENDING` | the device has been removed |
-//! | `STATUS_DEVICE_NOT_READY` | the device has not been started |
 //! | `STATUS_INSUFFICIENT_RESOURCES` | memory ran out before the request was accepted |
 //!
 //! # Reads and writes
@@ -82,8 +81,9 @@ pub const IOCTL_HOTADD_PROCESSORS: u32 = control_code(0x802, FILE_ANY_ACCESS);
 /// which may be none. Needs read access; it never waits.
 pub const IOCTL_HOTADD_JOURNAL_READ: u32 = control_code(0x803, FILE_READ_ACCESS);
 
-/// The same as [`IOCTL_HOTADD_JOURNAL_READ`], but where that would return no event it waits, cancellable, for the next one. Needs
-/// read access. Ends with `STATUS_CANCELLED` when cancelled or its handle is closed, `STATUS_DELETE_PENDING` when the device is removed,
+/// The same as [`IOCTL_HOTADD_JOURNAL_READ`], but waits, cancellable, for the next event where that would return none.
+///
+/// Needs read access. Ends with `STATUS_CANCELLED` when cancelled or its handle is closed, `STATUS_DELETE_PENDING` when the device is removed,
 /// and `STATUS_INSUFFICIENT_RESOURCES` when too many requests wait already.
 pub const IOCTL_HOTADD_JOURNAL_WAIT: u32 = control_code(0x804, FILE_READ_ACCESS);
 

@@ -27,27 +27,25 @@ pub trait Wire: Sized {
 }
 
 /// An integer of a [`Wire`] structure.
-pub(crate) trait Field: Sized + Default + PartialEq {
-    /// Takes the integer off the front of `bytes`.
-    fn take(bytes: &mut &[u8]) -> Option<Self>;
-    /// Puts the integer at the front of `bytes` and advances it.
-    fn put(self, bytes: &mut &mut [u8]) -> Option<()>;
+pub trait Field: Sized {
+    /// Takes the integer off the front of `bytes`; returns what follows too.
+    fn take(bytes: &[u8]) -> Option<(Self, &[u8])>;
+    /// Puts the integer at the front of `bytes`; returns what follows.
+    fn put(self, bytes: &mut [u8]) -> Option<&mut [u8]>;
 }
 
 macro_rules! fields {
     ($($integer:ty),*) => {$(
         impl Field for $integer {
-            fn take(bytes: &mut &[u8]) -> Option<Self> {
+            fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
                 let (front, rest) = bytes.split_first_chunk()?;
-                *bytes = rest;
-                Some(Self::from_le_bytes(*front))
+                Some((Self::from_le_bytes(*front), rest))
             }
 
-            fn put(self, bytes: &mut &mut [u8]) -> Option<()> {
-                let (front, rest) = core::mem::take(bytes).split_first_chunk_mut()?;
+            fn put(self, bytes: &mut [u8]) -> Option<&mut [u8]> {
+                let (front, rest) = bytes.split_first_chunk_mut()?;
                 *front = self.to_le_bytes();
-                *bytes = rest;
-                Some(())
+                Some(rest)
             }
         }
     )*};
@@ -79,14 +77,11 @@ macro_rules! wire {
             const SIZE: usize = $size;
 
             fn from_bytes(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
-                let mut rest = bytes;
-                let parsed = (|| {
-                    Some(Self {
-                        $($field: $crate::wire::Field::take(&mut rest)?,)*
-                        $($reserved: $crate::wire::Field::take(&mut rest)?,)*
-                    })
-                })()
-                .ok_or($crate::wire::WireError::TooShort)?;
+                let rest = bytes;
+                $(let ($field, rest) = $crate::wire::Field::take(rest).ok_or($crate::wire::WireError::TooShort)?;)*
+                $(let ($reserved, rest) = $crate::wire::Field::take(rest).ok_or($crate::wire::WireError::TooShort)?;)*
+                let _ = rest;
+                let parsed = Self { $($field,)* $($reserved,)* };
                 $(if parsed.$reserved != 0 {
                     return Err($crate::wire::WireError::Reserved);
                 })*
@@ -97,9 +92,9 @@ macro_rules! wire {
                 if bytes.len() < Self::SIZE {
                     return None;
                 }
-                let mut rest = bytes;
-                $($crate::wire::Field::put(self.$field, &mut rest)?;)*
-                $($crate::wire::Field::put(self.$reserved, &mut rest)?;)*
+                let rest = bytes;
+                $(let rest = $crate::wire::Field::put(self.$field, rest)?;)*
+                $(let rest = $crate::wire::Field::put(self.$reserved, rest)?;)*
                 Some(rest)
             }
         }
