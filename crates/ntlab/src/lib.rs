@@ -3,6 +3,7 @@
 pub mod choices;
 pub mod exports;
 pub mod finding;
+pub mod hw;
 pub mod irql;
 pub mod kernel;
 pub mod memory;

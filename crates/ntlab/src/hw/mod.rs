@@ -1,0 +1,4 @@
+//! The machine's hardware besides processors and memory.
+
+pub mod edu;
+pub mod pci;
