@@ -1,11 +1,149 @@
-//! All state of one machine.
+//! All state of one machine, and what its parts ask of the scheduler.
 
-use crate::choices::Choices;
+use std::rc::Rc;
+
+use crate::{
+    choices::Choices,
+    config::Config,
+    events::{Kind, Log},
+    exports::Export,
+    irql::Irql,
+    sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
+};
 
 /// One simulated machine: what its kernel knows. Lives on one OS thread; every part has interior mutability, and no part keeps a
 /// borrow over a call into the driver or a scheduling point.
 #[derive(Debug)]
 pub struct Kernel {
+    /// What the machine was made of.
+    pub config: Config,
     /// Everything that is left to chance.
     pub choices: Choices,
+    /// Processors, threads, virtual time.
+    pub sched: Sched,
+    /// The trace of the run.
+    pub log: Log,
+}
+
+impl Kernel {
+    /// The kernel of a machine that was checked.
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            choices: Choices::new(config.seed),
+            sched: Sched::new(&config),
+            log: Log::new(config.keep_trace),
+            config,
+        }
+    }
+
+    /// Adds an event to the trace.
+    pub fn record(&self, kind: Kind) {
+        self.log.record(self, kind);
+    }
+
+    /// What a kernel call does before its function runs: charges its time, checks its IRQL contract, notes it in the trace and is a
+    /// scheduling point.
+    pub fn enter(&self, export: &'static Export) {
+        self.sched.enter(self, export);
+    }
+
+    /// The IRQL of the current processor.
+    pub fn irql(&self) -> Irql {
+        self.current_processor().irql()
+    }
+
+    /// Raises the IRQL of the current processor and returns what it was; a lower one is a finding.
+    pub fn raise_irql(&self, to: Irql) -> Irql {
+        self.sched.raise_irql(self, to)
+    }
+
+    /// Lowers the IRQL of the current processor; delivers what it held off. A higher one is a finding.
+    pub fn lower_irql(&self, to: Irql) {
+        self.sched.lower_irql(self, to);
+    }
+
+    /// The processor that runs.
+    pub fn current_processor(&self) -> &Processor {
+        self.sched.current_processor()
+    }
+
+    /// The index of the processor that runs.
+    pub const fn processor_index(&self) -> u32 {
+        self.sched.processor_index()
+    }
+
+    /// The thread that runs.
+    pub fn current_thread(&self) -> Rc<Thread> {
+        self.sched.current_thread()
+    }
+
+    /// The thread that runs; 0 while none does.
+    pub fn thread_id(&self) -> ThreadId {
+        self.sched.thread_id()
+    }
+
+    /// Virtual nanoseconds since the machine started.
+    pub const fn now(&self) -> u64 {
+        self.sched.now()
+    }
+
+    /// Calls the driver's `function` on the current thread's kernel stack. IRQL and spin locks must be the same afterwards; `what` is
+    /// what the trace and findings call it.
+    pub fn call(&self, what: &'static str, function: u64, arguments: &[u64]) -> u64 {
+        self.sched.call(self, what, function, arguments)
+    }
+
+    /// A scheduling point: due alarms, interrupts and DPCs are delivered, and another processor or thread may go on.
+    pub fn preempt(&self) {
+        self.sched.preempt(self);
+    }
+
+    /// Keeps the current processor busy for `ns`; interrupts are still served. For work that takes virtual time.
+    pub fn stall(&self, ns: u64) {
+        self.sched.stall(self, ns);
+    }
+
+    /// Makes the current thread wait until [`Kernel::wake`] is called for it, true, or until virtual time `deadline`, false. A wake that
+    /// came since the last `park` ends this one at once, so that none is missed. Cheap: for the paths of requests.
+    pub fn park(&self, what: &'static str, deadline: Option<u64>) -> bool {
+        self.sched.park(self, what, deadline)
+    }
+
+    /// Ends the [`Kernel::park`] of a thread, now or the next one; does nothing for a thread that has ended.
+    pub fn wake(&self, thread: ThreadId) {
+        self.sched.wake(self, thread);
+    }
+
+    /// Makes the current thread wait until `condition` holds, true, or until virtual time `deadline`, false. The condition is looked
+    /// at whenever the machine switches: for PnP and tests, not for the paths of requests.
+    pub fn block_until(&self, what: &'static str, condition: impl Fn(&Self) -> bool, deadline: Option<u64>) -> bool {
+        self.sched.block_until(self, what, &condition, deadline)
+    }
+
+    /// Makes the current thread wait for `ns`.
+    pub fn sleep(&self, ns: u64) {
+        self.park("delay", Some(self.now() + ns));
+    }
+
+    /// Does `action` in `ns` from now. It is hardware's or the clock's: it must not call the driver and must not wait; it may pend
+    /// interrupts, queue DPCs, wake threads, set events.
+    pub fn after(&self, ns: u64, action: impl FnOnce(&Self) + 'static) -> AlarmId {
+        self.sched.after(ns, Box::new(action))
+    }
+
+    /// Takes an alarm back; false if it has gone off or was taken back.
+    pub fn cancel_alarm(&self, alarm: AlarmId) -> bool {
+        self.sched.cancel_alarm(alarm)
+    }
+
+    /// Makes a thread of the system process that runs `body` at `PASSIVE_LEVEL`.
+    pub fn spawn(&self, name: &str, body: impl FnOnce(&Self) + 'static) -> ThreadId {
+        self.sched.spawn(self, name, Box::new(body))
+    }
+
+    /// Pends an interrupt on a processor. It is delivered there as soon as the IRQL is below its own; a vector that is already pending
+    /// there stays pending once, as in a local APIC.
+    pub fn interrupt(&self, processor: u32, interrupt: Interrupt) {
+        self.sched.interrupt(processor, interrupt);
+    }
 }

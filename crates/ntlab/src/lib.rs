@@ -1,9 +1,14 @@
 //! A machine that runs WDM driver images on Linux.
 
 pub mod choices;
+pub mod config;
+pub mod events;
 pub mod exports;
 pub mod finding;
 pub mod hw;
 pub mod irql;
 pub mod kernel;
+pub mod machine;
 pub mod memory;
+pub mod report;
+pub mod sched;

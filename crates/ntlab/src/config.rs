@@ -1,0 +1,232 @@
+//! What a machine is made of, and whether that makes sense.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+/// The most processors Windows has room for in its structures (`KDPC.Number` and the group masks).
+pub const MAXIMUM_PROCESSORS: u32 = 2048;
+/// Bits of a group's affinity mask.
+pub const MAXIMUM_GROUP_SIZE: u32 = 64;
+
+/// A processor group: which numbers of its mask processors can have. The mask may have gaps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// A bit for each processor that is or can be added.
+    pub mask: u64,
+    /// The NUMA nodes in it, as masks that split `mask`; a group has at least one, and no node spans groups.
+    pub nodes: Vec<u64>,
+}
+
+impl Group {
+    /// A group with one node.
+    #[must_use]
+    pub fn new(mask: u64) -> Self {
+        Self { mask, nodes: vec![mask] }
+    }
+}
+
+/// A machine to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// Processors that are active when the machine starts: the first of the layout.
+    pub processors: u32,
+    /// Processor groups, in order. Processor indices count through their masks.
+    pub groups: Vec<Group>,
+    /// Physical memory in bytes when the machine starts.
+    pub memory: u64,
+    /// Virtual nanoseconds that a kernel call takes.
+    pub call_ns: u32,
+    /// A switch to another processor or thread is considered once in about so many kernel calls; 1 is every call.
+    pub switch_every: u32,
+    /// Whether to keep every event of the run, and not only the last ones that a report shows.
+    pub keep_trace: bool,
+}
+
+/// Why a machine cannot be made.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ConfigError {
+    /// No processor, no group.
+    #[error("a machine needs at least one active processor and one processor group")]
+    NoProcessor,
+    /// More active processors than there are places for them.
+    #[error("{processors} processors cannot be active where there are places for {maximum}")]
+    TooManyActive {
+        /// Active when the machine starts.
+        processors: u32,
+        /// Places in all groups.
+        maximum: u32,
+    },
+    /// More than Windows serves.
+    #[error("{maximum} processors are more than Windows serves ({MAXIMUM_PROCESSORS})")]
+    TooManyProcessors {
+        /// Places in all groups.
+        maximum: u32,
+    },
+    /// A group size of 0 or above 64.
+    #[error("a processor group has 1 to {MAXIMUM_GROUP_SIZE} processors, not {size}")]
+    GroupSize {
+        /// As asked for.
+        size: u32,
+    },
+    /// A group without processors.
+    #[error("processor group {group} has no processor in its mask")]
+    EmptyGroup {
+        /// Which.
+        group: usize,
+    },
+    /// Nodes overlap, are empty or leave processors out.
+    #[error("the NUMA nodes of processor group {group} do not split its mask {mask:#x}")]
+    Nodes {
+        /// Which group.
+        group: usize,
+        /// Its mask.
+        mask: u64,
+    },
+    /// Less memory than the smallest machine has, or not whole pages.
+    #[error("{memory} bytes of memory: at least 64 MiB, in whole pages")]
+    Memory {
+        /// As asked for.
+        memory: u64,
+    },
+    /// A rate of 0.
+    #[error("call_ns and switch_every must not be 0")]
+    Rate,
+}
+
+impl Default for Config {
+    /// 2 of 8 processors in one group, 4 GiB.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            processors: 2,
+            groups: vec![Group::new(0xFF)],
+            memory: 4 << 30,
+            call_ns: 100,
+            switch_every: 8,
+            keep_trace: false,
+        }
+    }
+}
+
+impl Config {
+    /// A machine where `processors` of `maximum` processors are active, in groups of 64.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the numbers.
+    pub fn new(processors: u32, maximum: u32) -> Result<Self, ConfigError> {
+        Self::grouped(processors, maximum, MAXIMUM_GROUP_SIZE)
+    }
+
+    /// The same in groups of `size`; the last may be smaller.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the numbers.
+    pub fn grouped(processors: u32, maximum: u32, size: u32) -> Result<Self, ConfigError> {
+        if !(1..=MAXIMUM_GROUP_SIZE).contains(&size) {
+            return Err(ConfigError::GroupSize { size });
+        }
+        let config = Self { processors, groups: groups_of(maximum, size), ..Self::default() };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same machine with another seed.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// The most processors there can ever be.
+    #[must_use]
+    pub fn maximum_processors(&self) -> u32 {
+        self.groups.iter().map(|group| group.mask.count_ones()).sum()
+    }
+
+    /// Whether such a machine can be.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.processors == 0 || self.groups.is_empty() {
+            return Err(ConfigError::NoProcessor);
+        }
+        for (index, group) in self.groups.iter().enumerate() {
+            check_group(index, group)?;
+        }
+        let maximum = self.maximum_processors();
+        if maximum > MAXIMUM_PROCESSORS {
+            return Err(ConfigError::TooManyProcessors { maximum });
+        }
+        if self.processors > maximum {
+            return Err(ConfigError::TooManyActive { processors: self.processors, maximum });
+        }
+        if self.memory < 64 << 20 || !self.memory.is_multiple_of(4096) {
+            return Err(ConfigError::Memory { memory: self.memory });
+        }
+        if self.call_ns == 0 || self.switch_every == 0 {
+            return Err(ConfigError::Rate);
+        }
+        Ok(())
+    }
+}
+
+fn check_group(index: usize, group: &Group) -> Result<(), ConfigError> {
+    if group.mask == 0 {
+        return Err(ConfigError::EmptyGroup { group: index });
+    }
+    let union = group.nodes.iter().fold(0, |union, node| union | node);
+    let members: u32 = group.nodes.iter().map(|node| node.count_ones()).sum();
+    if union == group.mask && members == group.mask.count_ones() && !group.nodes.contains(&0) {
+        Ok(())
+    } else {
+        Err(ConfigError::Nodes { group: index, mask: group.mask })
+    }
+}
+
+fn groups_of(maximum: u32, size: u32) -> Vec<Group> {
+    let full = 0..maximum / size;
+    let mut groups: Vec<Group> = full.map(|_| Group::new(mask_of(0..size))).collect();
+    if !maximum.is_multiple_of(size) {
+        groups.push(Group::new(mask_of(0..maximum % size)));
+    }
+    groups
+}
+
+fn mask_of(numbers: Range<u32>) -> u64 {
+    numbers.fold(0, |mask, number| mask | 1 << number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_of_contradictory_numbers_is_refused_with_the_reason() {
+        let text = |result: Result<Config, ConfigError>| result.expect_err("contradictory").to_string();
+        assert_eq!(text(Config::new(9, 8)), "9 processors cannot be active where there are places for 8");
+        assert_eq!(text(Config::new(0, 8)), "a machine needs at least one active processor and one processor group");
+        assert_eq!(text(Config::new(1, 2049)), "2049 processors are more than Windows serves (2048)");
+        assert_eq!(text(Config::grouped(1, 8, 65)), "a processor group has 1 to 64 processors, not 65");
+    }
+
+    #[test]
+    fn nodes_must_split_the_mask_of_their_group() {
+        let with = |nodes: Vec<u64>| Config { groups: vec![Group { mask: 0b1011, nodes }], ..Config::default() };
+        assert_eq!(with(vec![0b1000, 0b0011]).check(), Ok(()));
+        for wrong in [vec![], vec![0b1011, 0], vec![0b0011, 0b1010], vec![0b0011]] {
+            assert_eq!(with(wrong).check(), Err(ConfigError::Nodes { group: 0, mask: 0b1011 }));
+        }
+    }
+
+    #[test]
+    fn the_last_group_takes_what_is_left() {
+        let config = Config::grouped(1, 70, 32).expect("valid");
+        assert_eq!(config.groups.iter().map(|group| group.mask).collect::<Vec<_>>(), [0xFFFF_FFFF, 0xFFFF_FFFF, 0x3F]);
+    }
+}

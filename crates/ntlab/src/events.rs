@@ -1,0 +1,128 @@
+//! The trace of a run: numbered events under virtual time. Nothing in it depends on the host: no addresses, no clocks.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    fmt,
+};
+
+use serde::Serialize;
+
+use crate::kernel::Kernel;
+
+/// How many events a report shows where the whole trace is not kept.
+const KEPT: usize = 64;
+
+/// What happened. Every part of the lab adds the kinds it needs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub enum Kind {
+    /// The driver called a kernel function.
+    KernelCall(&'static str),
+    /// The kernel called into the driver.
+    CallDriver(&'static str),
+    /// The call into the driver returned this.
+    DriverReturned(u64),
+    /// A thread was made.
+    ThreadStarted(Box<str>),
+    /// A thread ended.
+    ThreadEnded,
+    /// A thread begins to wait.
+    Wait(&'static str),
+    /// A thread's wait ended with this status.
+    WaitEnded(i32),
+    /// A processor goes on with this thread.
+    Dispatch(u32),
+    /// An interrupt is delivered.
+    Interrupt {
+        /// Its vector.
+        vector: u32,
+    },
+    /// A DPC was queued to a processor.
+    DpcQueued {
+        /// Index of the processor.
+        target: u32,
+    },
+    /// A processor became active.
+    ProcessorAdded {
+        /// Index of the processor.
+        index: u32,
+    },
+    /// Text from `DbgPrint`.
+    Print(Box<str>),
+    /// A step of something else, in words.
+    Note(Box<str>),
+}
+
+/// An event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Event {
+    /// Position in the trace, from 0.
+    pub number: u64,
+    /// Virtual nanoseconds since the machine started.
+    pub time: u64,
+    /// Index of the processor it happened on.
+    pub processor: u32,
+    /// The thread that was current there.
+    pub thread: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, time, processor, thread, kind } = self;
+        write!(f, "{number} {}.{:03} us p{processor} t{thread} {kind:?}", time / 1000, time % 1000)
+    }
+}
+
+/// The events of a run.
+#[derive(Debug)]
+pub struct Log {
+    keep_all: bool,
+    count: Cell<u64>,
+    events: RefCell<VecDeque<Event>>,
+}
+
+impl Log {
+    /// An empty trace, of which everything is kept or the last events.
+    #[must_use]
+    pub fn new(keep_all: bool) -> Self {
+        Self { keep_all, count: Cell::new(0), events: RefCell::new(VecDeque::with_capacity(KEPT)) }
+    }
+
+    /// Adds an event to the trace.
+    pub fn record(&self, kernel: &Kernel, kind: Kind) {
+        let number = self.count.get();
+        self.count.set(number + 1);
+        let event = Event {
+            number,
+            time: kernel.now(),
+            processor: kernel.processor_index(),
+            thread: kernel.thread_id().0,
+            kind,
+        };
+        let mut events = self.events.borrow_mut();
+        if !self.keep_all && events.len() == KEPT {
+            events.pop_front();
+        }
+        events.push_back(event);
+    }
+
+    /// How many events there were.
+    pub const fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    /// The last events, at most `count`, oldest first.
+    pub fn last(&self, count: usize) -> Vec<Event> {
+        let events = self.events.borrow();
+        let skipped = events.len().saturating_sub(count);
+        events.iter().skip(skipped).cloned().collect()
+    }
+
+    /// Takes what was kept out of the log.
+    pub fn take(&self) -> Vec<Event> {
+        self.events.take().into()
+    }
+}
