@@ -1,0 +1,51 @@
+//! What the device computes, and which transfers it can do.
+
+/// `number!` modulo 2^32, as the `edu` device computes it.
+#[must_use]
+pub fn factorial(number: u32) -> u32 {
+    // 34! and all above have the factor 2^32.
+    if number >= 34 {
+        return 0;
+    }
+    (2..=number).fold(1, u32::wrapping_mul)
+}
+
+/// Why a transfer is impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadTransfer {
+    /// The offset is negative, or offset and length overflow.
+    Invalid,
+    /// It starts at or beyond the end.
+    BeyondEnd,
+    /// It starts inside and reaches over the end.
+    OverEnd,
+}
+
+/// A transfer within the device's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Where it starts.
+    pub offset: u32,
+    /// How many bytes; may be 0.
+    pub length: u32,
+}
+
+/// Checks a transfer of `length` bytes at `offset` against a buffer of `size` bytes.
+///
+/// # Errors
+///
+/// See [`BadTransfer`].
+pub fn transfer(offset: i64, length: u32, size: u32) -> Result<Transfer, BadTransfer> {
+    let end = offset.checked_add(i64::from(length)).ok_or(BadTransfer::Invalid)?;
+    if offset < 0 {
+        return Err(BadTransfer::Invalid);
+    }
+    let offset = u32::try_from(offset).map_err(|_| BadTransfer::BeyondEnd)?;
+    if offset > size || (offset == size && length != 0) {
+        return Err(BadTransfer::BeyondEnd);
+    }
+    if end > i64::from(size) {
+        return Err(BadTransfer::OverEnd);
+    }
+    Ok(Transfer { offset, length })
+}
