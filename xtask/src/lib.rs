@@ -1,3 +1,7 @@
 //! What a developer of hotadd runs, as a library.
 
+pub mod package;
+pub mod setup;
+pub mod test;
+
 pub use kit::{Artifacts, driver};

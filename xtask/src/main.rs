@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::setup::NotAllowed;
+use xtask::{package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -14,26 +17,42 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what the build needs: Rust's Windows target, libclang, and the public-domain kernel headers.
+    Setup,
     /// Build hotadd.sys.
     Build,
-    /// Run clippy on the packages that build for Windows only.
+    /// Run clippy on packages that build for Windows only.
     Check {
         /// The packages.
         #[arg(long = "package", default_values = ["wdm", "hotadd"])]
         packages: Vec<String>,
     },
+    /// Check formatting, lints and documentation, and run the tests.
+    Test,
+    /// Put hotadd.sys, its symbols and its INF into target/package.
+    Package,
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Build => xtask::driver("hotadd").map(|built| println!("{}", built.sys.display())),
-        Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>()),
-    };
-    done.map_or_else(
-        |error| {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    let command = Arguments::parse().command;
+    setup::run().and_then(|()| run(command)).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        if error.is::<NotAllowed>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => println!("Everything the build needs is installed."),
+        Command::Build => println!("{}", xtask::driver("hotadd")?.sys.display()),
+        Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
+        Command::Test => test::run()?,
+        Command::Package => {
+            println!("{}", package::run()?.display());
+            println!(
+                "Not done on Linux: the catalog (Inf2Cat) and the signatures (signtool). Windows installs no driver without."
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

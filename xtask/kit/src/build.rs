@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{stage, staged, vendor};
 
-const TARGET: &str = "x86_64-pc-windows-msvc";
+/// What drivers are built for.
+pub const TARGET: &str = "x86_64-pc-windows-msvc";
 
 /// A driver, built.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,14 +21,11 @@ pub struct Artifacts {
     pub pdb: PathBuf,
 }
 
-/// The root of the workspace.
-///
-/// # Panics
-///
-/// Never: this package lies two directories below it.
+/// The root of the workspace, which this package lies two directories below.
 #[must_use]
 pub fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).unwrap_or(package)
 }
 
 /// Builds the driver `package` in release if it is missing or stale.
@@ -65,7 +63,8 @@ pub fn doc(packages: &[&str]) -> Result<()> {
     run(with_packages(&mut command, packages).arg("--no-deps").env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
-/// The cargo that runs this program, or the one in the path.
+/// A command of the cargo that runs this program, or the one in the path.
+#[must_use]
 pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
@@ -77,10 +76,9 @@ fn target_directory() -> PathBuf {
 
 /// A cargo command for the Windows target, with everything staged that it needs.
 fn windows_cargo(subcommand: &str) -> Result<Command> {
-    let root = root().canonicalize().context("finding the workspace")?;
-    let target = root.join("target");
+    let target = target_directory();
     let mut command = cargo();
-    command.current_dir(&root).arg(subcommand).args(["--release", "--locked", "--target", TARGET]);
+    command.current_dir(root()).arg(subcommand).args(["--release", "--locked", "--target", TARGET]);
     command.arg("--target-dir").arg(&target);
     if cfg!(windows) {
         return Ok(command);
@@ -88,7 +86,7 @@ fn windows_cargo(subcommand: &str) -> Result<Command> {
     // Flags from the environment would take the place of those in .cargo/config.toml.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let vendored = target.join("vendor");
-    vendor::crates(&root, &vendored)?;
+    vendor::crates(root(), &vendored)?;
     let config = [
         "source.crates-io.replace-with='kit'".to_owned(),
         format!("source.kit.directory='{}'", vendored.display()),

@@ -10,5 +10,5 @@ mod stage;
 mod staged;
 mod vendor;
 
-pub use build::{Artifacts, clippy, doc, driver, root};
-pub use stage::missing_packages;
+pub use build::{Artifacts, TARGET, cargo, clippy, doc, driver, root};
+pub use stage::{Requirement, missing};

@@ -1,5 +1,7 @@
 //! Stages a kit under `target/kit` that `wdk-build` takes for the WDK.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -67,23 +69,37 @@ pub struct Kit {
     pub clang_args: String,
 }
 
-/// The Debian packages that staging needs and that are not installed.
+/// Something that staging needs and the distribution brings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Requirement {
+    /// The kernel's headers and import libraries of mingw-w64.
+    KernelHeaders,
+    /// libclang and the headers that belong to it, of one version.
+    Libclang,
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::KernelHeaders => "the kernel headers and import libraries of mingw-w64 for x86_64",
+            Self::Libclang => "libclang 14 or newer with its headers",
+        })
+    }
+}
+
+/// What is not installed of all that staging needs.
 #[must_use]
-pub fn missing_packages() -> Vec<&'static str> {
-    let mut missing = Vec::new();
-    if Mingw::find().is_none() {
-        missing.push("mingw-w64-x86-64-dev");
-    }
-    if Clang::find().is_none() {
-        missing.extend(["libclang1-14", "libclang-common-14-dev"]);
-    }
-    missing
+pub fn missing() -> Vec<Requirement> {
+    let found =
+        [(Requirement::KernelHeaders, Mingw::find().is_some()), (Requirement::Libclang, Clang::find().is_some())];
+    found.into_iter().filter(|(_, found)| !found).map(|(requirement, _)| requirement).collect()
 }
 
 /// Stages the kit in `root`, unless it is there already.
 pub fn kit(root: PathBuf) -> Result<Kit> {
     let (Some(mingw), Some(clang)) = (Mingw::find(), Clang::find()) else {
-        bail!("not installed: {}. `cargo xtask setup` installs them", missing_packages().join(" "));
+        let missing: Vec<_> = missing().iter().map(ToString::to_string).collect();
+        bail!("not installed: {}. Run `cargo xtask setup`", missing.join("; "));
     };
     staged::directory(&root, fingerprint(&mingw)?, |scratch| stage(&mingw, scratch))?;
     let clang_args = format!(
@@ -159,7 +175,7 @@ fn symbols(archive: &[u8]) -> Result<Vec<String>> {
 
 /// The text of a module definition file: the names that `symbols` has an import pointer for, and the additions.
 fn module_definition(library: &Library, symbols: &[String]) -> String {
-    let defined: std::collections::BTreeSet<&str> = symbols.iter().map(String::as_str).collect();
+    let defined: BTreeSet<&str> = symbols.iter().map(String::as_str).collect();
     let imported = defined.iter().filter_map(|symbol| symbol.strip_prefix("__imp_"));
     // Functions have a thunk of their own name beside the pointer; data has the pointer only.
     let exports = imported.map(|name| if defined.contains(name) { name.to_owned() } else { format!("{name} DATA") });

@@ -1,0 +1,54 @@
+//! `test`: formatting, lints, documentation and tests of everything.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// Runs every check there is, one after the other, and stops at the first that fails.
+///
+/// # Errors
+///
+/// The check that failed.
+pub fn run() -> Result<()> {
+    let windows = windows_packages()?;
+    let windows: Vec<&str> = windows.iter().map(String::as_str).collect();
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--locked", "--all-targets", "--", "--deny", "warnings"], &[])?;
+    kit::clippy(&windows)?;
+    cargo(&["doc", "--locked", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
+    kit::doc(&windows)?;
+    cargo(&["test", "--locked"], &[])
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let mut command = kit::cargo();
+    command.current_dir(kit::root()).args(arguments).envs(environment.iter().copied());
+    let status = command.status().context("running cargo")?;
+    ensure!(status.success(), "`cargo {}` ended with {status}", arguments.join(" "));
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+    workspace_members: BTreeSet<String>,
+    workspace_default_members: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+}
+
+/// The members that are not default members: those that build for Windows only.
+fn windows_packages() -> Result<Vec<String>> {
+    let mut command = kit::cargo();
+    command.current_dir(kit::root()).args(["metadata", "--locked", "--no-deps", "--format-version", "1"]);
+    let output = command.output().context("running cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
+    let windows: BTreeSet<_> = metadata.workspace_members.difference(&metadata.workspace_default_members).collect();
+    Ok(metadata.packages.iter().filter(|package| windows.contains(&package.id)).map(|p| p.name.clone()).collect())
+}
