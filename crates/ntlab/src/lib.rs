@@ -10,5 +10,6 @@ pub mod irql;
 pub mod kernel;
 pub mod machine;
 pub mod memory;
+pub mod pnp;
 pub mod report;
 pub mod sched;

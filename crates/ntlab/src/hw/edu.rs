@@ -1,5 +1,6 @@
-//! The `edu` device's registers, buffer and DMA engine, as QEMU 7.2 has them (its docs/specs/edu). Nothing here knows of time or
-//! interrupt routing: a write tells what it started, and whoever keeps the time says when that ends.
+//! The `edu` device's registers, buffer and DMA engine, as QEMU 7.2 has them (its docs/specs/edu).
+//!
+//! Nothing here knows of time or interrupt routing: a write tells what it started, and whoever keeps the time says when that ends.
 
 /// What can differ between one `edu` and another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -180,7 +181,7 @@ impl Edu {
     }
 
     /// Ends a transfer whose bytes were moved: RUN falls, then the interrupt.
-    pub fn finish_dma(&mut self) -> Option<Effect> {
+    pub const fn finish_dma(&mut self) -> Option<Effect> {
         self.dma[3] &= !RUN;
         if self.dma[3] & INTERRUPT_WHEN_TRANSFERRED == 0 { None } else { self.raise(REASON_DMA) }
     }

@@ -1,0 +1,155 @@
+//! Which processors an interrupt goes to ("Interrupt affinity" and the page of `IRQ_DEVICE_POLICY`).
+
+use crate::choices::Choices;
+
+/// A processor as the arbiter sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Group.
+    pub group: u16,
+    /// Number in its group.
+    pub number: u8,
+    /// NUMA node.
+    pub node: u16,
+}
+
+impl Candidate {
+    const fn bit(self) -> u64 {
+        1 << self.number
+    }
+}
+
+/// `IRQ_DEVICE_POLICY`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// Whatever suits the system: the lab takes one processor.
+    MachineDefault,
+    /// The processors of the device's node.
+    AllClose,
+    /// One processor of the device's node.
+    OneClose,
+    /// Every processor.
+    All,
+    /// Those in the mask.
+    Specified,
+    /// Different messages to different processors. The messages of an MSI capability share one affinity, so that all
+    /// processors are allowed.
+    SpreadMessages,
+}
+
+impl Policy {
+    /// The policy with this number; none for the one reserved for the system and unknown ones.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            0 => Self::MachineDefault,
+            1 => Self::AllClose,
+            2 => Self::OneClose,
+            3 => Self::All,
+            4 => Self::Specified,
+            5 => Self::SpreadMessages,
+            _ => return None,
+        })
+    }
+}
+
+/// What an interrupt asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// How processors are chosen.
+    pub policy: Policy,
+    /// The group they are chosen from.
+    pub group: u16,
+    /// The mask for [`Policy::Specified`].
+    pub targeted: u64,
+    /// The device's NUMA node.
+    pub node: u16,
+}
+
+/// The processors of `active` that an interrupt with this wish may go to, as a mask in the wish's group. None if there is no such
+/// processor.
+#[must_use]
+pub fn affinity(wish: Wish, active: &[Candidate], choices: &Choices) -> Option<u64> {
+    let group: Vec<_> = active.iter().copied().filter(|processor| processor.group == wish.group).collect();
+    let on_node: Vec<_> = group.iter().copied().filter(|processor| processor.node == wish.node).collect();
+    let close = if on_node.is_empty() { &group } else { &on_node };
+    let mask = match wish.policy {
+        Policy::MachineDefault => one_of(&group, choices),
+        Policy::AllClose => mask_of(close),
+        Policy::OneClose => one_of(close, choices),
+        Policy::All | Policy::SpreadMessages => mask_of(&group),
+        Policy::Specified => mask_of(&group) & wish.targeted,
+    };
+    (mask != 0).then_some(mask)
+}
+
+fn mask_of(processors: &[Candidate]) -> u64 {
+    processors.iter().fold(0, |mask, processor| mask | processor.bit())
+}
+
+fn one_of(processors: &[Candidate], choices: &Choices) -> u64 {
+    processors.get(choices.below(processors.len())).map_or(0, |processor| processor.bit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two groups; in the first, processor 2 is missing and 3 is on node 1.
+    const ACTIVE: [Candidate; 5] = [
+        Candidate { group: 0, number: 0, node: 0 },
+        Candidate { group: 0, number: 1, node: 0 },
+        Candidate { group: 0, number: 3, node: 1 },
+        Candidate { group: 1, number: 0, node: 2 },
+        Candidate { group: 1, number: 63, node: 2 },
+    ];
+
+    fn wish(policy: Policy) -> Wish {
+        Wish { policy, group: 0, targeted: 0b1100, node: 0 }
+    }
+
+    fn chosen(wish: Wish) -> Option<u64> {
+        affinity(wish, &ACTIVE, &Choices::new(1))
+    }
+
+    #[test]
+    fn all_processors_are_those_active_in_the_group_gaps_left_out() {
+        assert_eq!(chosen(wish(Policy::All)), Some(0b1011));
+        assert_eq!(chosen(wish(Policy::SpreadMessages)), Some(0b1011));
+        assert_eq!(chosen(Wish { group: 1, ..wish(Policy::All) }), Some(1 | 1 << 63));
+    }
+
+    #[test]
+    fn close_processors_are_those_of_the_node_or_all_where_the_node_has_none() {
+        assert_eq!(chosen(wish(Policy::AllClose)), Some(0b0011));
+        assert_eq!(chosen(Wish { node: 1, ..wish(Policy::AllClose) }), Some(0b1000));
+        assert_eq!(chosen(Wish { node: 7, ..wish(Policy::AllClose) }), Some(0b1011));
+    }
+
+    #[test]
+    fn one_processor_is_one_of_those_allowed() {
+        for seed in 0..50 {
+            let one = |policy| affinity(wish(policy), &ACTIVE, &Choices::new(seed)).unwrap_or(0);
+            assert_eq!((one(Policy::OneClose).count_ones(), one(Policy::OneClose) & !0b0011), (1, 0));
+            assert_eq!((one(Policy::MachineDefault).count_ones(), one(Policy::MachineDefault) & !0b1011), (1, 0));
+        }
+    }
+
+    #[test]
+    fn specified_processors_count_only_as_far_as_they_are_active() {
+        assert_eq!(chosen(wish(Policy::Specified)), Some(0b1000));
+        assert_eq!(chosen(Wish { targeted: 0b0100, ..wish(Policy::Specified) }), None);
+    }
+
+    #[test]
+    fn a_group_without_processors_satisfies_nothing() {
+        assert_eq!(chosen(Wish { group: 2, ..wish(Policy::All) }), None);
+        assert_eq!(chosen(Wish { group: 2, ..wish(Policy::MachineDefault) }), None);
+    }
+
+    #[test]
+    fn the_policy_reserved_for_the_system_is_none() {
+        assert_eq!(Policy::from_number(4), Some(Policy::Specified));
+        assert_eq!((Policy::from_number(6), Policy::from_number(99)), (None, None));
+    }
+}
