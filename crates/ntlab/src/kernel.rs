@@ -6,8 +6,10 @@ use crate::{
     choices::Choices,
     config::Config,
     events::{Kind, Log},
+    exec::Exec,
     exports::Export,
     irql::Irql,
+    memory::Memory,
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
 };
 
@@ -21,6 +23,10 @@ pub struct Kernel {
     pub choices: Choices,
     /// Processors, threads, virtual time.
     pub sched: Sched,
+    /// What runs driver code.
+    pub exec: Exec,
+    /// Memory.
+    pub memory: Memory,
     /// The trace of the run.
     pub log: Log,
 }
@@ -28,9 +34,12 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel of a machine that was checked.
     pub(crate) fn new(config: Config) -> Self {
+        let memory = Memory::new();
         Self {
             choices: Choices::new(config.seed),
             sched: Sched::new(&config),
+            exec: Exec::new(&memory.space),
+            memory,
             log: Log::new(config.keep_trace),
             config,
         }

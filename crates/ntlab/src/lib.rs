@@ -3,6 +3,7 @@
 pub mod choices;
 pub mod config;
 pub mod events;
+pub mod exec;
 pub mod exports;
 pub mod finding;
 pub mod hw;

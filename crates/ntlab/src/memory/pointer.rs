@@ -1,6 +1,8 @@
 //! Typed addresses in the machine's memory.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, mem::MaybeUninit};
+
+use super::{Access, current};
 
 /// The address of a `T` in the machine's memory, as the driver handed it over or will see it. Nothing is known about it: every access is
 /// checked against the machine's page map, and a bad one is a finding with the driver's stack.
@@ -65,15 +67,97 @@ impl<T> Ptr<T> {
     }
 }
 
-impl<T: Copy> Ptr<T> {
-    /// Reads the value.
+impl<T> Ptr<T> {
+    /// The pointer to a field, from where the field is in some other `T`: what [`at!`](crate::at) expands to.
+    #[doc(hidden)]
     #[must_use]
+    pub fn field<F>(self, whole: *const T, field: *const F) -> Ptr<F> {
+        Ptr::new(self.address.wrapping_add((field.addr() - whole.addr()) as u64))
+    }
+}
+
+impl<T: Copy> Ptr<T> {
+    /// Reads the value. What lies there is taken for a `T`: `T` is a type of which any bytes are a value.
+    #[must_use]
+    #[track_caller]
     pub fn read(self) -> T {
-        todo!()
+        current::check(self.address, size_of::<T>() as u64, Access::Read);
+        // SAFETY: all bytes lie in readable pages of this thread's machine, which hold plain data that no reference points to.
+        unsafe { (self.address as *const T).read_unaligned() }
     }
 
     /// Writes the value.
-    pub fn write(self, _value: T) {
-        todo!()
+    #[track_caller]
+    pub fn write(self, value: T) {
+        current::check(self.address, size_of::<T>() as u64, Access::Write);
+        // SAFETY: all bytes lie in writable pages of this thread's machine, which hold plain data that no reference points to.
+        unsafe { (self.address as *mut T).write_unaligned(value) };
     }
+
+    /// Writes a value and returns the one before, as the interlocked exchanges that drivers inline.
+    pub fn replace(self, value: T) -> T {
+        let before = self.read();
+        self.write(value);
+        before
+    }
+}
+
+impl Ptr<u8> {
+    /// Reads `length` bytes.
+    #[must_use]
+    pub fn read_bytes(self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.read_into(&mut bytes);
+        bytes
+    }
+
+    /// Reads as many bytes as `bytes` holds.
+    pub fn read_into(self, bytes: &mut [u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        current::check(self.address, bytes.len() as u64, Access::Read);
+        // SAFETY: all bytes lie in readable pages of this thread's machine, to which no reference points, `bytes` neither.
+        unsafe { (self.address as *const u8).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Writes the bytes.
+    pub fn write_bytes(self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        current::check(self.address, bytes.len() as u64, Access::Write);
+        // SAFETY: all bytes lie in writable pages of this thread's machine, to which no reference points, `bytes` neither.
+        unsafe { (self.address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Writes `value` to `length` bytes.
+    pub fn fill(self, length: usize, value: u8) {
+        if length == 0 {
+            return;
+        }
+        current::check(self.address, length as u64, Access::Write);
+        // SAFETY: all bytes lie in writable pages of this thread's machine, to which no reference points.
+        unsafe { (self.address as *mut u8).write_bytes(value, length) };
+    }
+}
+
+/// The pointer to a field of what a [`Ptr`] points to: `at!(irp, IoStatus.Information)`.
+#[macro_export]
+macro_rules! at {
+    ($pointer:expr, $($field:tt)+) => {{
+        let pointer = $pointer;
+        let whole = $crate::memory::placeholder(pointer);
+        let whole = whole.as_ptr();
+        // SAFETY: the place lies in `whole`, and only its address is taken.
+        let field = unsafe { &raw const (*whole).$($field)+ };
+        pointer.field(whole, field)
+    }};
+}
+
+/// Room for what a pointer points to: [`at!`](crate::at) takes the address of a field in it.
+#[doc(hidden)]
+#[must_use]
+pub const fn placeholder<T>(_: Ptr<T>) -> MaybeUninit<T> {
+    MaybeUninit::uninit()
 }

@@ -1,0 +1,80 @@
+//! Runs driver code on this processor: the border between the driver's stack and the lab's, the loader, faults, stack traces.
+//!
+//! A simulated thread has two stacks: a kernel stack of the real size, on which driver code runs, and a host stack, on which kernel
+//! functions run. A kernel call switches from one to the other, a call into the driver switches back; both are plain nested calls, so a
+//! kernel function reads straight through and may wait at any depth: the scheduler suspends the host stack, with the kernel stack
+//! frozen inside.
+
+mod border;
+mod crt;
+mod entry;
+mod event;
+mod signals;
+mod stacks;
+mod thunks;
+
+use std::{any::Any, cell::RefCell, ptr::NonNull, rc::Rc};
+
+pub use self::{
+    border::{Entered, call, enter},
+    stacks::{Context, HostStack, KernelStack, Stacks},
+};
+use self::{entry::Border, thunks::Thunks};
+use crate::{exports::Export, memory::Space};
+
+/// What one machine needs to run driver code.
+#[derive(Debug)]
+pub struct Exec {
+    pub(crate) space: Rc<Space>,
+    border: NonNull<Border>,
+    thunks: RefCell<Thunks>,
+    /// Stacks of simulated threads.
+    pub stacks: Stacks,
+    /// What unwinds, while it jumps over the driver's frames.
+    stopped: RefCell<Option<Box<dyn Any + Send>>>,
+}
+
+impl Exec {
+    /// What a machine with these addresses needs.
+    #[must_use]
+    pub fn new(space: &Rc<Space>) -> Self {
+        Self {
+            space: Rc::clone(space),
+            border: border::allocate(space),
+            thunks: RefCell::new(Thunks::new(space)),
+            stacks: Stacks::new(space),
+            stopped: RefCell::new(None),
+        }
+    }
+
+    /// The address at which the driver can call an exported function: for imports, and for tables of functions such as
+    /// `DMA_OPERATIONS`.
+    pub fn thunk(&self, export: &'static Export) -> u64 {
+        self.thunks.borrow_mut().address(&self.space, export)
+    }
+
+    /// The address of a C runtime function that the kernel exports and that is no kernel call.
+    pub fn runtime_function(&self, name: &str) -> Option<u64> {
+        self.thunks.borrow().runtime_function(name)
+    }
+
+    const fn border(&self) -> &Border {
+        // SAFETY: the page of the border was opened by `border::allocate` and stays as long as `space`, which `self` holds; it is
+        // plain cells, of which any bytes are a value, and only this thread uses it.
+        unsafe { self.border.as_ref() }
+    }
+
+    /// Where the thread that runs is on its two stacks: to be kept over every suspend of its coroutine.
+    pub const fn save(&self) -> Context {
+        let border = self.border();
+        Context { host_sp: border.host_sp.get(), guest_sp: border.guest_sp.get(), stack_low: border.stack_low.get() }
+    }
+
+    /// Goes on with what [`Exec::save`] returned, or with the fresh context of a kernel stack.
+    pub fn restore(&self, context: Context) {
+        let border = self.border();
+        border.host_sp.set(context.host_sp);
+        border.guest_sp.set(context.guest_sp);
+        border.stack_low.set(context.stack_low);
+    }
+}

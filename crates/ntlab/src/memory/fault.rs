@@ -1,0 +1,94 @@
+//! What a bad access means: the bug check that Windows with Driver Verifier would show for it, in one sentence.
+
+use super::{Access, PAGE, PageKind, Space};
+use crate::finding::Finding;
+
+/// `PAGE_FAULT_IN_NONPAGED_AREA`.
+const PAGE_FAULT_IN_NONPAGED_AREA: u32 = 0x50;
+/// `KMODE_EXCEPTION_NOT_HANDLED`.
+pub const KMODE_EXCEPTION_NOT_HANDLED: u32 = 0x1E;
+/// `UNEXPECTED_KERNEL_MODE_TRAP`; 8 is the double fault of a stack overflow.
+pub const UNEXPECTED_KERNEL_MODE_TRAP: u32 = 0x7F;
+const DOUBLE_FAULT: u64 = 8;
+const ATTEMPTED_WRITE_TO_READONLY_MEMORY: u32 = 0xBE;
+const PAGE_FAULT_IN_FREED_SPECIAL_POOL: u32 = 0xCC;
+const PAGE_FAULT_BEYOND_END_OF_ALLOCATION: u32 = 0xCD;
+const DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS: u32 = 0xCE;
+const DRIVER_IRQL_NOT_LESS_OR_EQUAL: u32 = 0xD1;
+const ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY: u32 = 0xFC;
+/// `STATUS_ACCESS_VIOLATION` as a parameter.
+pub const ACCESS_VIOLATION: u64 = 0xC000_0005;
+
+/// Stops the run for an access by a kernel function on behalf of the driver.
+#[cold]
+#[inline(never)]
+pub fn refuse(space: &Space, address: u64, length: u64, access: Access) -> ! {
+    let first = first_refused(space, address, length, access);
+    finding(space, first, access, 0).raise()
+}
+
+/// The first byte of the range that may not be accessed so.
+fn first_refused(space: &Space, address: u64, length: u64, access: Access) -> u64 {
+    let end = address.saturating_add(length);
+    let mut at = address;
+    while at < end && space.allows(at, 1, access) {
+        at = (at / PAGE + 1) * PAGE;
+    }
+    at
+}
+
+/// What a bad access to `address` by the instruction at `rip` means; `rip` is 0 where a kernel function did it for the driver.
+#[must_use]
+pub fn finding(space: &Space, address: u64, access: Access, rip: u64) -> Finding {
+    let kind = space.kind(address);
+    let (code, what) = classify(kind, address, access);
+    let what = if kind == PageKind::PagedPool && space.paging_forbidden() {
+        "pageable memory at DISPATCH_LEVEL or above"
+    } else {
+        what
+    };
+    let code = if kind == PageKind::PagedPool { DRIVER_IRQL_NOT_LESS_OR_EQUAL } else { code };
+    let parameters = match code {
+        KMODE_EXCEPTION_NOT_HANDLED => [ACCESS_VIOLATION, rip, access.parameter(), address],
+        UNEXPECTED_KERNEL_MODE_TRAP => [DOUBLE_FAULT, address, 0, rip],
+        _ => [address, access.parameter(), rip, 0],
+    };
+    Finding::bug_check(code, parameters, format!("{} {what}", access.words()))
+}
+
+const fn classify(kind: PageKind, address: u64, access: Access) -> (u32, &'static str) {
+    match (kind, access) {
+        (PageKind::PoolGuard, _) => (PAGE_FAULT_BEYOND_END_OF_ALLOCATION, "memory beyond the end of a pool block"),
+        (PageKind::PoolFreed, _) => (PAGE_FAULT_IN_FREED_SPECIAL_POOL, "a pool block that was freed"),
+        (PageKind::StackGuard, _) => (UNEXPECTED_KERNEL_MODE_TRAP, "the guard page of a kernel stack: stack overflow"),
+        (PageKind::ImageDiscarded, _) => {
+            (PAGE_FAULT_IN_NONPAGED_AREA, "an INIT section, which is discarded after DriverEntry")
+        }
+        (PageKind::ImageUnloaded, _) => {
+            (DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, "a driver image that was unloaded")
+        }
+        (PageKind::MmioUnmapped, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers that were unmapped"),
+        (PageKind::ImageReadOnly | PageKind::ImageCode, Access::Write) => {
+            (ATTEMPTED_WRITE_TO_READONLY_MEMORY, "a read-only section of a driver image")
+        }
+        (PageKind::Free | PageKind::Host, _) => unmapped(address, access),
+        (_, Access::Execute) => (ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY, "memory that is not executable"),
+        (PageKind::PagedPool, _) => (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "paged pool"),
+        (PageKind::Mmio, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers by a kernel function"),
+        _ => (PAGE_FAULT_IN_NONPAGED_AREA, "memory that may not be accessed so"),
+    }
+}
+
+const fn unmapped(address: u64, access: Access) -> (u32, &'static str) {
+    match (address, access) {
+        (0..PAGE, Access::Execute) => (KMODE_EXCEPTION_NOT_HANDLED, "a null function pointer"),
+        (0..PAGE, _) => (KMODE_EXCEPTION_NOT_HANDLED, "a null pointer"),
+        _ => (PAGE_FAULT_IN_NONPAGED_AREA, "an address where nothing is"),
+    }
+}
+
+/// A kernel stack is used up.
+#[must_use]
+pub fn stack_overflow(address: u64, sentence: String) -> Finding {
+    Finding::bug_check(UNEXPECTED_KERNEL_MODE_TRAP, [DOUBLE_FAULT, address, 0, 0], sentence)
+}

@@ -1,0 +1,122 @@
+//! What a page of the machine's memory is, and who may touch it how.
+
+/// Bits in the discriminants of [`PageKind`].
+const READ: u8 = 0x80;
+const WRITE: u8 = 0x40;
+const EXECUTE: u8 = 0x20;
+
+macro_rules! page_kinds {
+    ($($(#[$doc:meta])* $name:ident = $value:expr,)*) => {
+        /// What a page is. The discriminant carries the access that kernel functions have on behalf of the driver.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum PageKind {
+            $($(#[$doc])* $name = $value,)*
+        }
+
+        impl PageKind {
+            /// The kind behind a byte of the page map; a byte that is none is free.
+            pub(crate) const fn from_byte(byte: u8) -> Self {
+                match byte {
+                    $(value if value == Self::$name as u8 => Self::$name,)*
+                    _ => Self::Free,
+                }
+            }
+        }
+    };
+}
+
+page_kinds! {
+    /// Nothing was ever here.
+    Free = 0,
+    /// Headers and read-only sections of an image.
+    ImageReadOnly = READ | 1,
+    /// Code of an image.
+    ImageCode = READ | EXECUTE | 2,
+    /// Writable sections of an image.
+    ImageData = READ | WRITE | 3,
+    /// A section that is writable and executable.
+    ImageWritableCode = READ | WRITE | EXECUTE | 4,
+    /// INIT sections after initialization.
+    ImageDiscarded = 5,
+    /// An image that was unloaded.
+    ImageUnloaded = 6,
+    /// Nonpaged pool.
+    NonPagedPool = READ | WRITE | 7,
+    /// Nonpaged pool that may hold code.
+    ExecutablePool = READ | WRITE | EXECUTE | 8,
+    /// Paged pool.
+    PagedPool = READ | WRITE | 9,
+    /// The page after a pool block.
+    PoolGuard = 10,
+    /// A freed pool block.
+    PoolFreed = 11,
+    /// Structures made by the kernel: IRPs, threads, file objects.
+    Object = READ | WRITE | 12,
+    /// A kernel stack.
+    Stack = READ | WRITE | 13,
+    /// The pages below a kernel stack.
+    StackGuard = 14,
+    /// Device registers.
+    Mmio = 15,
+    /// Device registers that were unmapped.
+    MmioUnmapped = 16,
+    /// Memory of a user process.
+    User = READ | WRITE | 17,
+    /// Import thunks and the C runtime functions of the kernel.
+    KernelCode = READ | EXECUTE | 18,
+    /// The processor control region that gs points at.
+    ProcessorControl = 19,
+    /// The lab's own: nothing a driver could have an address of.
+    Host = 20,
+}
+
+/// What code wants to do with an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+    /// Execute it.
+    Execute,
+}
+
+impl Access {
+    /// The bit of a page kind that allows it.
+    pub(crate) const fn bit(self) -> u8 {
+        match self {
+            Self::Read => READ,
+            Self::Write => WRITE,
+            Self::Execute => EXECUTE,
+        }
+    }
+
+    /// As a bug check parameter: 0 read, 1 write, 8 execute.
+    #[must_use]
+    pub const fn parameter(self) -> u64 {
+        match self {
+            Self::Read => 0,
+            Self::Write => 1,
+            Self::Execute => 8,
+        }
+    }
+
+    /// "read of", "write to", "execution of".
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Read => "read of",
+            Self::Write => "write to",
+            Self::Execute => "execution of",
+        }
+    }
+}
+
+impl PageKind {
+    /// Whether kernel functions may do that with the page on behalf of the driver.
+    #[must_use]
+    pub const fn allows(self, access: Access) -> bool {
+        self as u8 & access.bit() != 0
+    }
+}

@@ -1,0 +1,278 @@
+//! One reserved range of addresses for all memory of a machine, divided into arenas, with a byte for each page that says what it is.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    io,
+};
+
+use super::{
+    Access, PAGE, PageKind,
+    host::{self, Protection},
+};
+use crate::finding::Finding;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// All addresses of a machine.
+const RESERVED: u64 = 64 * GIB;
+/// How much an arena grows at a time.
+const GROWTH: u64 = MIB;
+/// Freed ranges wait behind so many others of their size before they are used again, so that late accesses still fault.
+const QUARANTINE: usize = 64;
+
+/// The parts of the reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arena {
+    /// Driver images.
+    Images,
+    /// Kernel code that drivers jump to, and what gs points at.
+    Kernel,
+    /// Kernel stacks.
+    Stacks,
+    /// The stacks that kernel functions run on.
+    HostStacks,
+    /// Structures made by the kernel.
+    Objects,
+    /// Device registers.
+    Mmio,
+    /// User processes.
+    User,
+    /// Pool.
+    Pool,
+}
+
+/// Start and end of each arena in the reservation, by `Arena`. The page map comes first: a byte a page is 16 MiB.
+const ARENAS: [(u64, u64); 8] = [
+    (128 * MIB, 2 * GIB),
+    (32 * MIB, 128 * MIB),
+    (2 * GIB, 4 * GIB),
+    (4 * GIB, 12 * GIB),
+    (12 * GIB, 16 * GIB),
+    (16 * GIB, 20 * GIB),
+    (20 * GIB, 24 * GIB),
+    (24 * GIB, RESERVED),
+];
+const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
+
+/// How pages are made to fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuardMethod {
+    /// Guard markers (Linux 6.13 and later): the mapping stays whole, so there is no limit on the number of blocks.
+    Markers,
+    /// Protection by range: every block costs mappings, of which the host allows some 65,000.
+    Protection,
+}
+
+#[derive(Debug, Default)]
+struct Ranges {
+    /// End of what was ever handed out.
+    next: u64,
+    /// End of what the host has been asked for.
+    grown: u64,
+    /// Ranges to use again, by length; the oldest first.
+    free: BTreeMap<u64, VecDeque<u64>>,
+}
+
+/// The address space of one machine.
+#[derive(Debug)]
+pub struct Space {
+    base: u64,
+    method: GuardMethod,
+    ranges: RefCell<[Ranges; ARENAS.len()]>,
+    /// Pageable memory may not be touched: IRQL is `DISPATCH_LEVEL` or higher.
+    paging_forbidden: Cell<bool>,
+}
+
+impl Space {
+    /// Reserves the addresses of a machine.
+    ///
+    /// # Errors
+    /// The host's, where it has no address space left.
+    pub fn new() -> io::Result<Self> {
+        let base = host::reserve(RESERVED)?;
+        // SAFETY: the range is the start of the fresh reservation.
+        unsafe { host::protect(base, PAGE_MAP_LENGTH, Protection::ReadWrite) }?;
+        let ranges = ARENAS.map(|(start, _)| Ranges { next: base + start, grown: base + start, free: BTreeMap::new() });
+        let method = probe(base + PAGE_MAP_LENGTH);
+        Ok(Self { base, method, ranges: RefCell::new(ranges), paging_forbidden: Cell::new(false) })
+    }
+
+    /// How blocks are guarded on this host.
+    pub const fn guard_method(&self) -> GuardMethod {
+        self.method
+    }
+
+    /// The arena and offset in it of an address: what a trace may say about an address.
+    pub fn locate(&self, address: u64) -> Option<(Arena, u64)> {
+        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, Pool, Stacks, User};
+        let offset = address.checked_sub(self.base)?;
+        let all = [Images, Kernel, Stacks, HostStacks, Objects, Mmio, User, Pool];
+        let arena = all.into_iter().find(|arena| (bounds(*arena).0..bounds(*arena).1).contains(&offset))?;
+        Some((arena, offset - bounds(arena).0))
+    }
+
+    /// Whether the address lies in the arena.
+    #[inline]
+    pub const fn contains(&self, arena: Arena, address: u64) -> bool {
+        let (start, end) = bounds(arena);
+        let offset = address.wrapping_sub(self.base);
+        start <= offset && offset < end
+    }
+
+    /// What the page of an address is.
+    #[inline]
+    pub fn kind(&self, address: u64) -> PageKind {
+        let offset = address.wrapping_sub(self.base);
+        if offset >= RESERVED {
+            return PageKind::Free;
+        }
+        let entry = (self.base + offset / PAGE) as *const u8;
+        // SAFETY: the page map has a byte for each page of the reservation, mapped since `new`, and only this thread touches it.
+        PageKind::from_byte(unsafe { entry.read() })
+    }
+
+    /// Whether all of `length` bytes from `address` may be accessed so.
+    #[inline]
+    pub fn allows(&self, address: u64, length: u64, access: Access) -> bool {
+        let Some(last) = address.checked_add(length.max(1) - 1) else { return false };
+        let mut page = address;
+        loop {
+            let kind = self.kind(page);
+            if !kind.allows(access) || (kind == PageKind::PagedPool && self.paging_forbidden.get()) {
+                return false;
+            }
+            if page / PAGE == last / PAGE {
+                return true;
+            }
+            page = (page / PAGE + 1) * PAGE;
+        }
+    }
+
+    /// Whether pageable memory may not be touched now.
+    pub const fn paging_forbidden(&self) -> bool {
+        self.paging_forbidden.get()
+    }
+
+    /// Says whether pageable memory may be touched: the scheduler, when IRQL crosses `DISPATCH_LEVEL`.
+    pub fn forbid_paging(&self, forbidden: bool) {
+        self.paging_forbidden.set(forbidden);
+    }
+
+    /// Marks pages.
+    pub fn mark(&self, address: u64, length: u64, kind: PageKind) {
+        let offset = address.wrapping_sub(self.base);
+        assert!(offset < RESERVED && length <= RESERVED - offset, "pages outside the machine");
+        let entry = (self.base + offset / PAGE) as *mut u8;
+        // SAFETY: the page map has a byte for each page of the reservation, and the range was checked to lie in it.
+        unsafe { entry.write_bytes(kind as u8, host::to_usize(length.div_ceil(PAGE))) };
+    }
+
+    /// Takes `length` bytes, whole pages, from an arena. They fault until they are [opened](Self::open).
+    pub fn take(&self, arena: Arena, length: u64) -> u64 {
+        let mut all = self.ranges.borrow_mut();
+        let ranges = &mut all[arena as usize];
+        if let Some(queue) = ranges.free.get_mut(&length)
+            && queue.len() > QUARANTINE
+            && let Some(address) = queue.pop_front()
+        {
+            return address;
+        }
+        let address = ranges.next;
+        let end = address + length;
+        if end > self.base + bounds(arena).1 {
+            Finding::not_modelled(format!("more memory than the lab reserves for {arena:?}")).raise();
+        }
+        ranges.next = end;
+        if self.method == GuardMethod::Markers && end > ranges.grown {
+            let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
+            self.grow(ranges.grown, grown - ranges.grown);
+            ranges.grown = grown;
+        }
+        address
+    }
+
+    /// Gives a range back to its arena; it was [closed](Self::close) before.
+    pub fn give_back(&self, arena: Arena, address: u64, length: u64) {
+        self.ranges.borrow_mut()[arena as usize].free.entry(length).or_default().push_back(address);
+    }
+
+    fn grow(&self, address: u64, length: u64) {
+        // SAFETY: the range is a part of the reservation that was never handed out.
+        host_result(unsafe { host::protect(address, length, Protection::ReadWrite) });
+        // SAFETY: as above.
+        host_result(unsafe { host::install_guard(address, length) });
+    }
+
+    /// Lets pages that were taken be read and written, from now on of that kind. They read zero.
+    pub fn open(&self, address: u64, length: u64, kind: PageKind) {
+        match self.method {
+            // SAFETY: `address` was taken from an arena; nothing refers to pages that fault.
+            GuardMethod::Markers => host_result(unsafe { host::remove_guard(address, length) }),
+            // SAFETY: as above.
+            GuardMethod::Protection => host_result(unsafe { host::protect(address, length, Protection::ReadWrite) }),
+        }
+        self.mark(address, length, kind);
+    }
+
+    /// Makes pages fault again, from now on of that kind; their contents are lost.
+    pub fn close(&self, address: u64, length: u64, kind: PageKind) {
+        match self.method {
+            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+            GuardMethod::Markers => host_result(unsafe { host::install_guard(address, length) }),
+            GuardMethod::Protection => {
+                // SAFETY: as above.
+                host_result(unsafe { host::discard(address, length) });
+                // SAFETY: as above.
+                host_result(unsafe { host::protect(address, length, Protection::None) });
+            }
+        }
+        self.mark(address, length, kind);
+    }
+
+    /// Writes to open pages, whatever their kind: for the loader.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        let offset = address.wrapping_sub(self.base);
+        assert!(offset < RESERVED && bytes.len() as u64 <= RESERVED - offset, "bytes outside the machine");
+        // SAFETY: the range lies in the reservation; it is the caller's who took and opened it, and no reference points into it.
+        unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Sets the protection of open pages: images and kernel code.
+    pub fn protect(&self, address: u64, length: u64, protection: Protection, kind: PageKind) {
+        // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+        host_result(unsafe { host::protect(address, length, protection) });
+        self.mark(address, length, kind);
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        // SAFETY: the range is the one reserved in `new`; `Space` is dropped last of all that refers to it.
+        unsafe { host::release(self.base, RESERVED) };
+    }
+}
+
+/// Whether the host has guard markers.
+fn probe(page: u64) -> GuardMethod {
+    // SAFETY: the page lies in the fresh reservation and is used by nothing.
+    if unsafe { host::install_guard(page, PAGE) }.is_err() {
+        return GuardMethod::Protection;
+    }
+    // SAFETY: as above.
+    match unsafe { host::remove_guard(page, PAGE) } {
+        Ok(()) => GuardMethod::Markers,
+        Err(_) => GuardMethod::Protection,
+    }
+}
+
+const fn bounds(arena: Arena) -> (u64, u64) {
+    ARENAS[arena as usize]
+}
+
+/// The host refuses when it has no memory or no mappings left: the run cannot go on, and says why.
+fn host_result(result: io::Result<()>) {
+    if let Err(error) = result {
+        Finding::not_modelled(format!("more memory than the host has (vm.max_map_count, memory): {error}")).raise();
+    }
+}
