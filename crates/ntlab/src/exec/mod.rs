@@ -9,14 +9,18 @@ mod border;
 mod crt;
 mod entry;
 mod event;
+mod image;
 mod signals;
 mod stacks;
+#[cfg(test)]
+pub(crate) mod tests;
 mod thunks;
 
 use std::{any::Any, cell::RefCell, ptr::NonNull, rc::Rc};
 
 pub use self::{
     border::{Entered, call, enter},
+    image::{Image, LoadError, Missing, Section},
     stacks::{Context, HostStack, KernelStack, Stacks},
 };
 use self::{entry::Border, thunks::Thunks};
@@ -28,6 +32,8 @@ pub struct Exec {
     pub(crate) space: Rc<Space>,
     border: NonNull<Border>,
     thunks: RefCell<Thunks>,
+    /// Every image that was ever loaded: stacks may still lead through it.
+    images: RefCell<Vec<Rc<Image>>>,
     /// Stacks of simulated threads.
     pub stacks: Stacks,
     /// What unwinds, while it jumps over the driver's frames.
@@ -42,6 +48,7 @@ impl Exec {
             space: Rc::clone(space),
             border: border::allocate(space),
             thunks: RefCell::new(Thunks::new(space)),
+            images: RefCell::default(),
             stacks: Stacks::new(space),
             stopped: RefCell::new(None),
         }

@@ -6,7 +6,7 @@ use super::{crt, entry::trap_entry};
 use crate::{
     exports::Export,
     finding::Finding,
-    memory::{Arena, PAGE, PageKind, Space, host::Protection},
+    memory::{Arena, PAGE, PageKind, Space},
 };
 
 /// Room for all thunks.
@@ -69,7 +69,7 @@ fn thunk(export: &'static Export) -> Vec<u8> {
 fn write(space: &Space, address: u64, code: &[u8]) {
     let page = address / PAGE * PAGE;
     let length = (address + code.len() as u64).next_multiple_of(PAGE) - page;
-    space.protect(page, length, Protection::ReadWrite, PageKind::KernelCode);
+    space.protect(page, length, PageKind::Object);
     space.write(address, code);
-    space.protect(page, length, Protection::ReadExecute, PageKind::KernelCode);
+    space.protect(page, length, PageKind::KernelCode);
 }

@@ -146,7 +146,10 @@ macro_rules! export {
 }
 
 /// Every table. Each module of the lab that stands behind kernel functions has one.
-const TABLES: &[&[Export]] = &[];
+const TABLES: &[&[Export]] = &[
+    #[cfg(test)]
+    crate::exec::tests::FUNCTIONS,
+];
 
 /// The export called `name`.
 #[must_use]

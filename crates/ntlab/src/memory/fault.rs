@@ -41,13 +41,11 @@ fn first_refused(space: &Space, address: u64, length: u64, access: Access) -> u6
 #[must_use]
 pub fn finding(space: &Space, address: u64, access: Access, rip: u64) -> Finding {
     let kind = space.kind(address);
-    let (code, what) = classify(kind, address, access);
-    let what = if kind == PageKind::PagedPool && space.paging_forbidden() {
-        "pageable memory at DISPATCH_LEVEL or above"
+    let (code, what) = if kind.pageable() && space.paging_forbidden() {
+        (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "pageable memory at DISPATCH_LEVEL or above")
     } else {
-        what
+        classify(kind, address, access)
     };
-    let code = if kind == PageKind::PagedPool { DRIVER_IRQL_NOT_LESS_OR_EQUAL } else { code };
     let parameters = match code {
         KMODE_EXCEPTION_NOT_HANDLED => [ACCESS_VIOLATION, rip, access.parameter(), address],
         UNEXPECTED_KERNEL_MODE_TRAP => [DOUBLE_FAULT, address, 0, rip],
@@ -68,12 +66,11 @@ const fn classify(kind: PageKind, address: u64, access: Access) -> (u32, &'stati
             (DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, "a driver image that was unloaded")
         }
         (PageKind::MmioUnmapped, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers that were unmapped"),
-        (PageKind::ImageReadOnly | PageKind::ImageCode, Access::Write) => {
+        (PageKind::ImageReadOnly | PageKind::ImageCode | PageKind::PagedReadOnly | PageKind::PagedCode, Access::Write) => {
             (ATTEMPTED_WRITE_TO_READONLY_MEMORY, "a read-only section of a driver image")
         }
         (PageKind::Free | PageKind::Host, _) => unmapped(address, access),
         (_, Access::Execute) => (ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY, "memory that is not executable"),
-        (PageKind::PagedPool, _) => (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "paged pool"),
         (PageKind::Mmio, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers by a kernel function"),
         _ => (PAGE_FAULT_IN_NONPAGED_AREA, "memory that may not be accessed so"),
     }

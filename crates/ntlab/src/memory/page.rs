@@ -1,9 +1,13 @@
 //! What a page of the machine's memory is, and who may touch it how.
 
+use super::host::Protection;
+
 /// Bits in the discriminants of [`PageKind`].
 const READ: u8 = 0x80;
 const WRITE: u8 = 0x40;
 const EXECUTE: u8 = 0x20;
+/// Numbers of pages that may only be touched below `DISPATCH_LEVEL` have both of these bits.
+const PAGEABLE: u8 = 0x18;
 
 macro_rules! page_kinds {
     ($($(#[$doc:meta])* $name:ident = $value:expr,)*) => {
@@ -45,8 +49,6 @@ page_kinds! {
     NonPagedPool = READ | WRITE | 7,
     /// Nonpaged pool that may hold code.
     ExecutablePool = READ | WRITE | EXECUTE | 8,
-    /// Paged pool.
-    PagedPool = READ | WRITE | 9,
     /// The page after a pool block.
     PoolGuard = 10,
     /// A freed pool block.
@@ -69,6 +71,14 @@ page_kinds! {
     ProcessorControl = 19,
     /// The lab's own: nothing a driver could have an address of.
     Host = 20,
+    /// Code of an image in a pageable section.
+    PagedCode = READ | EXECUTE | PAGEABLE,
+    /// A read-only pageable section.
+    PagedReadOnly = READ | (PAGEABLE + 1),
+    /// A writable pageable section.
+    PagedData = READ | WRITE | (PAGEABLE + 2),
+    /// Paged pool.
+    PagedPool = READ | WRITE | (PAGEABLE + 3),
 }
 
 /// What code wants to do with an address.
@@ -118,5 +128,23 @@ impl PageKind {
     #[must_use]
     pub const fn allows(self, access: Access) -> bool {
         self as u8 & access.bit() != 0
+    }
+
+    /// Whether the page may only be touched below `DISPATCH_LEVEL`.
+    #[must_use]
+    pub const fn pageable(self) -> bool {
+        self as u8 & PAGEABLE == PAGEABLE
+    }
+
+    /// What the host lets driver code do with the page.
+    #[must_use]
+    pub const fn protection(self) -> Protection {
+        match (self.allows(Access::Read), self.allows(Access::Write), self.allows(Access::Execute)) {
+            (false, ..) => Protection::None,
+            (true, false, false) => Protection::Read,
+            (true, true, false) => Protection::ReadWrite,
+            (true, false, true) => Protection::ReadExecute,
+            (true, true, true) => Protection::All,
+        }
     }
 }

@@ -139,7 +139,7 @@ impl Space {
         let mut page = address;
         loop {
             let kind = self.kind(page);
-            if !kind.allows(access) || (kind == PageKind::PagedPool && self.paging_forbidden.get()) {
+            if !kind.allows(access) || (kind.pageable() && self.paging_forbidden.get()) {
                 return false;
             }
             if page / PAGE == last / PAGE {
@@ -238,10 +238,10 @@ impl Space {
         unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Sets the protection of open pages: images and kernel code.
-    pub fn protect(&self, address: u64, length: u64, protection: Protection, kind: PageKind) {
+    /// Makes open pages pages of that kind: images and kernel code.
+    pub fn protect(&self, address: u64, length: u64, kind: PageKind) {
         // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
-        host_result(unsafe { host::protect(address, length, protection) });
+        host_result(unsafe { host::protect(address, length, kind.protection()) });
         self.mark(address, length, kind);
     }
 }

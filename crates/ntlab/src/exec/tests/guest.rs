@@ -1,0 +1,131 @@
+//! The image of tests/guest/guest.rs in a machine, and the kernel functions it calls.
+
+use std::{
+    any::Any,
+    env,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    process::Command,
+    rc::Rc,
+    sync::OnceLock,
+};
+
+use crate::{
+    config::Config,
+    exec::{self, Image, Entered},
+    export,
+    exports::Export,
+    finding::Finding,
+    irql::any_level,
+    kernel::Kernel,
+};
+
+/// Kernel functions that only the guest knows.
+pub const FUNCTIONS: &[Export] = &[
+    export!("LabSum", any_level(), sum),
+    export!("LabInvoke", any_level(), invoke),
+    export!("LabClobber", any_level(), clobber),
+    export!("LabPanic", any_level(), stop),
+];
+
+fn sum(_: &Kernel, a: u64, b: u64, _c: u64, _d: u64, e: u64, f: u64) -> u64 {
+    a + b + e + f
+}
+
+fn invoke(k: &Kernel, function: u64, a: u64, b: u64) -> u64 {
+    exec::call(k, function, &[a, b])
+}
+
+/// Changes every register that System V functions may change.
+fn clobber(_: &Kernel) -> u64 {
+    // SAFETY: every register that is written is declared.
+    unsafe {
+        std::arch::asm!(
+            "pcmpeqd xmm6, xmm6", "pcmpeqd xmm7, xmm7", "pcmpeqd xmm8, xmm8", "pcmpeqd xmm9, xmm9", "pcmpeqd xmm10, xmm10",
+            "pcmpeqd xmm11, xmm11", "pcmpeqd xmm12, xmm12", "pcmpeqd xmm13, xmm13", "pcmpeqd xmm14, xmm14", "pcmpeqd xmm15, xmm15",
+            "mov rdi, -1", "mov rsi, -1",
+            out("rdi") _, out("rsi") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _,
+            out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+        );
+    }
+    0
+}
+
+fn stop(_: &Kernel) -> u64 {
+    panic!("a kernel function panics")
+}
+
+/// A driver image made of one source file in tests/guest.
+pub fn build(name: &str) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = env::current_exe().expect("a test knows its file").with_extension("guest");
+    std::fs::create_dir_all(&folder).expect("the target directory is writable");
+    let image = folder.join(name).with_extension("sys");
+    let output = Command::new("rustc")
+        .current_dir(here)
+        .args(["--edition=2024", "--crate-type=cdylib", "--target=x86_64-pc-windows-msvc", "-Cpanic=abort", "-Copt-level=3"])
+        .args(["-Cdebuginfo=line-tables-only", "-Clinker=rust-lld", "-Clink-arg=/NODEFAULTLIB", "-Clink-arg=/SUBSYSTEM:NATIVE"])
+        .args(["-Clink-arg=/DRIVER", "-Clink-arg=/ENTRY:DriverEntry", "-Clink-arg=/DYNAMICBASE", "-Clink-arg=/SECTION:INIT,ERD"])
+        .arg("-o")
+        .arg(&image)
+        .arg(here.join("tests/guest").join(name).with_extension("rs"))
+        .output()
+        .expect("rustc runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    image
+}
+
+/// A machine with the guest loaded.
+pub struct Guest {
+    kernel: Kernel,
+}
+
+impl Guest {
+    /// A machine.
+    pub fn new() -> Self {
+        Self { kernel: Kernel::new(Config::default()) }
+    }
+
+    /// Runs `test` as a thread of the machine.
+    pub fn run<T>(&self, test: impl FnOnce(&Running<'_>) -> T) -> T {
+        static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+        let k = &self.kernel;
+        let entered = exec::enter(k).expect("signals can be handled");
+        let image = k.exec.load(IMAGE.get_or_init(|| build("guest"))).expect("the image loads");
+        let stack = k.exec.stacks.kernel_stack();
+        k.exec.restore(stack.context());
+        test(&Running { k, image, _entered: entered })
+    }
+}
+
+/// A thread that can call the guest.
+pub struct Running<'k> {
+    /// The machine.
+    pub k: &'k Kernel,
+    /// The guest.
+    pub image: Rc<Image>,
+    _entered: Entered<'k>,
+}
+
+impl Running<'_> {
+    /// The address of one of the guest's functions.
+    pub fn function(&self, name: &str) -> u64 {
+        *self.image.exports.get(name).unwrap_or_else(|| panic!("the guest has no {name}"))
+    }
+
+    /// Calls one of the guest's functions.
+    pub fn call(&self, name: &str, a: u64, b: u64) -> u64 {
+        exec::call(self.k, self.function(name), &[a, b])
+    }
+
+    /// What a call unwinds with.
+    pub fn unwinds(&self, name: &str, a: u64, b: u64) -> Box<dyn Any + Send> {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| self.call(name, a, b)));
+        result.expect_err("the call does not return")
+    }
+
+    /// What a call finds.
+    pub fn finding(&self, name: &str, a: u64, b: u64) -> Finding {
+        *self.unwinds(name, a, b).downcast::<Finding>().expect("it is a finding")
+    }
+}
