@@ -41,6 +41,8 @@ pub struct Config {
     pub call_ns: u32,
     /// A switch to another processor or thread is considered once in about so many kernel calls; 1 is every call.
     pub switch_every: u32,
+    /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
+    pub time_limit_ns: u64,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
     pub keep_trace: bool,
 }
@@ -106,6 +108,7 @@ impl Default for Config {
             memory: 4 << 30,
             call_ns: 100,
             switch_every: 8,
+            time_limit_ns: 600_000_000_000,
             keep_trace: false,
         }
     }

@@ -20,8 +20,8 @@ pub enum Kind {
     KernelCall(&'static str),
     /// The kernel called into the driver.
     CallDriver(&'static str),
-    /// The call into the driver returned this.
-    DriverReturned(u64),
+    /// The call into the driver returned.
+    DriverReturned(&'static str),
     /// A thread was made.
     ThreadStarted(Box<str>),
     /// A thread ended.

@@ -38,8 +38,8 @@ impl Finding {
         Self { cause: Cause::NotModelled, sentence: sentence.into() }
     }
 
-    /// Stops the run. The unwinding ends at the border to the image or at the base of the coroutine, which hand it to the scheduler.
+    /// Stops the run, without the panic hook: a finding is no panic of the lab. The unwinding ends at the border to the image or at the base of the coroutine, which hand it to the scheduler.
     pub fn raise(self) -> ! {
-        panic::panic_any(self)
+        panic::resume_unwind(Box::new(self))
     }
 }

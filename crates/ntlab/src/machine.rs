@@ -1,10 +1,15 @@
 //! A machine from power-on to the end of a scenario.
 
+use std::{any::Any, cell::Cell};
+
 use crate::{
     config::{Config, ConfigError},
     events::Event,
+    exec,
+    finding::Finding,
     kernel::Kernel,
     report::Report,
+    sched::Stop,
 };
 
 /// A machine that has not been switched on.
@@ -48,17 +53,65 @@ impl Machine {
     ///
     /// # Panics
     ///
-    /// Where `scenario` panics, as a failed assertion does: the message is followed by the seed.
+    /// Where `scenario` panics, as a failed assertion does: the message is followed by the seed. And where the host cannot run the
+    /// machine.
     pub fn run<T>(self, scenario: impl for<'k> FnOnce(&'k System) -> T) -> Outcome<T> {
-        let _ = (self.config, scenario);
-        todo!()
+        let system = System { kernel: Kernel::new(self.config) };
+        let k = &system.kernel;
+        let entered = exec::enter(k).expect("the host runs the machine");
+        let result = Cell::new(None);
+        let stop = {
+            let threads = Threads(k);
+            let body = Box::new(|k: &Kernel| {
+                result.set(Some(scenario(&system)));
+                k.sched.stop(Stop::Done);
+            });
+            // SAFETY: `threads` forgets the threads at the end of this block; `system`, `result` and `scenario` outlive it.
+            unsafe { k.sched.start_thread(k, "scenario", body) };
+            let stop = k.sched.run(k);
+            drop(threads);
+            stop
+        };
+        let result = judge(k, stop, result.into_inner());
+        let outcome = Outcome { result, seed: k.config.seed, elapsed: k.now(), events: k.log.take() };
+        drop(entered);
+        outcome
     }
+}
+
+/// While it lives, threads can run.
+struct Threads<'k>(&'k Kernel);
+
+impl Drop for Threads<'_> {
+    fn drop(&mut self) {
+        self.0.sched.forget_threads();
+    }
+}
+
+fn judge<T>(k: &Kernel, stop: Stop, result: Option<T>) -> Result<T, Box<Report>> {
+    let payload = match (stop, result) {
+        (Stop::Done, Some(result)) => return Ok(result),
+        (Stop::Done, None) => unreachable!("the scenario is done when it has returned"),
+        (Stop::Unwound(payload), _) => payload,
+    };
+    match payload.downcast::<Finding>() {
+        Ok(finding) => Err(Box::new(Report::new(k, *finding))),
+        Err(payload) => panic!("{}\nthe seed of this run is {}", message(&*payload), k.config.seed),
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 impl System {
     /// Starts another thread of the user process. It ends with the machine at the latest.
-    pub fn spawn<'k>(&'k self, _name: &str, _body: impl FnOnce(&'k Self) + 'k) {
-        todo!()
+    pub fn spawn<'k>(&'k self, name: &str, body: impl FnOnce(&'k Self) + 'k) {
+        let k = &self.kernel;
+        // SAFETY: a `&'k System` exists only inside `Machine::run`, which forgets the threads before the system, or anything that was
+        // borrowed for as long as it, is gone.
+        unsafe { k.sched.start_thread(k, name, Box::new(move |_| body(self))) };
     }
 
     /// Lets virtual time pass.

@@ -1,19 +1,33 @@
 //! Processors, threads, interrupts, DPCs and virtual time. Everything is a coroutine on one OS thread.
 
+mod alarms;
+mod block;
+mod deliver;
+mod dispatch;
+mod fiber;
+mod level;
 mod processor;
+mod set;
+mod spin;
 mod thread;
+mod topology;
+mod wait;
 
 use std::{
-    cell::{Cell, OnceCell},
+    any::Any,
+    cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
     fmt,
     rc::Rc,
 };
 
 pub use self::{
     processor::Processor,
-    thread::{Thread, ThreadId},
+    thread::{Affinity, Thread, ThreadId},
+    topology::{ALL_GROUPS, Node, Place, Topology},
 };
-use crate::{config::Config, exports::Export, irql::Irql, kernel::Kernel};
+use self::{alarms::Clock, set::ProcessorSet};
+use crate::{config::Config, events::Kind, irql::Irql, kernel::Kernel};
 
 /// An alarm that was set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -40,79 +54,169 @@ impl fmt::Debug for Interrupt {
 }
 
 /// The scheduler's state.
-#[derive(Debug)]
 pub struct Sched {
+    /// Where processors sit, and which of them are active.
+    pub topology: Topology,
+    /// By index; made when they become active.
     processors: Box<[OnceCell<Processor>]>,
     running: Cell<u32>,
-    /// Virtual time in picoseconds: busy processors share it, and a share of a kernel call is less than a nanosecond.
-    clock: Cell<u64>,
+    clock: Clock,
+    /// Picoseconds that a kernel call takes on one processor.
+    call_time: u64,
+    /// What it adds to the clock: the time of busy processors runs in parallel.
+    share: Cell<u64>,
+    /// Processors that have something to do now.
+    runnable: RefCell<ProcessorSet>,
+    /// Active processors without a thread.
+    idle: RefCell<ProcessorSet>,
+    /// Scheduling points until the next switch.
+    steps: Cell<u32>,
+    switch_every: u32,
+    /// The processor that a switch chose.
+    chosen: Cell<Option<u32>>,
+    threads: RefCell<Vec<Option<Rc<Thread>>>>,
+    ready: RefCell<VecDeque<Rc<Thread>>>,
+    /// Threads that wait for a condition.
+    polling: RefCell<Vec<Rc<Thread>>>,
+    /// Processors that wait for a spin lock, and for which.
+    spinning: RefCell<Vec<(u32, u64)>>,
+    /// Why the machine stops, once it does.
+    stopped: RefCell<Option<Stop>>,
+    in_alarm: Cell<bool>,
+    time_limit: u64,
 }
 
-#[allow(clippy::todo, clippy::unused_self, clippy::missing_const_for_fn, reason = "signatures first")]
+/// Why a machine stops.
+pub enum Stop {
+    /// The scenario is over.
+    Done,
+    /// Something unwound to the base of a thread: a finding or a panic.
+    Unwound(Box<dyn Any + Send>),
+}
+
+impl fmt::Debug for Sched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sched").field("topology", &self.topology).field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
 impl Sched {
     pub(crate) fn new(config: &Config) -> Self {
         let maximum = config.maximum_processors() as usize;
-        Self { processors: (0..maximum).map(|_| OnceCell::new()).collect(), running: Cell::new(0), clock: Cell::new(0) }
+        let call_time = u64::from(config.call_ns) * 1000;
+        let sched = Self {
+            topology: Topology::new(config),
+            processors: (0..maximum).map(|_| OnceCell::new()).collect(),
+            running: Cell::new(0),
+            clock: Clock::new(),
+            call_time,
+            share: Cell::new(call_time),
+            runnable: RefCell::new(ProcessorSet::new(maximum)),
+            idle: RefCell::new(ProcessorSet::new(maximum)),
+            steps: Cell::new(config.switch_every),
+            switch_every: config.switch_every,
+            chosen: Cell::new(None),
+            threads: RefCell::new(Vec::new()),
+            ready: RefCell::new(VecDeque::new()),
+            polling: RefCell::new(Vec::new()),
+            spinning: RefCell::new(Vec::new()),
+            stopped: RefCell::new(None),
+            in_alarm: Cell::new(false),
+            time_limit: config.time_limit_ns,
+        };
+        for index in 0..config.processors {
+            sched.activate(index);
+        }
+        sched
     }
 
-    pub(crate) fn enter(&self, _k: &Kernel, _export: &'static Export) {
-        todo!()
+    fn activate(&self, index: u32) {
+        let place = self.topology.place(index).expect("the place was checked");
+        let made = self.processors[index as usize].set(Processor::new(index, place));
+        assert!(made.is_ok(), "processor {index} is active already");
+        self.topology.activate(index);
+        self.idle.borrow_mut().insert(index);
     }
-    pub(crate) fn raise_irql(&self, _k: &Kernel, _to: Irql) -> Irql {
-        todo!()
+
+    /// Makes the processor at place `index` active: from now on threads may run on it. What drivers are told of it is PnP's.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such place or its processor is active.
+    pub fn add_processor(&self, k: &Kernel, index: u32) {
+        self.activate(index);
+        k.record(Kind::ProcessorAdded { index });
+        self.give_ready_thread(k, index);
     }
-    pub(crate) fn lower_irql(&self, _k: &Kernel, _to: Irql) {
-        todo!()
+
+    /// The active processor with this index.
+    pub fn processor(&self, index: u32) -> Option<&Processor> {
+        self.processors.get(index as usize)?.get()
     }
+
+    /// The active processors, by index.
+    pub fn active(&self) -> impl Iterator<Item = &Processor> {
+        self.processors.iter().filter_map(OnceCell::get)
+    }
+
     pub(crate) fn current_processor(&self) -> &Processor {
-        self.processors[self.running.get() as usize].get().expect("the running processor exists")
+        self.processors[self.running.get() as usize].get().expect("the running processor is active")
     }
+
     pub(crate) const fn processor_index(&self) -> u32 {
         self.running.get()
     }
+
     pub(crate) fn current_thread(&self) -> Rc<Thread> {
         self.current_processor().thread.borrow().clone().expect("kernel code runs on a thread")
     }
+
     pub(crate) fn thread_id(&self) -> ThreadId {
-        todo!()
+        self.current_processor().thread.borrow().as_ref().map_or(ThreadId(0), |thread| thread.id)
     }
+
     pub(crate) const fn now(&self) -> u64 {
-        self.clock.get() / 1000
+        self.clock.now()
     }
-    pub(crate) fn call(&self, _k: &Kernel, _what: &'static str, _function: u64, _arguments: &[u64]) -> u64 {
-        todo!()
+
+    /// Something there is to do on a processor.
+    fn kick(&self, processor: u32) {
+        self.idle.borrow_mut().remove(processor);
+        self.runnable.borrow_mut().insert(processor);
+        self.find_share();
     }
-    pub(crate) fn preempt(&self, _k: &Kernel) {
-        todo!()
+
+    /// A processor waits, with its thread.
+    fn hold(&self, processor: u32) {
+        self.runnable.borrow_mut().remove(processor);
+        self.find_share();
     }
-    pub(crate) fn stall(&self, _k: &Kernel, _ns: u64) {
-        todo!()
+
+    /// A processor has nothing to do.
+    fn rest(&self, processor: u32) {
+        self.hold(processor);
+        self.idle.borrow_mut().insert(processor);
     }
-    pub(crate) fn park(&self, _k: &Kernel, _what: &'static str, _deadline: Option<u64>) -> bool {
-        todo!()
+
+    fn find_share(&self) {
+        let busy = self.runnable.borrow().len().max(1);
+        self.share.set(self.call_time / busy as u64);
     }
-    pub(crate) fn wake(&self, _k: &Kernel, _thread: ThreadId) {
-        todo!()
+
+    pub(crate) fn after(&self, ns: u64, action: Box<dyn FnOnce(&Kernel)>) -> AlarmId {
+        self.clock.set(ns, action)
     }
-    pub(crate) fn block_until(
-        &self,
-        _k: &Kernel,
-        _what: &'static str,
-        _condition: &dyn Fn(&Kernel) -> bool,
-        _deadline: Option<u64>,
-    ) -> bool {
-        todo!()
+
+    pub(crate) fn cancel_alarm(&self, alarm: AlarmId) -> bool {
+        self.clock.cancel(alarm)
     }
-    pub(crate) fn after(&self, _ns: u64, _action: Box<dyn FnOnce(&Kernel)>) -> AlarmId {
-        todo!()
-    }
-    pub(crate) fn cancel_alarm(&self, _alarm: AlarmId) -> bool {
-        todo!()
-    }
-    pub(crate) fn spawn(&self, _k: &Kernel, _name: &str, _body: Box<dyn FnOnce(&Kernel)>) -> ThreadId {
-        todo!()
-    }
-    pub(crate) fn interrupt(&self, _processor: u32, _interrupt: Interrupt) {
-        todo!()
+
+    /// Does what is due.
+    fn ring(&self, k: &Kernel) {
+        let nested = self.in_alarm.replace(true);
+        while let Some(action) = self.clock.take_due() {
+            action(k);
+        }
+        self.in_alarm.set(nested);
     }
 }

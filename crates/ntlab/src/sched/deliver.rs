@@ -1,0 +1,156 @@
+//! Interrupts and DPCs: what runs on a processor when its IRQL lets it.
+
+use windows_sys::Wdk::Foundation::KDPC;
+
+use super::{Interrupt, Processor, Sched};
+use crate::{
+    at,
+    events::Kind,
+    finding::Finding,
+    irql::DISPATCH_LEVEL,
+    kernel::Kernel,
+    memory::Ptr,
+};
+
+impl Sched {
+    pub(crate) fn interrupt(&self, processor: u32, interrupt: Interrupt) {
+        let target = self.processor(processor).expect("interrupts are routed to active processors");
+        target.pend(interrupt);
+        self.kick(processor);
+    }
+
+    /// Takes back an interrupt that is pending and has not been delivered.
+    pub fn withdraw_interrupt(&self, processor: u32, vector: u32) {
+        if let Some(processor) = self.processor(processor) {
+            processor.withdraw(vector);
+        }
+    }
+
+    /// Runs all that is pending above the IRQL of the current processor, on the stack of its current thread.
+    pub(super) fn deliver(&self, k: &Kernel) {
+        let processor = self.current_processor();
+        while processor.has_deliverable() {
+            match processor.take_interrupt() {
+                Some(interrupt) => self.serve(k, processor, &interrupt),
+                None => self.run_dpcs(k, processor),
+            }
+        }
+    }
+
+    fn serve(&self, k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
+        let before = processor.irql();
+        self.set_irql(k, processor, interrupt.irql);
+        k.record(Kind::Interrupt { vector: interrupt.vector });
+        (interrupt.handler)(k);
+        self.set_irql(k, processor, before);
+    }
+
+    fn run_dpcs(&self, k: &Kernel, processor: &Processor) {
+        let before = processor.irql();
+        self.set_irql(k, processor, DISPATCH_LEVEL);
+        processor.in_dpc.set(true);
+        loop {
+            let next = processor.dpcs.borrow_mut().pop_front();
+            processor.find_pending();
+            let Some(dpc) = next else { break };
+            run_dpc(k, dpc);
+            processor.dpcs_over.set(processor.dpcs_over.get() + 1);
+        }
+        processor.in_dpc.set(false);
+        self.set_irql(k, processor, before);
+    }
+
+    /// Queues a DPC to the processor it is targeted to, or to the current one; false if it is queued already.
+    pub fn queue_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>, arguments: [u64; 2]) -> bool {
+        check_dpc(dpc);
+        if at!(dpc, DpcData).read().is_null() {
+            at!(dpc, SystemArgument1).cast().write(arguments[0]);
+            at!(dpc, SystemArgument2).cast().write(arguments[1]);
+            self.insert_dpc(k, dpc);
+            return true;
+        }
+        false
+    }
+
+    fn insert_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>) {
+        let target = target_of(dpc).unwrap_or_else(|| self.processor_index());
+        let processor = self.processor(target).expect("DPCs are targeted to active processors only");
+        at!(dpc, DpcData).cast().write(QUEUED + u64::from(target));
+        let mut queue = processor.dpcs.borrow_mut();
+        if importance_of(dpc) == HIGH_IMPORTANCE { queue.push_front(dpc) } else { queue.push_back(dpc) }
+        drop(queue);
+        processor.dpcs_queued.set(processor.dpcs_queued.get() + 1);
+        processor.pending.set(processor.pending.get().max(DISPATCH_LEVEL));
+        k.record(Kind::DpcQueued { target });
+        self.kick(target);
+    }
+
+    /// Takes a DPC out of its queue; false if it is in none.
+    pub fn remove_dpc(&self, dpc: Ptr<KDPC>) -> bool {
+        check_dpc(dpc);
+        let Some(target) = at!(dpc, DpcData).cast::<u64>().read().checked_sub(QUEUED) else { return false };
+        let processor = u32::try_from(target).ok().and_then(|target| self.processor(target));
+        let Some(processor) = processor else { overwritten(dpc).raise() };
+        processor.dpcs.borrow_mut().retain(|&queued| queued != dpc);
+        processor.find_pending();
+        processor.dpcs_over.set(processor.dpcs_over.get() + 1);
+        at!(dpc, DpcData).cast().write(0_u64);
+        true
+    }
+
+    /// Waits until every DPC that is queued now, on any processor, is over.
+    pub fn flush_dpcs(&self, k: &Kernel) {
+        let queued: Vec<(u32, u64)> =
+            self.active().map(|processor| (processor.index, processor.dpcs_queued.get())).collect();
+        for (index, queued) in queued {
+            let processor = self.processor(index).expect("processors stay");
+            if processor.dpcs_over.get() < queued {
+                k.block_until("KeFlushQueuedDpcs", |_| processor.dpcs_over.get() >= queued, None);
+            }
+        }
+    }
+}
+
+/// The type of a DPC object; a threaded DPC has another.
+pub const DPC_OBJECT: u8 = 19;
+/// `HighImportance`.
+pub const HIGH_IMPORTANCE: u8 = 2;
+/// Added to the index in `KDPC.Number`, which is 0 for a DPC without a target.
+pub const TARGET: u16 = 0x800;
+/// `KDPC.DpcData` of a queued DPC, less the index of the processor.
+const QUEUED: u64 = 0x1000;
+const TIMER_OR_DPC_INVALID: u32 = 0xC7;
+
+fn target_of(dpc: Ptr<KDPC>) -> Option<u32> {
+    at!(dpc, Anonymous.Anonymous.Number).read().checked_sub(TARGET).map(u32::from)
+}
+
+fn importance_of(dpc: Ptr<KDPC>) -> u8 {
+    at!(dpc, Anonymous.Anonymous.Importance).read()
+}
+
+fn check_dpc(dpc: Ptr<KDPC>) {
+    if at!(dpc, Anonymous.Anonymous.Type).read() != DPC_OBJECT {
+        Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], "a DPC that was not initialised").raise();
+    }
+}
+
+fn overwritten(dpc: Ptr<KDPC>) -> Finding {
+    Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], "a DPC that was overwritten while it was queued")
+}
+
+fn run_dpc(k: &Kernel, dpc: Ptr<KDPC>) {
+    if at!(dpc, DpcData).cast::<u64>().read() < QUEUED {
+        overwritten(dpc).raise();
+    }
+    let object = dpc.read();
+    at!(dpc, DpcData).cast().write(0_u64);
+    let routine = at!(dpc, DeferredRoutine).cast::<u64>().read();
+    let arguments = [
+        dpc.address(),
+        object.DeferredContext.addr() as u64,
+        object.SystemArgument1.addr() as u64,
+        object.SystemArgument2.addr() as u64,
+    ];
+    k.call("DPC", routine, &arguments);
+}

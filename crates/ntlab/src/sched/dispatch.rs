@@ -1,0 +1,379 @@
+//! Which processor goes next, and which thread on it.
+
+use std::{any::Any, panic, rc::Rc, thread};
+
+use super::{
+    Affinity, Processor, Sched, Stop, Thread, ThreadId,
+    fiber::{Body, Fiber, Suspender},
+    thread::State,
+};
+use crate::{
+    events::Kind,
+    finding::Finding,
+    irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
+    kernel::Kernel,
+};
+
+/// How often a switch gives the processor to another thread, if there is one.
+const THREAD_SWITCH: usize = 4;
+
+/// The code of a thread.
+pub(crate) type ThreadBody<'k> = Box<dyn FnOnce(&Kernel) + 'k>;
+
+impl Sched {
+    /// Runs the machine until something stops it.
+    pub(crate) fn run(&self, k: &Kernel) -> Stop {
+        loop {
+            self.poll(k);
+            if let Some(stop) = self.stopped.take() {
+                return stop;
+            }
+            match self.next_processor(k) {
+                Some(processor) => self.step(k, processor),
+                None => self.pass_idle_time(k),
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self, stop: Stop) {
+        let mut stopped = self.stopped.borrow_mut();
+        if stopped.is_none() {
+            *stopped = Some(stop);
+        }
+    }
+
+    fn stop_with(&self, finding: Finding) {
+        self.stop(Stop::Unwound(Box::new(finding)));
+    }
+
+    fn next_processor(&self, k: &Kernel) -> Option<u32> {
+        let runnable = self.runnable.borrow();
+        if let Some(chosen) = self.chosen.take().filter(|&chosen| runnable.contains(chosen)) {
+            return Some(chosen);
+        }
+        (runnable.len() > 0).then(|| runnable.get(k.choices.below(runnable.len())))
+    }
+
+    fn pass_idle_time(&self, k: &Kernel) {
+        if !self.clock.skip() {
+            self.stop_with(self.hang("nothing can run and nothing is due"));
+        } else if self.now() > self.time_limit {
+            self.stop_with(self.hang("the scenario takes longer than its time limit"));
+        } else {
+            let rang = panic::catch_unwind(panic::AssertUnwindSafe(|| self.ring(k)));
+            rang.unwrap_or_else(|payload| self.stop(Stop::Unwound(payload)));
+        }
+    }
+
+    /// A finding that says what every thread waits for.
+    fn hang(&self, why: &str) -> Finding {
+        let threads = self.threads.borrow();
+        let waiting = threads.iter().flatten().filter(|thread| !thread.idle).map(|thread| describe(thread));
+        let waiting: Vec<String> = waiting.collect();
+        let spinning = self.spinning.borrow();
+        let locks: Vec<String> =
+            spinning.iter().map(|(processor, _)| format!("processor {processor} spins on a lock")).collect();
+        let all = [waiting, locks].concat().join("; ");
+        Finding::bug_check(super::level::VERIFIER, [0; 4], format!("{why}: {all}"))
+    }
+
+    /// Lets a processor go on until its thread suspends itself.
+    fn step(&self, k: &Kernel, index: u32) {
+        self.running.set(index);
+        let processor = self.current_processor();
+        let Some(thread) = self.thread_for(k, processor) else { return self.rest(index) };
+        k.memory.space.forbid_paging(processor.irql() >= DISPATCH_LEVEL);
+        if processor.last.replace(thread.id) != thread.id && !thread.idle {
+            k.record(Kind::Dispatch(thread.id.0));
+        }
+        self.resume(k, &thread);
+        if thread.state.get() != State::Running {
+            self.leave(k, processor, &thread);
+        }
+    }
+
+    fn thread_for(&self, k: &Kernel, processor: &Processor) -> Option<Rc<Thread>> {
+        let current = processor.thread.borrow().clone();
+        if current.is_some() {
+            return current;
+        }
+        let idle = || (processor.pending.get() > PASSIVE_LEVEL).then(|| self.idle_thread(k, processor));
+        let next = idle().or_else(|| self.take_ready(k, processor))?;
+        assign(&next, processor);
+        Some(next)
+    }
+
+    /// The thread of a processor does not go on: another one does, or none.
+    fn leave(&self, k: &Kernel, processor: &Processor, thread: &Rc<Thread>) {
+        thread.irql.set(processor.irql());
+        processor.thread.take();
+        let next = if processor.pending.get() > PASSIVE_LEVEL { None } else { self.take_ready(k, processor) };
+        match thread.state.get() {
+            State::Ready => self.make_ready(k, thread),
+            State::Ended => self.retire(thread),
+            State::Running | State::Waiting | State::Polling => (),
+        }
+        if let Some(next) = next {
+            assign(&next, processor);
+        } else if processor.pending.get() == PASSIVE_LEVEL && !self.give_ready_thread(k, processor.index) {
+            self.rest(processor.index);
+        }
+    }
+
+    fn retire(&self, thread: &Thread) {
+        self.threads.borrow_mut()[thread.id.0 as usize - 1] = None;
+        thread.fiber.take();
+    }
+
+    /// Gives an idle processor a thread that waits for one.
+    pub(super) fn give_ready_thread(&self, k: &Kernel, index: u32) -> bool {
+        let Some(processor) = self.processor(index) else { return false };
+        let Some(thread) = self.take_ready(k, processor) else { return false };
+        assign(&thread, processor);
+        self.kick(index);
+        true
+    }
+
+    /// One of the threads that wait for a processor and may run on this one.
+    fn take_ready(&self, k: &Kernel, processor: &Processor) -> Option<Rc<Thread>> {
+        let mut ready = self.ready.borrow_mut();
+        let first = k.choices.below(ready.len());
+        let allowed = |position: &usize| may_run(&ready[*position], processor);
+        let position = (first..ready.len()).chain(0..first).find(allowed)?;
+        ready.remove(position)
+    }
+
+    /// A thread can go on: on an idle processor, the one it ran on last or any, or as soon as one is free.
+    pub(super) fn make_ready(&self, k: &Kernel, thread: &Rc<Thread>) {
+        thread.state.set(State::Ready);
+        match self.find_idle(k, thread) {
+            Some(processor) => {
+                assign(thread, processor);
+                self.kick(processor.index);
+            }
+            None => self.ready.borrow_mut().push_back(Rc::clone(thread)),
+        }
+    }
+
+    fn find_idle(&self, k: &Kernel, thread: &Thread) -> Option<&Processor> {
+        let idle = self.idle.borrow();
+        if idle.len() == 0 {
+            return None;
+        }
+        let last = thread.processor.get();
+        let first = k.choices.below(idle.len() + 1);
+        if first == idle.len() && idle.contains(last) {
+            return self.processor(last).filter(|processor| may_run(thread, processor));
+        }
+        let candidates = (first..idle.len()).chain(0..first.min(idle.len()));
+        candidates.filter_map(|position| self.processor(idle.get(position))).find(|processor| may_run(thread, processor))
+    }
+
+    /// Another processor or thread may go on; comes back when this one does.
+    pub(super) fn switch(&self, k: &Kernel) {
+        let most = 2 * u64::from(self.switch_every) - 1;
+        self.steps.set(u32::try_from(k.choices.between(0, most)).unwrap_or(u32::MAX));
+        // While a panic unwinds this thread, no other may run: it would unwind too, and that ends the process.
+        if thread::panicking() || self.in_alarm.get() {
+            return;
+        }
+        if self.now() > self.time_limit {
+            self.hang("the scenario takes longer than its time limit").raise();
+        }
+        let thread = self.current_thread();
+        let may_leave = k.irql() < DISPATCH_LEVEL && !thread.idle;
+        if may_leave && !self.ready.borrow().is_empty() && k.choices.once_in(THREAD_SWITCH) {
+            return self.give_way(k, &thread);
+        }
+        let chosen = self.choose(k);
+        if chosen == Some(self.processor_index()) && self.polling.borrow().is_empty() {
+            return;
+        }
+        self.chosen.set(chosen);
+        self.pause(k, &thread);
+    }
+
+    fn choose(&self, k: &Kernel) -> Option<u32> {
+        let runnable = self.runnable.borrow();
+        (runnable.len() > 0).then(|| runnable.get(k.choices.below(runnable.len())))
+    }
+
+    /// Lets another thread have the processor.
+    fn give_way(&self, k: &Kernel, thread: &Rc<Thread>) {
+        thread.state.set(State::Ready);
+        self.pause(k, thread);
+    }
+
+    /// Suspends the current thread; when it goes on, what came for its processor meanwhile is delivered.
+    pub(super) fn pause(&self, k: &Kernel, thread: &Thread) {
+        Self::suspend(k, thread);
+        if self.current_processor().has_deliverable() {
+            self.deliver(k);
+        }
+    }
+
+    /// Suspends the current thread.
+    pub(super) fn suspend(k: &Kernel, thread: &Thread) {
+        let context = k.exec.save();
+        // SAFETY: this is called by the thread itself, so that its fiber is the one that runs.
+        unsafe { thread.suspender.get().suspend() };
+        k.exec.restore(context);
+    }
+
+    fn resume(&self, k: &Kernel, thread: &Thread) {
+        let ended = match &mut *thread.fiber.borrow_mut() {
+            Some(fiber) => fiber.resume(),
+            None => unreachable!("a thread that has ended is not current"),
+        };
+        if let Some(stack) = ended {
+            k.exec.stacks.give_back_host_stack(stack);
+            thread.state.set(State::Ended);
+        }
+    }
+
+    /// Lets every polling thread look at its condition.
+    fn poll(&self, k: &Kernel) {
+        let mut position = 0;
+        loop {
+            let Some(thread) = self.polling.borrow().get(position).cloned() else { return };
+            self.resume(k, &thread);
+            match thread.state.get() {
+                State::Polling => position += 1,
+                State::Ended => {
+                    self.polling.borrow_mut().remove(position);
+                    self.retire(&thread);
+                }
+                State::Ready | State::Running | State::Waiting => {
+                    self.polling.borrow_mut().remove(position);
+                    self.make_ready(k, &thread);
+                }
+            }
+        }
+    }
+
+    /// The thread moves if it may not run where it does.
+    pub(super) fn obey_affinity(&self, k: &Kernel) {
+        let thread = self.current_thread();
+        if !thread.idle && !may_run(&thread, self.current_processor()) && !thread::panicking() {
+            self.give_way(k, &thread);
+        }
+    }
+
+    /// Sets where the current thread may run, moves it there, and returns what it was.
+    pub fn set_affinity(&self, k: &Kernel, affinity: Option<Affinity>) -> Option<Affinity> {
+        let before = self.current_thread().affinity.replace(affinity);
+        if k.irql() < DISPATCH_LEVEL {
+            self.obey_affinity(k);
+        }
+        before
+    }
+
+    pub(crate) fn spawn(&self, k: &Kernel, name: &str, body: Box<dyn FnOnce(&Kernel)>) -> ThreadId {
+        // SAFETY: the body borrows nothing.
+        unsafe { self.start_thread(k, name, body) }
+    }
+
+    /// Makes a thread that can run.
+    ///
+    /// # Safety
+    ///
+    /// [`Sched::forget_threads`] is called before anything `body` borrows, and before `k`, is gone.
+    pub(crate) unsafe fn start_thread(&self, k: &Kernel, name: &str, body: ThreadBody<'_>) -> ThreadId {
+        // SAFETY: as the caller promises.
+        let thread = unsafe { self.make_thread(k, name, false, body) };
+        k.record(Kind::ThreadStarted(name.into()));
+        self.make_ready(k, &thread);
+        thread.id
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Sched::start_thread`].
+    unsafe fn make_thread(&self, k: &Kernel, name: &str, idle: bool, body: ThreadBody<'_>) -> Rc<Thread> {
+        let mut threads = self.threads.borrow_mut();
+        let id = ThreadId(u32::try_from(threads.len()).expect("a run has less than 4 billion threads") + 1);
+        let thread = Rc::new(Thread::new(id, name, idle));
+        let kernel: *const Kernel = k;
+        let start: Body<'_> = Box::new(move |suspender| {
+            // SAFETY: the kernel outlives its threads, as the caller of `start_thread` promises.
+            let k = unsafe { &*kernel };
+            run_thread(k, suspender, body);
+        });
+        // SAFETY: as the caller promises: `forget_threads` drops the fiber, if it has not ended before.
+        let fiber = unsafe { Fiber::new(k.exec.stacks.host_stack(), start) };
+        thread.fiber.replace(Some(fiber));
+        threads.push(Some(Rc::clone(&thread)));
+        thread
+    }
+
+    fn idle_thread(&self, k: &Kernel, processor: &Processor) -> Rc<Thread> {
+        let mut idle = processor.idle_thread.borrow_mut();
+        let make = || {
+            let body = Box::new(|k: &Kernel| k.sched.serve_idle(k));
+            // SAFETY: the body borrows nothing.
+            unsafe { self.make_thread(k, "idle", true, body) }
+        };
+        Rc::clone(idle.get_or_insert_with(make))
+    }
+
+    /// What an idle processor does when something is pending.
+    fn serve_idle(&self, k: &Kernel) {
+        let thread = self.current_thread();
+        loop {
+            self.deliver(k);
+            thread.state.set(State::Waiting);
+            Self::suspend(k, &thread);
+        }
+    }
+
+    /// Ends all threads where they are: what they own is leaked, since frames of the driver may be among theirs.
+    pub(crate) fn forget_threads(&self) {
+        for processor in self.active() {
+            processor.thread.take();
+            processor.idle_thread.take();
+        }
+        self.ready.take();
+        self.polling.take();
+        let threads = self.threads.take();
+        for thread in threads.iter().flatten() {
+            thread.fiber.take();
+        }
+    }
+}
+
+/// From the first to the last moment of a thread.
+fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
+    let thread = k.sched.current_thread();
+    thread.suspender.set(suspender);
+    let stack = k.exec.stacks.kernel_stack();
+    k.exec.restore(stack.context());
+    let result: Result<(), Box<dyn Any + Send>> = panic::catch_unwind(panic::AssertUnwindSafe(|| body(k)));
+    k.exec.stacks.give_back_kernel_stack(stack);
+    match result {
+        Ok(()) => k.record(Kind::ThreadEnded),
+        Err(payload) => k.sched.stop(Stop::Unwound(payload)),
+    }
+}
+
+/// Makes a thread the current one of a processor without one.
+fn assign(thread: &Rc<Thread>, processor: &Processor) {
+    thread.state.set(State::Running);
+    thread.processor.set(processor.index);
+    processor.irql.set(thread.irql.get());
+    let before = processor.thread.replace(Some(Rc::clone(thread)));
+    debug_assert!(before.is_none(), "processor {} has a thread", processor.index);
+}
+
+fn may_run(thread: &Thread, processor: &Processor) -> bool {
+    let allows =
+        |affinity: Affinity| affinity.group == processor.place.group && affinity.mask >> processor.place.number & 1 != 0;
+    thread.affinity.get().is_none_or(allows)
+}
+
+fn describe(thread: &Thread) -> String {
+    let Thread { name, id, .. } = thread;
+    match thread.state.get() {
+        State::Waiting | State::Polling => format!("{name} (thread {}) waits: {}", id.0, thread.what.get()),
+        State::Ready | State::Running | State::Ended => format!("{name} (thread {}) runs", id.0),
+    }
+}

@@ -1,0 +1,112 @@
+//! IRQL, kernel calls and calls into the driver.
+
+use super::{Processor, Sched};
+use crate::{
+    events::Kind,
+    exports::Export,
+    finding::Finding,
+    irql::{DISPATCH_LEVEL, Irql},
+    kernel::Kernel,
+};
+
+/// `DRIVER_VERIFIER_DETECTED_VIOLATION`.
+pub const VERIFIER: u32 = 0xC4;
+/// `IRQL_NOT_LESS_OR_EQUAL`.
+pub const IRQL_NOT_LESS_OR_EQUAL: u32 = 0xA;
+const RAISED_TO_LOWER: u64 = 0x30;
+const LOWERED_TO_HIGHER: u64 = 0x31;
+
+impl Sched {
+    pub(crate) fn enter(&self, k: &Kernel, export: &'static Export) {
+        let irql = self.current_processor().irql();
+        if !export.irql.contains(irql) {
+            wrong_level(export, irql).raise();
+        }
+        k.record(Kind::KernelCall(export.name));
+        self.preempt(k);
+    }
+
+    /// A scheduling point.
+    pub(crate) fn preempt(&self, k: &Kernel) {
+        if self.clock.pass(self.share.get()) {
+            self.ring(k);
+        }
+        if self.current_processor().has_deliverable() {
+            self.deliver(k);
+        }
+        match self.steps.get().checked_sub(1) {
+            Some(left) => self.steps.set(left),
+            None => self.switch(k),
+        }
+    }
+
+    /// Sets the IRQL and what hangs on it.
+    pub(super) fn set_irql(&self, k: &Kernel, processor: &Processor, to: Irql) {
+        processor.irql.set(to);
+        k.memory.space.forbid_paging(to >= DISPATCH_LEVEL);
+    }
+
+    pub(crate) fn raise_irql(&self, k: &Kernel, to: Irql) -> Irql {
+        let processor = self.current_processor();
+        let from = processor.irql();
+        if to < from || to > crate::irql::HIGH_LEVEL {
+            let parameters = [RAISED_TO_LOWER, from.0.into(), to.0.into(), 0];
+            Finding::bug_check(VERIFIER, parameters, format!("KeRaiseIrql from {from} to {to}, which is not higher")).raise();
+        }
+        self.set_irql(k, processor, to);
+        from
+    }
+
+    pub(crate) fn lower_irql(&self, k: &Kernel, to: Irql) {
+        let processor = self.current_processor();
+        let from = processor.irql();
+        if to > from {
+            let parameters = [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), 0];
+            Finding::bug_check(VERIFIER, parameters, format!("KeLowerIrql from {from} to {to}, which is higher")).raise();
+        }
+        if to < DISPATCH_LEVEL && !processor.locks.borrow().is_empty() {
+            lock_held(processor, "the IRQL is lowered").raise();
+        }
+        self.set_irql(k, processor, to);
+        if processor.has_deliverable() {
+            self.deliver(k);
+        }
+        if to < DISPATCH_LEVEL && from >= DISPATCH_LEVEL {
+            self.obey_affinity(k);
+        }
+    }
+
+    pub(crate) fn call(&self, k: &Kernel, what: &'static str, function: u64, arguments: &[u64]) -> u64 {
+        assert!(!self.in_alarm.get(), "{what}: hardware and the clock do not call drivers");
+        let before = self.current_processor();
+        let (irql, locks) = (before.irql(), before.locks.borrow().len());
+        k.record(Kind::CallDriver(what));
+        let value = crate::exec::call(k, function, arguments);
+        let after = self.current_processor();
+        if after.irql() != irql {
+            let parameters = [irql.0.into(), after.irql().0.into(), 0, 0];
+            let sentence = format!("{what} was called at {irql} and returned at {}", after.irql());
+            Finding::bug_check(VERIFIER, parameters, sentence).raise();
+        }
+        if after.locks.borrow().len() != locks {
+            lock_held(after, what).raise();
+        }
+        k.record(Kind::DriverReturned(what));
+        value
+    }
+}
+
+fn wrong_level(export: &Export, irql: Irql) -> Finding {
+    let (lowest, highest) = (export.irql.lowest, export.irql.highest);
+    let contract = if lowest == highest { format!("at {lowest}") } else { format!("from {lowest} to {highest}") };
+    let sentence = format!("{} called at {irql}; it may be called {contract}", export.name);
+    let code = if irql > highest { IRQL_NOT_LESS_OR_EQUAL } else { VERIFIER };
+    Finding::bug_check(code, [0, irql.0.into(), lowest.0.into(), highest.0.into()], sentence)
+}
+
+/// `DRIVER_VERIFIER_DETECTED_VIOLATION`: a spin lock is held where none may be, or is gone.
+fn lock_held(processor: &Processor, when: &str) -> Finding {
+    let held = processor.locks.borrow().len();
+    let sentence = format!("{when}: {held} spin locks are held, as many as before may be");
+    Finding::bug_check(VERIFIER, [0, held as u64, 0, 0], sentence)
+}

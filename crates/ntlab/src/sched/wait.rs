@@ -1,0 +1,3 @@
+//! x
+use super::{Sched, Thread};
+impl Sched { pub(super) fn forget_waiter(&self, _t: &Thread) {} }
