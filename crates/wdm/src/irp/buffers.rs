@@ -1,0 +1,190 @@
+//! The buffers of an IRP ("Methods for Accessing Data Buffers").
+
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use wdk_sys::{
+    _MEMORY_CACHING_TYPE, _MM_PAGE_PRIORITY, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL,
+    METHOD_BUFFERED, METHOD_NEITHER, ntddk,
+};
+
+use super::IrpRef;
+use crate::kernel::{KERNEL_MODE, NO};
+use crate::status::{NtStatus, Result};
+
+/// `MdlMappingNoExecute` ("`MmMapLockedPagesSpecifyCache` function").
+const NO_EXECUTE: u32 = 0x4000_0000;
+
+/// The caller's pages, locked and mapped to system space.
+///
+/// The caller may write to them meanwhile, so bytes are copied out and in, never borrowed.
+pub struct DirectBuffer<'a> {
+    start: NonNull<u8>,
+    length: usize,
+    irp: PhantomData<&'a IrpRef>,
+}
+
+impl IrpRef {
+    /// Copies the start of the input of a buffered or direct control code ("Buffer Descriptions for I/O Control Codes").
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where the caller gave less than `input` takes; `INVALID_DEVICE_REQUEST` for another IRP or method.
+    pub fn read_input(&self, input: &mut [u8]) -> Result {
+        let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
+        if method(control.code) == METHOD_NEITHER {
+            return Err(NtStatus::INVALID_DEVICE_REQUEST);
+        }
+        if control.input_length < input.len() {
+            return Err(NtStatus::BUFFER_TOO_SMALL);
+        }
+        if input.is_empty() {
+            return Ok(());
+        }
+        let buffer = self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?;
+        // SAFETY: the system buffer holds at least the input length; it is pool of the I/O manager, so it does not overlap ours.
+        unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), input.as_mut_ptr(), input.len()) };
+        Ok(())
+    }
+
+    /// Copies `output` to the output buffer of a buffered control code, starting at `offset`. It overwrites the input, which
+    /// shares the buffer.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where it does not fit; `INVALID_DEVICE_REQUEST` for another IRP or method. Nothing is written then.
+    pub fn write_output(&self, offset: usize, output: &[u8]) -> Result {
+        let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
+        if method(control.code) != METHOD_BUFFERED {
+            return Err(NtStatus::INVALID_DEVICE_REQUEST);
+        }
+        check_range(offset, output.len(), control.output_length)?;
+        if output.is_empty() {
+            return Ok(());
+        }
+        let buffer = self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?;
+        // SAFETY: the system buffer holds at least the output length, and the range lies within that.
+        let place = unsafe { buffer.add(offset) };
+        // SAFETY: as above; pool of the I/O manager does not overlap ours.
+        unsafe { ptr::copy_nonoverlapping(output.as_ptr(), place.as_ptr(), output.len()) };
+        Ok(())
+    }
+
+    fn system_buffer(&self) -> Option<NonNull<u8>> {
+        // SAFETY: the address of a member of an IRP that is ours.
+        let place = unsafe { &raw const (*self.as_ptr()).AssociatedIrp.SystemBuffer };
+        // SAFETY: for the methods that the callers admit the I/O manager sets this member.
+        NonNull::new(unsafe { place.read() }.cast())
+    }
+
+    /// The caller's buffer of a direct transfer, mapped ("`MmGetSystemAddressForMdlSafe` macro"). A transfer of no bytes has an
+    /// empty one.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there are no system addresses left.
+    pub fn direct_buffer(&self) -> Result<DirectBuffer<'_>> {
+        // SAFETY: the IRP is ours.
+        let Some(mdl) = NonNull::new(unsafe { (*self.as_ptr()).MdlAddress }) else {
+            return Ok(DirectBuffer { start: NonNull::dangling(), length: 0, irp: PhantomData });
+        };
+        // SAFETY: the MDL belongs to the IRP.
+        let length = unsafe { (*mdl.as_ptr()).ByteCount } as usize;
+        let start = system_address(mdl).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+        Ok(DirectBuffer { start, length, irp: PhantomData })
+    }
+}
+
+/// The transfer method of a control code.
+const fn method(code: u32) -> u32 {
+    code & METHOD_NEITHER
+}
+
+/// Whether `length` bytes from `offset` on lie within `available`.
+const fn check_range(offset: usize, length: usize, available: usize) -> Result {
+    match offset.checked_add(length) {
+        Some(end) if end <= available => Ok(()),
+        _ => Err(NtStatus::BUFFER_TOO_SMALL),
+    }
+}
+
+fn system_address(mdl: NonNull<MDL>) -> Option<NonNull<u8>> {
+    // SAFETY: the MDL belongs to an IRP that is ours.
+    let flags = u32::from(unsafe { (*mdl.as_ptr()).MdlFlags }.cast_unsigned());
+    if flags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
+        // SAFETY: as above; the flags say that the member is valid.
+        return NonNull::new(unsafe { (*mdl.as_ptr()).MappedSystemVa }.cast());
+    }
+    let priority = _MM_PAGE_PRIORITY::NormalPagePriority | NO_EXECUTE;
+    // SAFETY: the I/O manager has locked the pages; mapping to system space is allowed at DISPATCH_LEVEL, and failure comes back as null.
+    let mapped = unsafe {
+        ntddk::MmMapLockedPagesSpecifyCache(
+            mdl.as_ptr(),
+            KERNEL_MODE,
+            _MEMORY_CACHING_TYPE::MmCached,
+            ptr::null_mut(),
+            u32::from(NO),
+            priority,
+        )
+    };
+    NonNull::new(mapped.cast())
+}
+
+impl DirectBuffer<'_> {
+    /// How many bytes it has.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has none.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Copies the caller's bytes from `offset` on.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where the buffer ends before `bytes` are full; nothing is copied then.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result {
+        let place = self.place(offset, bytes.len())?;
+        // SAFETY: the range lies within the mapped pages, which do not overlap our slice. A caller that writes to them meanwhile
+        // gets torn bytes, as it would from any copy.
+        unsafe { ptr::copy_nonoverlapping(place.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies `bytes` to the caller, from `offset` on.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where the buffer ends before that; nothing is copied then.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result {
+        let place = self.place(offset, bytes.len())?;
+        // SAFETY: as in `read`, in the other direction.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn place(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
+        check_range(offset, length, self.length)?;
+        // SAFETY: the range lies within the mapped pages.
+        Ok(unsafe { self.start.add(offset) })
+    }
+}

@@ -1,0 +1,59 @@
+//! Intervals and the performance counter.
+
+use wdk_sys::{LARGE_INTEGER, ntddk};
+
+/// A span of time for waits and timers, in units of 100 ns.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Interval(u64);
+
+impl Interval {
+    /// So many milliseconds.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub const fn from_millis(milliseconds: u32) -> Self {
+        // Cannot overflow: 2^32 times 10^4 is below 2^46.
+        Self((milliseconds as u64).wrapping_mul(10_000))
+    }
+
+    /// So many microseconds.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub const fn from_micros(microseconds: u32) -> Self {
+        // Cannot overflow: 2^32 times 10 is below 2^36.
+        Self((microseconds as u64).wrapping_mul(10))
+    }
+
+    /// As the kernel takes it: negative means from now on.
+    pub(crate) const fn relative(self) -> LARGE_INTEGER {
+        LARGE_INTEGER { QuadPart: self.0.cast_signed().wrapping_neg() }
+    }
+}
+
+/// Ticks of the performance counter since start-up ("`KeQueryPerformanceCounter` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn performance_counter() -> u64 {
+    // SAFETY: callable at any IRQL; a null frequency is allowed.
+    let ticks = unsafe { ntddk::KeQueryPerformanceCounter(core::ptr::null_mut()) };
+    quad(ticks).cast_unsigned()
+}
+
+/// Ticks of the performance counter a second; fixed while the system runs.
+///
+/// IRQL: any.
+#[must_use]
+pub fn performance_frequency() -> u64 {
+    let mut frequency = LARGE_INTEGER { QuadPart: 0 };
+    // SAFETY: callable at any IRQL; the frequency outlives the call.
+    unsafe { ntddk::KeQueryPerformanceCounter(&raw mut frequency) };
+    quad(frequency).cast_unsigned()
+}
+
+/// The whole of a `LARGE_INTEGER`.
+pub(crate) const fn quad(value: LARGE_INTEGER) -> i64 {
+    // SAFETY: every member of the union is made of integers and covers no more than this one.
+    unsafe { value.QuadPart }
+}
