@@ -3,14 +3,7 @@
 use windows_sys::Wdk::Foundation::KDPC;
 
 use super::{Interrupt, Processor, Sched};
-use crate::{
-    at,
-    events::Kind,
-    finding::Finding,
-    irql::DISPATCH_LEVEL,
-    kernel::Kernel,
-    memory::Ptr,
-};
+use crate::{at, events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel, memory::Ptr};
 
 impl Sched {
     pub(crate) fn interrupt(&self, processor: u32, interrupt: Interrupt) {
@@ -39,15 +32,15 @@ impl Sched {
 
     fn serve(&self, k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
         let before = processor.irql();
-        self.set_irql(k, processor, interrupt.irql);
+        Self::set_irql(k, processor, interrupt.irql);
         k.record(Kind::Interrupt { vector: interrupt.vector });
         (interrupt.handler)(k);
-        self.set_irql(k, processor, before);
+        Self::set_irql(k, processor, before);
     }
 
     fn run_dpcs(&self, k: &Kernel, processor: &Processor) {
         let before = processor.irql();
-        self.set_irql(k, processor, DISPATCH_LEVEL);
+        Self::set_irql(k, processor, DISPATCH_LEVEL);
         processor.in_dpc.set(true);
         loop {
             let next = processor.dpcs.borrow_mut().pop_front();
@@ -57,7 +50,7 @@ impl Sched {
             processor.dpcs_over.set(processor.dpcs_over.get() + 1);
         }
         processor.in_dpc.set(false);
-        self.set_irql(k, processor, before);
+        Self::set_irql(k, processor, before);
     }
 
     /// Queues a DPC to the processor it is targeted to, or to the current one; false if it is queued already.
@@ -77,7 +70,11 @@ impl Sched {
         let processor = self.processor(target).expect("DPCs are targeted to active processors only");
         at!(dpc, DpcData).cast().write(QUEUED + u64::from(target));
         let mut queue = processor.dpcs.borrow_mut();
-        if importance_of(dpc) == HIGH_IMPORTANCE { queue.push_front(dpc) } else { queue.push_back(dpc) }
+        if importance_of(dpc) == HIGH_IMPORTANCE {
+            queue.push_front(dpc)
+        } else {
+            queue.push_back(dpc)
+        }
         drop(queue);
         processor.dpcs_queued.set(processor.dpcs_queued.get() + 1);
         processor.pending.set(processor.pending.get().max(DISPATCH_LEVEL));
@@ -102,8 +99,7 @@ impl Sched {
     pub fn flush_dpcs(&self, k: &Kernel) {
         let queued: Vec<(u32, u64)> =
             self.active().map(|processor| (processor.index, processor.dpcs_queued.get())).collect();
-        for (index, queued) in queued {
-            let processor = self.processor(index).expect("processors stay");
+        for (processor, queued) in queued.iter().filter_map(|&(index, queued)| Some((self.processor(index)?, queued))) {
             if processor.dpcs_over.get() < queued {
                 k.block_until("KeFlushQueuedDpcs", |_| processor.dpcs_over.get() >= queued, None);
             }

@@ -18,7 +18,7 @@ use crate::{
 const THREAD_SWITCH: usize = 4;
 
 /// The code of a thread.
-pub(crate) type ThreadBody<'k> = Box<dyn FnOnce(&Kernel) + 'k>;
+pub type ThreadBody<'k> = Box<dyn FnOnce(&Kernel) + 'k>;
 
 impl Sched {
     /// Runs the machine until something stops it.
@@ -86,7 +86,7 @@ impl Sched {
         if processor.last.replace(thread.id) != thread.id && !thread.idle {
             k.record(Kind::Dispatch(thread.id.0));
         }
-        self.resume(k, &thread);
+        Self::resume(k, &thread);
         if thread.state.get() != State::Running {
             self.leave(k, processor, &thread);
         }
@@ -166,7 +166,9 @@ impl Sched {
             return self.processor(last).filter(|processor| may_run(thread, processor));
         }
         let candidates = (first..idle.len()).chain(0..first.min(idle.len()));
-        candidates.filter_map(|position| self.processor(idle.get(position))).find(|processor| may_run(thread, processor))
+        candidates
+            .filter_map(|position| self.processor(idle.get(position)))
+            .find(|processor| may_run(thread, processor))
     }
 
     /// Another processor or thread may go on; comes back when this one does.
@@ -180,7 +182,8 @@ impl Sched {
         if self.now() > self.time_limit {
             self.hang("the scenario takes longer than its time limit").raise();
         }
-        let thread = self.current_thread();
+        // Parts of the lab can be tried without threads.
+        let Some(thread) = self.current_processor().thread.borrow().clone() else { return };
         let may_leave = k.irql() < DISPATCH_LEVEL && !thread.idle;
         if may_leave && !self.ready.borrow().is_empty() && k.choices.once_in(THREAD_SWITCH) {
             return self.give_way(k, &thread);
@@ -220,11 +223,9 @@ impl Sched {
         k.exec.restore(context);
     }
 
-    fn resume(&self, k: &Kernel, thread: &Thread) {
-        let ended = match &mut *thread.fiber.borrow_mut() {
-            Some(fiber) => fiber.resume(),
-            None => unreachable!("a thread that has ended is not current"),
-        };
+    /// Lets the fiber of a thread go on until it suspends itself or ends.
+    fn resume(k: &Kernel, thread: &Thread) {
+        let ended = thread.fiber.borrow_mut().as_mut().expect("a thread that has ended is not current").resume();
         if let Some(stack) = ended {
             k.exec.stacks.give_back_host_stack(stack);
             thread.state.set(State::Ended);
@@ -236,7 +237,7 @@ impl Sched {
         let mut position = 0;
         loop {
             let Some(thread) = self.polling.borrow().get(position).cloned() else { return };
-            self.resume(k, &thread);
+            Self::resume(k, &thread);
             match thread.state.get() {
                 State::Polling => position += 1,
                 State::Ended => {
@@ -365,8 +366,9 @@ fn assign(thread: &Rc<Thread>, processor: &Processor) {
 }
 
 fn may_run(thread: &Thread, processor: &Processor) -> bool {
-    let allows =
-        |affinity: Affinity| affinity.group == processor.place.group && affinity.mask >> processor.place.number & 1 != 0;
+    let allows = |affinity: Affinity| {
+        affinity.group == processor.place.group && affinity.mask >> processor.place.number & 1 != 0
+    };
     thread.affinity.get().is_none_or(allows)
 }
 

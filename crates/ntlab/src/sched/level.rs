@@ -41,7 +41,7 @@ impl Sched {
     }
 
     /// Sets the IRQL and what hangs on it.
-    pub(super) fn set_irql(&self, k: &Kernel, processor: &Processor, to: Irql) {
+    pub(super) fn set_irql(k: &Kernel, processor: &Processor, to: Irql) {
         processor.irql.set(to);
         k.memory.space.forbid_paging(to >= DISPATCH_LEVEL);
     }
@@ -51,9 +51,10 @@ impl Sched {
         let from = processor.irql();
         if to < from || to > crate::irql::HIGH_LEVEL {
             let parameters = [RAISED_TO_LOWER, from.0.into(), to.0.into(), 0];
-            Finding::bug_check(VERIFIER, parameters, format!("KeRaiseIrql from {from} to {to}, which is not higher")).raise();
+            Finding::bug_check(VERIFIER, parameters, format!("KeRaiseIrql from {from} to {to}, which is not higher"))
+                .raise();
         }
-        self.set_irql(k, processor, to);
+        Self::set_irql(k, processor, to);
         from
     }
 
@@ -62,12 +63,13 @@ impl Sched {
         let from = processor.irql();
         if to > from {
             let parameters = [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), 0];
-            Finding::bug_check(VERIFIER, parameters, format!("KeLowerIrql from {from} to {to}, which is higher")).raise();
+            Finding::bug_check(VERIFIER, parameters, format!("KeLowerIrql from {from} to {to}, which is higher"))
+                .raise();
         }
         if to < DISPATCH_LEVEL && !processor.locks.borrow().is_empty() {
             lock_held(processor, "the IRQL is lowered").raise();
         }
-        self.set_irql(k, processor, to);
+        Self::set_irql(k, processor, to);
         if processor.has_deliverable() {
             self.deliver(k);
         }

@@ -21,12 +21,12 @@ use std::{
     rc::Rc,
 };
 
+use self::{alarms::Clock, set::ProcessorSet};
 pub use self::{
     processor::Processor,
     thread::{Affinity, Thread, ThreadId},
     topology::{ALL_GROUPS, Node, Place, Topology},
 };
-use self::{alarms::Clock, set::ProcessorSet};
 use crate::{config::Config, events::Kind, irql::Irql, kernel::Kernel};
 
 /// An alarm that was set.
@@ -159,6 +159,13 @@ impl Sched {
         self.processors.iter().filter_map(OnceCell::get)
     }
 
+    /// The active processors of a group that are in `mask`, by index.
+    pub fn processors_in(&self, group: u16, mask: u64) -> Vec<u32> {
+        let active = self.topology.active_mask(group) & mask;
+        let numbers = (0..64).filter(|number| active >> number & 1 != 0);
+        numbers.filter_map(|number| self.topology.index(group, number)).collect()
+    }
+
     pub(crate) fn current_processor(&self) -> &Processor {
         self.processors[self.running.get() as usize].get().expect("the running processor is active")
     }
@@ -220,3 +227,6 @@ impl Sched {
         self.in_alarm.set(nested);
     }
 }
+
+#[cfg(test)]
+mod tests;

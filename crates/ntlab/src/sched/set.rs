@@ -32,7 +32,8 @@ impl ProcessorSet {
         if self.contains(processor) {
             return;
         }
-        self.position[processor as usize] = u32::try_from(self.members.len()).expect("there are at most 2,048 processors");
+        self.position[processor as usize] =
+            u32::try_from(self.members.len()).expect("there are at most 2,048 processors");
         self.members.push(processor);
     }
 

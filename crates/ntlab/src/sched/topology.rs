@@ -163,7 +163,10 @@ mod tests {
         for (index, &(group, number)) in (0..).zip(&places) {
             assert_eq!(topology.index(group, number), Some(index));
         }
-        assert_eq!([topology.index(0, 2), topology.index(1, 0), topology.index(2, 0), topology.index(0, 64)], [None; 4]);
+        assert_eq!(
+            [topology.index(0, 2), topology.index(1, 0), topology.index(2, 0), topology.index(0, 64)],
+            [None; 4]
+        );
     }
 
     #[test]

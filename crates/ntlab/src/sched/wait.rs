@@ -1,3 +1,5 @@
 //! x
 use super::{Sched, Thread};
-impl Sched { pub(super) fn forget_waiter(&self, _t: &Thread) {} }
+impl Sched {
+    pub(super) fn forget_waiter(&self, _t: &Thread) {}
+}
