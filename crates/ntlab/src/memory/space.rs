@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
-    io,
+    io, slice,
 };
 
 use super::{
@@ -38,12 +38,14 @@ pub enum Arena {
     Mmio,
     /// User processes.
     User,
-    /// Pool.
+    /// Nonpaged pool.
     Pool,
+    /// Paged pool.
+    PagedPool,
 }
 
 /// Start and end of each arena in the reservation, by `Arena`. The page map comes first: a byte a page is 16 MiB.
-const ARENAS: [(u64, u64); 8] = [
+const ARENAS: [(u64, u64); 9] = [
     (128 * MIB, 2 * GIB),
     (32 * MIB, 128 * MIB),
     (2 * GIB, 4 * GIB),
@@ -51,7 +53,8 @@ const ARENAS: [(u64, u64); 8] = [
     (12 * GIB, 16 * GIB),
     (16 * GIB, 20 * GIB),
     (20 * GIB, 24 * GIB),
-    (24 * GIB, RESERVED),
+    (24 * GIB, 56 * GIB),
+    (56 * GIB, RESERVED),
 ];
 const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
 
@@ -105,9 +108,9 @@ impl Space {
 
     /// The arena and offset in it of an address: what a trace may say about an address.
     pub fn locate(&self, address: u64) -> Option<(Arena, u64)> {
-        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, Pool, Stacks, User};
+        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, PagedPool, Pool, Stacks, User};
         let offset = address.checked_sub(self.base)?;
-        let all = [Images, Kernel, Stacks, HostStacks, Objects, Mmio, User, Pool];
+        let all = [Images, Kernel, Stacks, HostStacks, Objects, Mmio, User, Pool, PagedPool];
         let arena = all.into_iter().find(|arena| (bounds(*arena).0..bounds(*arena).1).contains(&offset))?;
         Some((arena, offset - bounds(arena).0))
     }
@@ -161,9 +164,8 @@ impl Space {
 
     /// Marks pages.
     pub fn mark(&self, address: u64, length: u64, kind: PageKind) {
-        let offset = address.wrapping_sub(self.base);
-        assert!(offset < RESERVED && length <= RESERVED - offset, "pages outside the machine");
-        let entry = (self.base + offset / PAGE) as *mut u8;
+        self.assert_inside(address, length);
+        let entry = (self.base + (address - self.base) / PAGE) as *mut u8;
         // SAFETY: the page map has a byte for each page of the reservation, and the range was checked to lie in it.
         unsafe { entry.write_bytes(kind as u8, host::to_usize(length.div_ceil(PAGE))) };
     }
@@ -230,10 +232,29 @@ impl Space {
         self.mark(address, length, kind);
     }
 
-    /// Writes to open pages, whatever their kind: for the loader.
-    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+    fn assert_inside(&self, address: u64, length: u64) {
         let offset = address.wrapping_sub(self.base);
-        assert!(offset < RESERVED && bytes.len() as u64 <= RESERVED - offset, "bytes outside the machine");
+        assert!(offset < RESERVED && length <= RESERVED - offset, "bytes outside the machine");
+    }
+
+    /// Fills pages that the caller opened.
+    pub(super) fn fill(&self, address: u64, length: u64, value: u8) {
+        self.assert_inside(address, length);
+        // SAFETY: the range lies in the reservation; it is the caller's who took and opened it, and no reference points into it.
+        unsafe { (address as *mut u8).write_bytes(value, host::to_usize(length)) };
+    }
+
+    /// The offset of the first byte of pages that the caller opened that is not `value`.
+    pub(super) fn first_other(&self, address: u64, length: u64, value: u8) -> Option<u64> {
+        self.assert_inside(address, length);
+        // SAFETY: the range lies in the reservation, the caller took and opened it; nothing writes to it while this function runs.
+        let bytes = unsafe { slice::from_raw_parts(address as *const u8, host::to_usize(length)) };
+        bytes.iter().position(|byte| *byte != value).map(|offset| offset as u64)
+    }
+
+    /// Writes to pages that the caller opened, whatever their kind: for the loader.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        self.assert_inside(address, bytes.len() as u64);
         // SAFETY: the range lies in the reservation; it is the caller's who took and opened it, and no reference points into it.
         unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
