@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use windows_sys::Wdk::Foundation::{KDPC, KEVENT};
+
 use crate::{
     choices::Choices,
     config::Config,
@@ -9,7 +11,7 @@ use crate::{
     exec::Exec,
     exports::Export,
     irql::Irql,
-    memory::Memory,
+    memory::{Memory, Ptr},
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
 };
 
@@ -134,6 +136,26 @@ impl Kernel {
         self.park("delay", Some(self.now() + ns));
     }
 
+    /// Makes an event in the machine's memory: a notification event, which stays signalled, or a synchronization event.
+    pub fn initialize_event(&self, event: Ptr<KEVENT>, notification: bool, signalled: bool) {
+        self.sched.initialize_event(event, notification, signalled);
+    }
+
+    /// Signals an event and returns its state before.
+    pub fn set_event(&self, event: Ptr<KEVENT>) -> i32 {
+        self.sched.set_event(self, event)
+    }
+
+    /// Makes the current thread wait for an event.
+    pub fn wait_for_event(&self, event: Ptr<KEVENT>, what: &'static str) {
+        self.sched.wait_for_event(self, event, what);
+    }
+
+    /// The address of the current thread's `KTHREAD`.
+    pub fn current_thread_object(&self) -> u64 {
+        self.sched.thread_object(self, &self.current_thread())
+    }
+
     /// Does `action` in `ns` from now. It is hardware's or the clock's: it must not call the driver and must not wait; it may pend
     /// interrupts, queue DPCs, wake threads, set events.
     pub fn after(&self, ns: u64, action: impl FnOnce(&Self) + 'static) -> AlarmId {
@@ -148,6 +170,11 @@ impl Kernel {
     /// Makes a thread of the system process that runs `body` at `PASSIVE_LEVEL`.
     pub fn spawn(&self, name: &str, body: impl FnOnce(&Self) + 'static) -> ThreadId {
         self.sched.spawn(self, name, Box::new(body))
+    }
+
+    /// Queues a DPC with two arguments to the processor it is targeted to, or to the current one; false if it is queued already.
+    pub fn queue_dpc(&self, dpc: Ptr<KDPC>, arguments: [u64; 2]) -> bool {
+        self.sched.queue_dpc(self, dpc, arguments)
     }
 
     /// Pends an interrupt on a processor. It is delivered there as soon as the IRQL is below its own; a vector that is already pending

@@ -28,7 +28,8 @@ impl Sched {
         thread.woken.get()
     }
 
-    fn check_wait(&self, k: &Kernel, what: &'static str) -> Rc<Thread> {
+    /// Stops the run if the current code may not wait.
+    pub(super) fn check_wait(&self, k: &Kernel, what: &'static str) -> Rc<Thread> {
         let irql = k.irql();
         if irql >= DISPATCH_LEVEL {
             let sentence = format!("{what}: a wait at {irql}; threads may wait below DISPATCH_LEVEL only");

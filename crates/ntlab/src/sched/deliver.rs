@@ -1,5 +1,7 @@
 //! Interrupts and DPCs: what runs on a processor when its IRQL lets it.
 
+use std::ops::Range;
+
 use windows_sys::Wdk::Foundation::KDPC;
 
 use super::{Interrupt, Processor, Sched};
@@ -55,18 +57,22 @@ impl Sched {
 
     /// Queues a DPC to the processor it is targeted to, or to the current one; false if it is queued already.
     pub fn queue_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>, arguments: [u64; 2]) -> bool {
-        check_dpc(dpc);
-        if at!(dpc, DpcData).read().is_null() {
-            at!(dpc, SystemArgument1).cast().write(arguments[0]);
-            at!(dpc, SystemArgument2).cast().write(arguments[1]);
-            self.insert_dpc(k, dpc);
-            return true;
-        }
-        false
+        self.queue_dpc_near(k, dpc, arguments, self.processor_index())
     }
 
-    fn insert_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>) {
-        let target = target_of(dpc).unwrap_or_else(|| self.processor_index());
+    /// The same, and `near` is where it goes if it has no target.
+    pub(super) fn queue_dpc_near(&self, k: &Kernel, dpc: Ptr<KDPC>, arguments: [u64; 2], near: u32) -> bool {
+        check_dpc(dpc);
+        if !at!(dpc, DpcData).read().is_null() {
+            return false;
+        }
+        at!(dpc, SystemArgument1).cast().write(arguments[0]);
+        at!(dpc, SystemArgument2).cast().write(arguments[1]);
+        self.insert_dpc(k, dpc, target_of(dpc).unwrap_or(near));
+        true
+    }
+
+    fn insert_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>, target: u32) {
         let processor = self.processor(target).expect("DPCs are targeted to active processors only");
         at!(dpc, DpcData).cast().write(QUEUED + u64::from(target));
         let mut queue = processor.dpcs.borrow_mut();
@@ -95,6 +101,15 @@ impl Sched {
         true
     }
 
+    pub(super) fn check_freed_dpcs(&self, range: &Range<u64>) {
+        let runnable = self.runnable.borrow();
+        let mut processors = (0..runnable.len()).filter_map(|position| self.processor(runnable.get(position)));
+        if processors.any(|processor| processor.dpcs.borrow().iter().any(|dpc| range.contains(&dpc.address()))) {
+            let sentence = "memory is freed that holds a DPC which is queued";
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [1, range.start, range.end, 0], sentence).raise();
+        }
+    }
+
     /// Waits until every DPC that is queued now, on any processor, is over.
     pub fn flush_dpcs(&self, k: &Kernel) {
         let queued: Vec<(u32, u64)> =
@@ -115,7 +130,8 @@ pub const HIGH_IMPORTANCE: u8 = 2;
 pub const TARGET: u16 = 0x800;
 /// `KDPC.DpcData` of a queued DPC, less the index of the processor.
 const QUEUED: u64 = 0x1000;
-const TIMER_OR_DPC_INVALID: u32 = 0xC7;
+/// `TIMER_OR_DPC_INVALID`.
+pub const TIMER_OR_DPC_INVALID: u32 = 0xC7;
 
 fn target_of(dpc: Ptr<KDPC>) -> Option<u32> {
     at!(dpc, Anonymous.Anonymous.Number).read().checked_sub(TARGET).map(u32::from)

@@ -351,7 +351,10 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
     let result: Result<(), Box<dyn Any + Send>> = panic::catch_unwind(panic::AssertUnwindSafe(|| body(k)));
     k.exec.stacks.give_back_kernel_stack(stack);
     match result {
-        Ok(()) => k.record(Kind::ThreadEnded),
+        Ok(()) => {
+            k.record(Kind::ThreadEnded);
+            k.sched.signal_end(k, &thread);
+        }
         Err(payload) => k.sched.stop(Stop::Unwound(payload)),
     }
 }

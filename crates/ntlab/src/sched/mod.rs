@@ -6,26 +6,30 @@ mod deliver;
 mod dispatch;
 mod fiber;
 mod level;
+mod objects;
 mod processor;
 mod set;
 mod spin;
 mod thread;
+mod timer;
 mod topology;
 mod wait;
 
 use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     rc::Rc,
 };
 
+pub use self::level::VERIFIER;
 use self::{alarms::Clock, set::ProcessorSet};
 pub use self::{
     processor::Processor,
     thread::{Affinity, Thread, ThreadId},
     topology::{ALL_GROUPS, Node, Place, Topology},
+    wait::{Need, Object},
 };
 use crate::{config::Config, events::Kind, irql::Irql, kernel::Kernel};
 
@@ -78,6 +82,10 @@ pub struct Sched {
     ready: RefCell<VecDeque<Rc<Thread>>>,
     /// Threads that wait for a condition.
     polling: RefCell<Vec<Rc<Thread>>>,
+    /// By the address of a dispatcher object: who waits for it, first come, first served.
+    waiters: RefCell<BTreeMap<u64, Vec<Rc<Thread>>>>,
+    /// The timers that are set, by address.
+    timers: RefCell<BTreeMap<u64, AlarmId>>,
     /// Processors that wait for a spin lock, and for which.
     spinning: RefCell<Vec<(u32, u64)>>,
     /// Why the machine stops, once it does.
@@ -119,6 +127,8 @@ impl Sched {
             threads: RefCell::new(Vec::new()),
             ready: RefCell::new(VecDeque::new()),
             polling: RefCell::new(Vec::new()),
+            waiters: RefCell::new(BTreeMap::new()),
+            timers: RefCell::new(BTreeMap::new()),
             spinning: RefCell::new(Vec::new()),
             stopped: RefCell::new(None),
             in_alarm: Cell::new(false),

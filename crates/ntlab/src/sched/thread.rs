@@ -5,7 +5,10 @@ use std::{
     rc::Rc,
 };
 
-use super::fiber::{Fiber, Suspender};
+use super::{
+    Need, Object,
+    fiber::{Fiber, Suspender},
+};
 use crate::irql::{Irql, PASSIVE_LEVEL};
 
 /// A thread's number, from 1 in the order they were made; 0 is no thread.
@@ -56,6 +59,13 @@ pub struct Thread {
     pub(super) token: Cell<bool>,
     /// Whether what it waits for is a wake.
     pub(super) parked: Cell<bool>,
+    /// The dispatcher objects it waits for, and how.
+    pub(super) objects: RefCell<Vec<Object>>,
+    pub(super) need: Cell<Need>,
+    /// The address of its `KTHREAD`; 0 until somebody asks.
+    pub(super) object: Cell<u64>,
+    /// How many times it entered a critical region and did not leave it.
+    pub(super) critical_regions: Cell<u32>,
     /// How many of its waits have ended.
     pub(super) waits: Cell<u64>,
     /// The level it goes on at.
@@ -79,6 +89,10 @@ impl Thread {
             woken: Cell::new(0),
             token: Cell::new(false),
             parked: Cell::new(false),
+            objects: RefCell::new(Vec::new()),
+            need: Cell::new(Need::Any),
+            object: Cell::new(0),
+            critical_regions: Cell::new(0),
             waits: Cell::new(0),
             irql: Cell::new(PASSIVE_LEVEL),
             affinity: Cell::new(None),

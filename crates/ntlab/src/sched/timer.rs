@@ -1,0 +1,88 @@
+//! Timers of drivers.
+
+use std::ops::Range;
+
+use windows_sys::Wdk::{Foundation::KDPC, System::SystemServices::KTIMER};
+
+use super::{
+    Sched,
+    deliver::TIMER_OR_DPC_INVALID,
+    wait::object_type::{NOTIFICATION_TIMER, SYNCHRONIZATION_TIMER},
+};
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
+
+const MILLISECOND: u64 = 1_000_000;
+
+impl Sched {
+    /// Makes a timer that is not set.
+    pub fn initialize_timer(&self, timer: Ptr<KTIMER>, notification: bool) {
+        if self.timers.borrow().contains_key(&timer.address()) {
+            let sentence = "a timer is initialised while it is set";
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [0, timer.address(), 0, 0], sentence).raise();
+        }
+        let kind = if notification { NOTIFICATION_TIMER } else { SYNCHRONIZATION_TIMER };
+        self.initialize_object(timer.cast(), kind, 0);
+        at!(timer, DueTime).write(0);
+        at!(timer, Dpc).cast().write(0_u64);
+        at!(timer, Period).write(0);
+    }
+
+    /// Sets a timer to go off in `ns`, and then every `period` milliseconds unless that is 0; returns whether it was set.
+    pub fn set_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, period: u32, dpc: Ptr<KDPC>) -> bool {
+        check(timer);
+        let was_set = self.cancel_timer(timer);
+        at!(timer, Header.SignalState).write(0);
+        at!(timer, Dpc).cast().write(dpc.address());
+        at!(timer, Period).write(period);
+        self.start_timer(k, timer, ns, self.processor_index());
+        was_set
+    }
+
+    fn start_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, processor: u32) {
+        at!(timer, DueTime).write((self.now() + ns) / 100);
+        let alarm = k.after(ns, move |k| k.sched.expire(k, timer, processor));
+        self.timers.borrow_mut().insert(timer.address(), alarm);
+    }
+
+    /// A timer goes off. Its DPC is queued to its target, or to the processor on which the timer was set.
+    fn expire(&self, k: &Kernel, timer: Ptr<KTIMER>, processor: u32) {
+        self.timers.borrow_mut().remove(&timer.address());
+        at!(timer, Header.SignalState).write(1);
+        self.signalled(k, timer.cast());
+        let period = at!(timer, Period).read();
+        if period != 0 {
+            self.start_timer(k, timer, u64::from(period) * MILLISECOND, processor);
+        }
+        let dpc: Ptr<KDPC> = Ptr::new(at!(timer, Dpc).cast::<u64>().read());
+        if !dpc.is_null() {
+            self.queue_dpc_near(k, dpc, [0, 0], processor);
+        }
+    }
+
+    /// Takes a timer back; false if it was not set.
+    pub fn cancel_timer(&self, timer: Ptr<KTIMER>) -> bool {
+        let alarm = self.timers.borrow_mut().remove(&timer.address());
+        alarm.is_some_and(|alarm| self.cancel_alarm(alarm))
+    }
+
+    /// How many timers are set in a range of addresses.
+    pub fn timers_in(&self, range: &Range<u64>) -> usize {
+        self.timers.borrow().range(range.clone()).count()
+    }
+
+    pub(super) fn check_freed_timers(&self, range: &Range<u64>) {
+        if self.timers_in(range) != 0 {
+            let sentence = "memory is freed that holds a timer which is set";
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [0, range.start, range.end, 0], sentence).raise();
+        }
+    }
+}
+
+/// Stops the run if what lies there is no timer.
+fn check(timer: Ptr<KTIMER>) {
+    let kind = at!(timer, Header.Anonymous.Anonymous2.Type).read();
+    if ![NOTIFICATION_TIMER, SYNCHRONIZATION_TIMER].contains(&kind) {
+        let sentence = "a timer is used that was not initialised";
+        Finding::bug_check(TIMER_OR_DPC_INVALID, [0, timer.address(), 0, 0], sentence).raise();
+    }
+}
