@@ -10,8 +10,10 @@ use crate::{
     events::{Kind, Log},
     exec::Exec,
     exports::Export,
+    io::Io,
     irql::Irql,
     memory::{Memory, Ptr},
+    registry::Registry,
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
 };
 
@@ -29,6 +31,10 @@ pub struct Kernel {
     pub exec: Exec,
     /// Memory.
     pub memory: Memory,
+    /// Drivers, devices, IRPs, files.
+    pub io: Io,
+    /// The registry.
+    pub registry: Registry,
     /// The trace of the run.
     pub log: Log,
 }
@@ -42,6 +48,8 @@ impl Kernel {
             sched: Sched::new(&config),
             exec: Exec::new(&memory.space),
             memory,
+            io: Io::default(),
+            registry: Registry::default(),
             log: Log::new(config.keep_trace),
             config,
         }

@@ -245,7 +245,7 @@ impl Space {
     }
 
     /// The offset of the first byte of pages that the caller opened that is not `value`.
-    pub(super) fn first_other(&self, address: u64, length: u64, value: u8) -> Option<u64> {
+    pub(crate) fn first_other(&self, address: u64, length: u64, value: u8) -> Option<u64> {
         self.assert_inside(address, length);
         // SAFETY: the range lies in the reservation, the caller took and opened it; nothing writes to it while this function runs.
         let bytes = unsafe { slice::from_raw_parts(address as *const u8, host::to_usize(length)) };

@@ -1,0 +1,110 @@
+//! Buffers of requests: system buffers of the I/O manager and locked buffers of user processes. They end at a page that faults, and are
+//! kept by length, so that a request in a steady state allocates nothing.
+
+use std::cell::RefCell;
+
+use super::irp::IO_MANAGER_VIOLATION;
+use crate::{
+    finding::Finding,
+    kernel::Kernel,
+    memory::{Arena, PAGE, PageKind, Ptr},
+};
+
+/// What fresh buffers hold: nothing a driver could rely on.
+const FRESH: u8 = 0xC5;
+/// What buffers hold that no request has any more, and the bytes between a buffer and the page that faults.
+const STALE: u8 = 0xD5;
+/// Buffers start at multiples of this.
+const ALIGNMENT: usize = 16;
+
+/// Whose memory a buffer is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The system's: `IRP.AssociatedIrp.SystemBuffer`.
+    System,
+    /// A user process's, locked and described by an MDL.
+    User,
+}
+
+/// A buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Buffer {
+    /// Its first byte.
+    pub start: Ptr<u8>,
+    /// Its length.
+    pub length: usize,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Kept {
+    place: Place,
+    length: usize,
+    buffers: Vec<Buffer>,
+}
+
+/// Buffers that no request has. A driver that writes to one all the same is found when it is used again.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    kept: RefCell<Vec<Kept>>,
+}
+
+/// A buffer that starts with `data`.
+pub fn take(k: &Kernel, place: Place, length: usize, data: &[u8]) -> Buffer {
+    let kept =
+        k.io.buffers
+            .kept
+            .borrow_mut()
+            .iter_mut()
+            .find(|kept| kept.place == place && kept.length == length)
+            .and_then(|kept| kept.buffers.pop());
+    let buffer = match kept {
+        Some(buffer) => {
+            check_stale(k, &buffer, "a driver wrote to the buffer of a request after it had completed it");
+            buffer
+        }
+        None => make(k, place, length),
+    };
+    buffer.start.fill(length, FRESH);
+    buffer.start.write_bytes(data);
+    buffer
+}
+
+fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
+    let pages = (length as u64).next_multiple_of(PAGE);
+    let (arena, kind) = match place {
+        Place::System => (Arena::Pool, PageKind::NonPagedPool),
+        Place::User => (Arena::User, PageKind::User),
+    };
+    let first = k.memory.space.take(arena, pages + PAGE);
+    k.memory.space.open(first, pages, kind);
+    let start = first + pages - length.next_multiple_of(ALIGNMENT) as u64;
+    Ptr::<u8>::new(start).fill(length.next_multiple_of(ALIGNMENT), STALE);
+    Buffer { start: Ptr::new(start), length, place }
+}
+
+/// Gives a buffer back.
+pub fn give_back(k: &Kernel, buffer: Buffer) {
+    let padding = Buffer {
+        start: buffer.start.offset(buffer.length),
+        length: buffer.length.next_multiple_of(ALIGNMENT) - buffer.length,
+        ..buffer
+    };
+    check_stale(k, &padding, "a driver wrote beyond the end of the buffer of a request");
+    buffer.start.fill(buffer.length, STALE);
+    let mut all = k.io.buffers.kept.borrow_mut();
+    let same = |kept: &&mut Kept| kept.place == buffer.place && kept.length == buffer.length;
+    if let Some(kept) = all.iter_mut().find(same) {
+        kept.buffers.push(buffer);
+    } else {
+        all.push(Kept { place: buffer.place, length: buffer.length, buffers: vec![buffer] });
+    }
+}
+
+/// Stops the run with `sentence` unless the bytes are as nobody may have changed them.
+fn check_stale(k: &Kernel, buffer: &Buffer, sentence: &str) {
+    if k.memory.space.first_other(buffer.start.address(), buffer.length as u64, STALE).is_some() {
+        let parameters = [0x200, 0, buffer.start.address(), buffer.length as u64];
+        Finding::bug_check(IO_MANAGER_VIOLATION, parameters, sentence).raise();
+    }
+}

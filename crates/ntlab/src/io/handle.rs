@@ -1,0 +1,123 @@
+//! Handles of the system process: to registry keys, events and threads.
+
+use std::{cell::RefCell, fmt};
+
+use windows_sys::Wdk::Foundation::KEVENT;
+
+use crate::{kernel::Kernel, memory::Ptr, registry::KeyId};
+
+/// Kernel handles have the upper bits set, which makes them valid in every process.
+const KERNEL_HANDLES: u64 = 0xFFFF_FFFF_8000_0000;
+
+/// What a handle leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A registry key.
+    Key(KeyId),
+    /// An event.
+    Event(Ptr<KEVENT>),
+    /// An object with a reference count of its own, such as a thread.
+    Object(u64),
+}
+
+/// An open handle.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    /// What it leads to.
+    pub target: Target,
+    /// The access it was opened with.
+    pub access: u32,
+    kernel: bool,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.target {
+            Target::Key(_) => "a registry key",
+            Target::Event(_) => "an event",
+            Target::Object(_) => "a thread or other object",
+        };
+        write!(f, "handle to {kind} with access {:#x}", self.access)
+    }
+}
+
+/// The handle table.
+#[derive(Debug, Default)]
+pub struct Handles {
+    entries: RefCell<Vec<Option<Open>>>,
+}
+
+impl Handles {
+    /// Opens a handle; `kernel` as `OBJ_KERNEL_HANDLE` says.
+    pub fn open(&self, target: Target, access: u32, kernel: bool) -> u64 {
+        let mut entries = self.entries.borrow_mut();
+        let free = entries.iter().position(Option::is_none).unwrap_or_else(|| {
+            entries.push(None);
+            entries.len() - 1
+        });
+        entries[free] = Some(Open { target, access, kernel });
+        let value = (free as u64 + 1) * 4;
+        if kernel { KERNEL_HANDLES | value } else { value }
+    }
+
+    fn index(handle: u64) -> Option<usize> {
+        let value = handle & !KERNEL_HANDLES;
+        usize::try_from(value / 4).ok()?.checked_sub(1)
+    }
+
+    /// What a handle leads to.
+    #[must_use]
+    pub fn get(&self, handle: u64) -> Option<Open> {
+        let open = self.entries.borrow().get(Self::index(handle)?).copied().flatten()?;
+        (open.kernel == (handle & KERNEL_HANDLES == KERNEL_HANDLES)).then_some(open)
+    }
+
+    /// Closes a handle; returns what it led to, or `None` if it is no open handle.
+    pub fn close(&self, handle: u64) -> Option<Open> {
+        let open = self.get(handle)?;
+        self.entries.borrow_mut()[Self::index(handle)?] = None;
+        Some(open)
+    }
+
+    /// Every open handle, in the order of their values.
+    #[must_use]
+    pub fn all(&self) -> Vec<Open> {
+        self.entries.borrow().iter().flatten().copied().collect()
+    }
+}
+
+/// Closes a handle and gives up what it kept alive; `None` if it is no open handle.
+pub fn close(k: &Kernel, handle: u64) -> Option<Open> {
+    let open = k.io.handles.close(handle)?;
+    match open.target {
+        Target::Object(object) => super::object::dereference(k, object),
+        Target::Event(event) => super::object::dereference(k, event.address()),
+        Target::Key(_) => {}
+    }
+    Some(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_handle_leads_nowhere_and_its_value_is_used_again() {
+        let handles = Handles::default();
+        let first = handles.open(Target::Object(1), 7, true);
+        let second = handles.open(Target::Object(2), 7, false);
+        assert_ne!(first, second);
+        assert!(handles.close(first).is_some());
+        assert!(handles.get(first).is_none());
+        assert!(handles.close(first).is_none());
+        assert_eq!(handles.open(Target::Object(3), 7, true), first);
+        assert_eq!(handles.get(second).map(|open| open.target), Some(Target::Object(2)));
+    }
+
+    #[test]
+    fn a_kernel_handle_and_a_process_handle_are_not_mixed_up() {
+        let handles = Handles::default();
+        let kernel = handles.open(Target::Object(1), 0, true);
+        assert!(handles.get(kernel & 0xFFFF).is_none());
+    }
+}

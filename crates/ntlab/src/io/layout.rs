@@ -1,0 +1,88 @@
+//! What the structures of the I/O manager look like where windows-sys is silent or wrong.
+//!
+//! windows-sys drops the alignment of members declared `POINTER_ALIGNMENT`, so its `Read`, `Write`, `Create`, `DeviceIoControl`,
+//! `UsageNotification`, `Power`, `QueryDeviceText` and `ReadWriteConfig` stack location parameters lie at wrong offsets. On x64 each such
+//! member starts a word of its own: the parameters of a stack location are four words, [`Words`].
+
+use windows_sys::{
+    Wdk::Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION},
+    Win32::System::Kernel::LIST_ENTRY,
+};
+
+use crate::memory::Ptr;
+
+/// The parameters of a stack location, word by word as on x64.
+///
+/// | request | words |
+/// |---|---|
+/// | create | security context, options, attributes and share access << 16, length of extended attributes |
+/// | read, write | length, key, byte offset |
+/// | device control | output length, input length, control code, type 3 input buffer |
+/// | power, query and set | system context, type, state, shutdown type |
+/// | PnP start | resources, translated resources |
+/// | PnP device usage notification | in path, type |
+/// | PnP query interface | type, size and version << 16, interface, specific data |
+/// | PnP read or write configuration | which space, buffer, offset, length |
+pub type Words = [u64; 4];
+
+/// The size of a `DEVICE_OBJECT`: windows-sys drops its alignment to 16.
+pub const DEVICE_OBJECT_SIZE: usize = size_of::<DEVICE_OBJECT>().next_multiple_of(16);
+
+/// `DOE_UNLOAD_PENDING`: the driver is being unloaded.
+pub const DOE_UNLOAD_PENDING: u32 = 0x1;
+/// `DOE_DELETE_PENDING`: `IoDeleteDevice` has been called.
+pub const DOE_DELETE_PENDING: u32 = 0x2;
+/// `DOE_REMOVE_PENDING`: the stack is about to be removed.
+pub const DOE_REMOVE_PENDING: u32 = 0x4;
+/// `DOE_REMOVE_PROCESSED`: the stack has been removed.
+pub const DOE_REMOVE_PROCESSED: u32 = 0x8;
+/// `DOE_START_PENDING`: the stack has not been started.
+pub const DOE_START_PENDING: u32 = 0x10;
+
+/// `MDL_MAPPED_TO_SYSTEM_VA`.
+pub const MDL_MAPPED_TO_SYSTEM_VA: i16 = 0x1;
+/// `MDL_PAGES_LOCKED`.
+pub const MDL_PAGES_LOCKED: i16 = 0x2;
+/// `MDL_WRITE_OPERATION`: the pages were locked to be written.
+pub const MDL_WRITE_OPERATION: i16 = 0x80;
+
+/// The words of `location`'s parameters.
+#[must_use]
+pub fn words(location: Ptr<IO_STACK_LOCATION>) -> Ptr<Words> {
+    Ptr::new(location.address() + std::mem::offset_of!(IO_STACK_LOCATION, Parameters) as u64)
+}
+
+/// The pointer at `place`.
+#[must_use]
+pub fn load<T>(place: Ptr<*mut T>) -> Ptr<T> {
+    Ptr::new(place.cast::<u64>().read())
+}
+
+/// Sets the pointer at `place`.
+pub fn store<T>(place: Ptr<*mut T>, target: Ptr<T>) {
+    place.cast::<u64>().write(target.address());
+}
+
+/// Makes an empty list, as `InitializeListHead`.
+pub fn initialize_list(head: Ptr<LIST_ENTRY>) {
+    head.cast::<[u64; 2]>().write([head.address(); 2]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use windows_sys::Wdk::Foundation::{DRIVER_OBJECT, FILE_OBJECT, IRP};
+
+    use super::*;
+
+    #[test]
+    fn structures_have_the_sizes_of_windows_on_x64() {
+        assert_eq!(size_of::<IRP>(), 208);
+        assert_eq!(size_of::<IO_STACK_LOCATION>(), 72);
+        assert_eq!(offset_of!(IO_STACK_LOCATION, DeviceObject), 40);
+        assert_eq!(size_of::<DRIVER_OBJECT>(), 336);
+        assert_eq!(size_of::<FILE_OBJECT>(), 216);
+        assert_eq!(DEVICE_OBJECT_SIZE, 336);
+    }
+}

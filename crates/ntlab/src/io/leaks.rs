@@ -1,0 +1,46 @@
+//! What a driver left behind when it was unloaded.
+
+use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
+
+use super::{device, driver};
+use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+
+/// `DRIVER_VERIFIER_DETECTED_VIOLATION`, subtype "the driver is unloading without freeing its pool allocations".
+const VERIFIER: u32 = 0xC4;
+const POOL_LEAK: u64 = 0x62;
+/// `DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS`.
+const UNLOADED_WITHOUT_CANCELLING: u32 = 0xCE;
+
+/// Stops the run if the driver left something behind; `when` says when that was looked at.
+pub(crate) fn check(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, when: &str) {
+    let left = left_behind(k, driver);
+    if !left.is_empty() {
+        let sentence = format!("{when} for {}, but left behind: {}", driver::name_of(k, driver), left.join("; "));
+        Finding::bug_check(UNLOADED_WITHOUT_CANCELLING, [0; 4], sentence).raise();
+    }
+    let pool = pool_of(k, driver);
+    if !pool.is_empty() {
+        let sentence =
+            format!("{when} for {}, but pool is still allocated: {}", driver::name_of(k, driver), pool.join("; "));
+        Finding::bug_check(VERIFIER, [POOL_LEAK, 0, 0, pool.len() as u64], sentence).raise();
+    }
+}
+
+/// What could still call the driver, or is the system's.
+fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+    let mut left = Vec::new();
+    for device in device::devices_of(driver) {
+        left.push(format!("device {}", device::number(k, device)));
+    }
+    left.extend(k.io.irps.allocated_by_drivers());
+    left.extend(k.io.handles.all().iter().map(ToString::to_string));
+    let items = k.io.work_items.allocated();
+    if items != 0 {
+        left.push(format!("{items} work items"));
+    }
+    left
+}
+
+fn pool_of(_k: &Kernel, _driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+    Vec::new()
+}

@@ -1,0 +1,44 @@
+//! The I/O manager: driver and device objects, IRPs and their way through device stacks, files, handles, interfaces.
+//!
+//! Everything a driver sees lies in the machine's memory in its documented layout; what only the lab needs to know about it (who may
+//! complete an IRP, what is attached where) is kept here. Functions take the kernel and hold no borrow over a call into a driver.
+
+pub mod buffer;
+pub mod cancel;
+pub mod csq;
+pub mod device;
+pub mod driver;
+pub mod file;
+pub mod handle;
+pub mod interface;
+pub mod irp;
+pub mod layout;
+pub(crate) mod leaks;
+pub mod mdl;
+pub mod name;
+pub mod object;
+pub mod property;
+pub mod remove_lock;
+pub mod request;
+pub mod send;
+pub mod string;
+pub mod work_item;
+
+/// What the I/O manager of one machine knows.
+#[derive(Debug, Default)]
+pub struct Io {
+    pub(crate) buffers: buffer::Buffers,
+    pub(crate) cancel: cancel::CancelLock,
+    pub(crate) devices: device::Devices,
+    pub(crate) drivers: driver::Drivers,
+    pub(crate) files: file::Files,
+    /// Handles of the system process.
+    pub handles: handle::Handles,
+    pub(crate) interfaces: interface::Interfaces,
+    pub(crate) irps: irp::Irps,
+    pub(crate) names: name::Names,
+    pub(crate) objects: object::Objects,
+    pub(crate) properties: property::Properties,
+    pub(crate) requests: request::Requests,
+    pub(crate) work_items: work_item::WorkItems,
+}

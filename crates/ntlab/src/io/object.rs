@@ -1,0 +1,91 @@
+//! Objects with a reference count ("Life Cycle of an Object"): threads, events and whatever other parts of the lab add. Devices and
+//! drivers count in their own records.
+
+use std::{cell::RefCell, collections::BTreeMap, fmt};
+
+use super::device;
+use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+
+/// `REFERENCE_BY_POINTER`.
+const REFERENCE_BY_POINTER: u32 = 0x18;
+
+/// What an object is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// `KEVENT`.
+    Event,
+    /// `KTHREAD`.
+    Thread,
+    /// `FILE_OBJECT`.
+    File,
+}
+
+struct Object {
+    kind: Kind,
+    references: u64,
+    delete: Option<Box<dyn FnOnce(&Kernel)>>,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} with {} references", self.kind, self.references)
+    }
+}
+
+/// Every counted object, by address.
+#[derive(Debug, Default)]
+pub struct Objects {
+    objects: RefCell<BTreeMap<u64, Object>>,
+}
+
+/// Starts to count: the object has one reference, and `delete` runs when the last is gone.
+pub fn add(k: &Kernel, object: u64, kind: Kind, delete: impl FnOnce(&Kernel) + 'static) {
+    let new = Object { kind, references: 1, delete: Some(Box::new(delete)) };
+    k.io.objects.objects.borrow_mut().insert(object, new);
+}
+
+/// What `object` is, if it is counted here.
+pub fn kind(k: &Kernel, object: u64) -> Option<Kind> {
+    k.io.objects.objects.borrow().get(&object).map(|object| object.kind)
+}
+
+/// Adds a reference (`ObReferenceObject`).
+pub fn reference(k: &Kernel, object: u64) {
+    if let Some(object) = k.io.objects.objects.borrow_mut().get_mut(&object) {
+        object.references += 1;
+        return;
+    }
+    if k.io.devices.reference(object) || k.io.drivers.reference(object) {
+        return;
+    }
+    raise(object, "a reference was taken to something that is no object");
+}
+
+/// Takes a reference back (`ObDereferenceObject`).
+pub fn dereference(k: &Kernel, object: u64) {
+    if device::number(k, Ptr::new(object)) != 0 {
+        return device::dereference(k, Ptr::new(object));
+    }
+    if super::driver::is_driver(k, Ptr::new(object)) {
+        return super::driver::dereference(k, Ptr::new(object));
+    }
+    let mut objects = k.io.objects.objects.borrow_mut();
+    let Some(found) = objects.get_mut(&object) else {
+        drop(objects);
+        raise(object, "a reference was taken back from something that is no object, or no longer one");
+    };
+    found.references -= 1;
+    if found.references > 0 {
+        return;
+    }
+    let delete = found.delete.take();
+    objects.remove(&object);
+    drop(objects);
+    if let Some(delete) = delete {
+        delete(k);
+    }
+}
+
+fn raise(object: u64, sentence: &str) -> ! {
+    Finding::bug_check(REFERENCE_BY_POINTER, [0, object, 0, 0], sentence).raise()
+}

@@ -1,0 +1,56 @@
+//! What the PnP manager tells drivers of a device: its properties and its registry keys ("Device Properties").
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use windows_sys::Wdk::{Foundation::DEVICE_OBJECT, System::SystemServices::DEVICE_REGISTRY_PROPERTY};
+
+use crate::{kernel::Kernel, memory::Ptr};
+
+/// A property key: the bytes of `DEVPROPKEY.fmtid`, and `pid`.
+pub type PropertyKey = ([u8; 16], u32);
+
+/// A device node, as far as drivers can ask for it. The PnP manager makes one for each physical device object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceNode {
+    /// Instance path below `Enum`, such as `PCI\VEN_1234&DEV_11E8\3&13C0B0C5&0&20`.
+    pub instance: String,
+    /// The path of its software key below `Control\Class`, such as `{4D36E97D-…}\0001`.
+    pub class_key: String,
+    /// `DEVICE_REGISTRY_PROPERTY` to its bytes.
+    pub properties: BTreeMap<DEVICE_REGISTRY_PROPERTY, Vec<u8>>,
+    /// Unified device properties: type and bytes.
+    pub keys: BTreeMap<PropertyKey, (u32, Vec<u8>)>,
+}
+
+/// The device nodes by physical device object.
+#[derive(Debug, Default)]
+pub struct Properties {
+    nodes: RefCell<BTreeMap<u64, DeviceNode>>,
+}
+
+/// Makes `pdo` a physical device object with these properties.
+pub fn set_node(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, node: DeviceNode) {
+    k.io.properties.nodes.borrow_mut().insert(pdo.address(), node);
+}
+
+/// Removes a physical device object's properties.
+pub fn remove_node(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>) {
+    k.io.properties.nodes.borrow_mut().remove(&pdo.address());
+}
+
+/// Reads or changes the node of `pdo`; `None` if it is no physical device object.
+pub fn with_node<T>(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, action: impl FnOnce(&mut DeviceNode) -> T) -> Option<T> {
+    k.io.properties.nodes.borrow_mut().get_mut(&pdo.address()).map(action)
+}
+
+/// The registry path of the device's hardware key (`PLUGPLAY_REGKEY_DEVICE`).
+#[must_use]
+pub fn hardware_key(node: &DeviceNode) -> String {
+    format!("\\Registry\\Machine\\System\\CurrentControlSet\\Enum\\{}\\Device Parameters", node.instance)
+}
+
+/// The registry path of the device's software key (`PLUGPLAY_REGKEY_DRIVER`).
+#[must_use]
+pub fn software_key(node: &DeviceNode) -> String {
+    format!("\\Registry\\Machine\\System\\CurrentControlSet\\Control\\Class\\{}", node.class_key)
+}

@@ -1,0 +1,346 @@
+//! Reads, writes and device controls of user processes: the I/O manager's part before and after the drivers' ("Methods for Accessing
+//! Data Buffers", "Buffer Descriptions for I/O Control Codes").
+
+use std::cell::RefCell;
+
+use windows_sys::{
+    Wdk::{
+        Foundation::{IRP, MDL},
+        Storage::FileSystem::{DO_BUFFERED_IO, DO_DIRECT_IO},
+        System::SystemServices::{
+            IRP_BUFFERED_IO, IRP_DEALLOCATE_BUFFER, IRP_DEFER_IO_COMPLETION, IRP_INPUT_OPERATION,
+            IRP_MJ_DEVICE_CONTROL, IRP_MJ_READ, IRP_MJ_WRITE, IRP_READ_OPERATION, IRP_WRITE_OPERATION, UserMode,
+        },
+    },
+    Win32::{
+        Foundation::{NTSTATUS, STATUS_ACCESS_DENIED, STATUS_INVALID_PARAMETER},
+        Storage::FileSystem::{FILE_APPEND_DATA, FILE_READ_DATA, FILE_WRITE_DATA},
+    },
+};
+
+use super::{
+    buffer::{self, Buffer, Place},
+    cancel, device,
+    file::{self, FileId},
+    irp::{self, Owner},
+    layout::{self, MDL_WRITE_OPERATION, Words},
+    mdl,
+};
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId};
+
+/// What drivers see as the address of a user's buffer, where they may not touch it: nothing is there.
+const USER_BUFFER: u64 = 0x7FFE_0000_0000;
+
+const METHOD_BUFFERED: u32 = 0;
+const METHOD_IN_DIRECT: u32 = 1;
+const METHOD_OUT_DIRECT: u32 = 2;
+
+/// What a user process asks a device for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// `DeviceIoControl`.
+    Control {
+        /// Control code.
+        code: u32,
+        /// Input.
+        input: Vec<u8>,
+        /// Length of the output buffer; for `METHOD_IN_DIRECT` the second buffer holds `data` instead.
+        output: usize,
+    },
+    /// `ReadFile`.
+    Read {
+        /// Byte offset.
+        offset: i64,
+        /// Length of the buffer.
+        length: usize,
+    },
+    /// `WriteFile`.
+    Write {
+        /// Byte offset.
+        offset: i64,
+        /// What is written.
+        data: Vec<u8>,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Its status.
+    pub status: NTSTATUS,
+    /// `IoStatus.Information`.
+    pub information: u64,
+    /// What the driver returned: for an error nothing, else as many bytes as the information says.
+    pub output: Vec<u8>,
+}
+
+/// Where the data of a request is in the machine's memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Transfer {
+    /// System buffer.
+    system: Option<Buffer>,
+    /// Locked buffer and its MDL.
+    direct: Option<(Buffer, Ptr<MDL>)>,
+    /// How much of it the driver may return.
+    output: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    file: FileId,
+    irp: Ptr<IRP>,
+    transfer: Transfer,
+    done: Option<Done>,
+    waiter: Option<ThreadId>,
+    /// The user gave the request up: nobody will take its result.
+    abandoned: bool,
+}
+
+/// Every request that has not been taken by its user.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    slots: RefCell<Vec<Option<Slot>>>,
+    unused: RefCell<Vec<u32>>,
+}
+
+impl Requests {
+    fn add(&self, slot: Slot) -> u32 {
+        let mut slots = self.slots.borrow_mut();
+        if let Some(index) = self.unused.borrow_mut().pop() {
+            slots[index as usize] = Some(slot);
+            return index;
+        }
+        slots.push(Some(slot));
+        slots.len() as u32 - 1
+    }
+
+    fn with<T>(&self, index: u32, action: impl FnOnce(&mut Slot) -> T) -> T {
+        action(self.slots.borrow_mut()[index as usize].as_mut().expect("a request stays until its user takes it"))
+    }
+
+    fn remove(&self, index: u32) -> Option<Slot> {
+        let slot = self.slots.borrow_mut()[index as usize].take();
+        self.unused.borrow_mut().push(index);
+        slot
+    }
+}
+
+/// A request as the stack location will say it.
+struct Plan {
+    major: u32,
+    flags: u32,
+    words: Words,
+    transfer: Transfer,
+}
+
+/// Sends a request to the device of a file.
+///
+/// # Errors
+///
+/// The status of a request that the I/O manager does not send.
+pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, NTSTATUS> {
+    let file = k.io.files.reference(id);
+    let top = device::top_of_stack(file.device);
+    let plan = match check_access(request, file.access) {
+        Ok(()) => plan(k, request, at!(top, Flags).read()),
+        Err(status) => {
+            file::release(k, id);
+            return Err(status);
+        }
+    };
+    let slot = Slot { file: id, irp: Ptr::null(), transfer: plan.transfer, done: None, waiter: None, abandoned: false };
+    let index = k.io.requests.add(slot);
+    let packet = irp::allocate(k, at!(top, StackSize).read(), Owner::User(index));
+    k.io.requests.with(index, |slot| slot.irp = packet);
+    at!(packet, Flags).write(plan.flags);
+    at!(packet, RequestorMode).write(UserMode as i8);
+    at!(packet, UserBuffer).cast::<u64>().write(USER_BUFFER);
+    if let Some(buffer) = plan.transfer.system {
+        at!(packet, AssociatedIrp.SystemBuffer).cast::<u64>().write(buffer.start.address());
+    }
+    if let Some((_, mdl)) = plan.transfer.direct {
+        layout::store(at!(packet, MdlAddress), mdl);
+    }
+    file::address(k, packet, &file);
+    let location = irp::next_location(packet);
+    at!(location, MajorFunction).write(plan.major as u8);
+    layout::words(location).write(plan.words);
+    layout::store(at!(location, FileObject), file.object);
+    irp::call_driver(k, top, packet);
+    Ok(index)
+}
+
+/// What the I/O manager checks before it makes a packet.
+fn check_access(request: &Request, access: u32) -> Result<(), NTSTATUS> {
+    let wanted = match request {
+        Request::Control { code, .. } => code >> 14 & 3,
+        Request::Read { offset, .. } | Request::Write { offset, .. } if *offset < 0 => {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        Request::Read { .. } => FILE_READ_DATA,
+        Request::Write { .. } if access & FILE_APPEND_DATA != 0 => return Ok(()),
+        Request::Write { .. } => FILE_WRITE_DATA,
+    };
+    // FILE_READ_ACCESS and FILE_WRITE_ACCESS of a control code have the values of FILE_READ_DATA and FILE_WRITE_DATA.
+    if wanted & !access == 0 { Ok(()) } else { Err(STATUS_ACCESS_DENIED) }
+}
+
+fn plan(k: &Kernel, request: &Request, device_flags: u32) -> Plan {
+    match request {
+        Request::Control { code, input, output } => plan_control(k, *code, input, *output),
+        Request::Read { offset, length } => Plan {
+            major: IRP_MJ_READ,
+            flags: IRP_READ_OPERATION
+                | IRP_DEFER_IO_COMPLETION
+                | buffered_flags(device_flags, *length, IRP_INPUT_OPERATION),
+            words: [*length as u64, 0, offset.cast_unsigned(), 0],
+            transfer: plan_transfer(k, device_flags, None, *length),
+        },
+        Request::Write { offset, data } => Plan {
+            major: IRP_MJ_WRITE,
+            flags: IRP_WRITE_OPERATION | IRP_DEFER_IO_COMPLETION | buffered_flags(device_flags, data.len(), 0),
+            words: [data.len() as u64, 0, offset.cast_unsigned(), 0],
+            transfer: plan_transfer(k, device_flags, Some(data), data.len()),
+        },
+    }
+}
+
+const fn buffered_flags(device_flags: u32, length: usize, input: u32) -> u32 {
+    if device_flags & DO_BUFFERED_IO == 0 || length == 0 { 0 } else { IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER | input }
+}
+
+/// The data of a read, or of a write of `data`.
+fn plan_transfer(k: &Kernel, device_flags: u32, data: Option<&[u8]>, length: usize) -> Transfer {
+    let output = if data.is_some() { 0 } else { length };
+    if length == 0 {
+        return Transfer::default();
+    }
+    if device_flags & DO_BUFFERED_IO != 0 {
+        return Transfer {
+            system: Some(buffer::take(k, Place::System, length, data.unwrap_or(&[]))),
+            direct: None,
+            output,
+        };
+    }
+    if device_flags & DO_DIRECT_IO == 0 {
+        Finding::not_modelled("a read or write of a device with neither DO_BUFFERED_IO nor DO_DIRECT_IO").raise();
+    }
+    let operation = if data.is_some() { 0 } else { MDL_WRITE_OPERATION };
+    Transfer { system: None, direct: Some(locked_buffer(k, length, data.unwrap_or(&[]), operation)), output }
+}
+
+fn plan_control(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
+    let words = [output as u64, input.len() as u64, code.into(), USER_BUFFER];
+    let (transfer, flags) = match code & 3 {
+        METHOD_BUFFERED => {
+            let length = input.len().max(output);
+            let system = (length != 0).then(|| buffer::take(k, Place::System, length, input));
+            let flags = if length == 0 { 0 } else { IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER };
+            (Transfer { system, direct: None, output }, flags | if output == 0 { 0 } else { IRP_INPUT_OPERATION })
+        }
+        method @ (METHOD_IN_DIRECT | METHOD_OUT_DIRECT) => {
+            let system = (!input.is_empty()).then(|| buffer::take(k, Place::System, input.len(), input));
+            let operation = if method == METHOD_OUT_DIRECT { MDL_WRITE_OPERATION } else { 0 };
+            let direct = (output != 0).then(|| locked_buffer(k, output, &[], operation));
+            let flags = if system.is_some() { IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER } else { 0 };
+            let output = if method == METHOD_OUT_DIRECT { output } else { 0 };
+            (Transfer { system, direct, output }, flags)
+        }
+        _ => Finding::not_modelled(format!("control code {code:#010x}: METHOD_NEITHER")).raise(),
+    };
+    Plan { major: IRP_MJ_DEVICE_CONTROL, flags, words, transfer }
+}
+
+/// A buffer of the user's with its pages locked and described by an MDL.
+fn locked_buffer(k: &Kernel, length: usize, data: &[u8], operation: i16) -> (Buffer, Ptr<MDL>) {
+    let buffer = buffer::take(k, Place::User, length, data);
+    (buffer, mdl::lock(k, buffer.start, length, operation))
+}
+
+/// The I/O manager's part after the drivers': copies what they returned to the user, frees the packet, and wakes who waits.
+pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
+    let status = irp::status(packet);
+    let information = at!(packet, IoStatus.Information).read() as u64;
+    let (transfer, file) = k.io.requests.with(index, |slot| (slot.transfer, slot.file));
+    let output = fetch(packet, transfer, status, information);
+    if let Some(buffer) = transfer.system {
+        buffer::give_back(k, buffer);
+    }
+    if let Some((buffer, mdl)) = transfer.direct {
+        mdl::unlock(k, mdl);
+        buffer::give_back(k, buffer);
+    }
+    irp::free(k, packet);
+    let (waiter, abandoned) = k.io.requests.with(index, |slot| {
+        slot.irp = Ptr::null();
+        slot.done = Some(Done { status, information, output });
+        (slot.waiter.take(), slot.abandoned)
+    });
+    if abandoned {
+        k.io.requests.remove(index);
+    }
+    if let Some(thread) = waiter {
+        k.wake(thread);
+    }
+    file::release(k, file);
+}
+
+/// What the user gets: nothing for an error; a driver that claims more than there is room for is found.
+fn fetch(packet: Ptr<IRP>, transfer: Transfer, status: NTSTATUS, information: u64) -> Vec<u8> {
+    let is_error = status.cast_unsigned() >> 30 == 3;
+    if is_error || transfer.output == 0 {
+        return Vec::new();
+    }
+    if information > transfer.output as u64 {
+        let sentence =
+            format!("an IRP was completed with {information} bytes of output in a buffer of {}", transfer.output);
+        Finding::bug_check(irp::IO_MANAGER_VIOLATION, [0x200, 0, packet.address(), information], sentence).raise();
+    }
+    let direct = transfer.direct.map(|(buffer, _)| buffer);
+    direct.or(transfer.system).map_or_else(Vec::new, |buffer| buffer.start.read_bytes(information as usize))
+}
+
+/// A packet of `IoBuildDeviceIoControlRequest` or `IoBuildSynchronousFsdRequest` is back.
+pub(crate) fn finish_threaded(_k: &Kernel, _packet: Ptr<IRP>) {
+    Finding::not_modelled("completion of an IRP that a driver built for its thread").raise();
+}
+
+/// Whether a request has ended.
+pub(crate) fn is_done(k: &Kernel, index: u32) -> bool {
+    k.io.requests.with(index, |slot| slot.done.is_some())
+}
+
+/// Takes the result of a request that has ended.
+pub(crate) fn take(k: &Kernel, index: u32) -> Option<Done> {
+    let done = k.io.requests.with(index, |slot| slot.done.take())?;
+    k.io.requests.remove(index);
+    Some(done)
+}
+
+/// Has the current thread woken when a request ends; false if it has ended.
+pub(crate) fn watch(k: &Kernel, index: u32) -> bool {
+    let thread = k.thread_id();
+    k.io.requests.with(index, |slot| {
+        slot.waiter = Some(thread);
+        slot.done.is_none()
+    })
+}
+
+/// Nobody will take the result.
+pub(crate) fn abandon(k: &Kernel, index: u32) {
+    let done = k.io.requests.with(index, |slot| {
+        slot.abandoned = true;
+        slot.done.is_some()
+    });
+    if done {
+        k.io.requests.remove(index);
+    }
+}
+
+/// Cancels a request that has not ended, as `CancelIoEx` does; false if it had no cancel routine or has ended.
+pub(crate) fn cancel(k: &Kernel, index: u32) -> bool {
+    cancel::cancel_current(k, || {
+        let packet = k.io.requests.with(index, |slot| slot.irp);
+        (!packet.is_null()).then_some(packet)
+    })
+}
