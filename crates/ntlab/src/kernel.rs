@@ -42,7 +42,7 @@ pub struct Kernel {
 impl Kernel {
     /// The kernel of a machine that was checked.
     pub(crate) fn new(config: Config) -> Self {
-        let memory = Memory::new();
+        let memory = Memory::new(config.memory);
         Self {
             choices: Choices::new(config.seed),
             sched: Sched::new(&config),

@@ -65,6 +65,11 @@ impl Exec {
         self.thunks.borrow().runtime_function(name)
     }
 
+    /// Where the driver is on the current thread: instruction addresses, innermost first; empty where no driver code is on the stack.
+    pub fn driver_stack(&self) -> Rc<[u64]> {
+        Rc::default()
+    }
+
     const fn border(&self) -> &Border {
         // SAFETY: the page of the border was opened by `border::allocate` and stays as long as `space`, which `self` holds; it is
         // plain cells, of which any bytes are a value, and only this thread uses it.

@@ -3,8 +3,10 @@
 pub(crate) mod current;
 pub(crate) mod fault;
 pub(crate) mod host;
+mod mapping;
 mod object;
 mod page;
+mod physical;
 mod pointer;
 mod pool;
 mod space;
@@ -14,11 +16,22 @@ use std::rc::Rc;
 use self::object::ObjectStore;
 pub use self::{
     host::PAGE,
+    mapping::{Mapping, Mappings},
     page::{Access, PageKind},
+    physical::{Physical, RamRange},
     pointer::{Ptr, placeholder},
     pool::{Block, Owner, Pool, PoolKind, Request, Tag, TagUse},
     space::{Arena, GuardMethod, Space},
 };
+use crate::{finding::Finding, kernel::Kernel};
+
+/// `BAD_POOL_CALLER`, and its parameter for what was never allocated or freed already.
+const BAD_POOL_CALLER: u32 = 0xC2;
+const NOT_ALLOCATED: u64 = 0x07;
+/// Tag of buffers that the kernel makes for requests.
+const IO_BUFFER: [u8; 4] = *b"IoBf";
+/// Tag of common buffers.
+const COMMON_BUFFER: [u8; 4] = *b"DmaC";
 
 /// All memory of one machine.
 #[derive(Debug)]
@@ -27,19 +40,29 @@ pub struct Memory {
     pub space: Rc<Space>,
     /// Pool.
     pub pool: Pool,
+    /// RAM.
+    pub physical: Physical,
+    /// Device registers that are mapped.
+    pub mappings: Mappings,
     objects: ObjectStore,
 }
 
 impl Memory {
-    /// The memory of a new machine.
+    /// The memory of a new machine with so many bytes of RAM.
     ///
     /// # Panics
     /// Where the host has no address space for one.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(ram: u64) -> Self {
         let space = Space::new().unwrap_or_else(|error| panic!("the host has no address space for a machine: {error}"));
         let space = Rc::new(space);
-        Self { pool: Pool::new(&space), objects: ObjectStore::new(&space), space }
+        Self {
+            pool: Pool::new(&space),
+            physical: Physical::new(&space, ram),
+            mappings: Mappings::new(&space),
+            objects: ObjectStore::new(&space),
+            space,
+        }
     }
 
     /// Makes a zeroed structure of the kernel's.
@@ -54,10 +77,12 @@ impl Memory {
         Ptr::new(self.objects.allocate(bytes as u64))
     }
 
-    /// Frees a structure; false if none is at that address.
-    #[must_use]
-    pub fn free_object<T>(&self, object: Ptr<T>) -> bool {
-        self.objects.free(object.address())
+    /// Frees a structure. One that is not there, because it was freed already, is a finding.
+    pub fn free_object<T>(&self, object: Ptr<T>) {
+        if !self.objects.free(object.address()) {
+            let parameters = [NOT_ALLOCATED, 0, 0, object.address()];
+            Finding::bug_check(BAD_POOL_CALLER, parameters, "free of a kernel structure that is not allocated").raise();
+        }
     }
 
     /// Whether the pointer is that of a structure that was made and not freed.
@@ -71,10 +96,82 @@ impl Memory {
     pub fn objects(&self) -> usize {
         self.objects.live()
     }
-}
 
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
+    /// Allocates a zeroed pool block that the driver will free; None if there is not enough memory.
+    pub fn allocate_pool(&self, k: &Kernel, kind: PoolKind, bytes: usize, tag: u32) -> Option<Ptr<u8>> {
+        let request = Request { kind, owner: Owner::Driver, tag: Tag(tag), ..Request::kernel(bytes as u64, &[0; 4]) };
+        self.allocate(k, request)
+    }
+
+    /// Allocates a pool block; None if there is not enough memory.
+    pub fn allocate(&self, k: &Kernel, request: Request) -> Option<Ptr<u8>> {
+        let room = self.physical.bytes() - self.pool.bytes();
+        (request.bytes <= room).then(|| self.pool.allocate(request, k.exec.driver_stack()))
+    }
+
+    /// Frees a pool block. `tag` is checked where the caller named one.
+    pub fn free_pool(&self, k: &Kernel, block: Ptr<u8>, tag: Option<u32>) {
+        let _ = k;
+        let (start, length) = self.pool.free(block.address(), tag.map(Tag));
+        self.physical.forget(start, length);
+    }
+
+    /// A buffer that the kernel makes for a request. It ends at a guard page.
+    #[must_use]
+    pub fn allocate_io_buffer(&self, bytes: usize) -> Ptr<u8> {
+        self.pool.allocate(Request::kernel(bytes as u64, &IO_BUFFER), Rc::default())
+    }
+
+    /// Memory of a user process. It ends at a guard page.
+    #[must_use]
+    pub fn allocate_user(&self, bytes: usize) -> Ptr<u8> {
+        let length = (bytes as u64).next_multiple_of(PAGE);
+        let start = self.space.take(Arena::User, length + PAGE);
+        self.space.open(start, length, PageKind::User);
+        Ptr::new(start + length - bytes as u64)
+    }
+
+    /// Frees what [`Memory::allocate_user`] returned for so many bytes.
+    pub fn free_user(&self, memory: Ptr<u8>, bytes: usize) {
+        let start = memory.address() / PAGE * PAGE;
+        let length = (memory.address() + bytes as u64).next_multiple_of(PAGE) - start;
+        self.space.close(start, length, PageKind::Free);
+        self.physical.forget(start, length);
+        self.space.give_back(Arena::User, start, length + PAGE);
+    }
+
+    /// The physical address of an address; a bad one is a finding.
+    #[must_use]
+    pub fn physical_address(&self, address: u64) -> u64 {
+        let found = self.physical.address(address);
+        found.unwrap_or_else(|| fault::refuse(&self.space, address, 1, Access::Read))
+    }
+
+    /// A buffer of physically contiguous memory whose addresses, physical ones, are not above `highest`; None if there is none.
+    #[must_use]
+    pub fn allocate_common_buffer(&self, bytes: usize, highest: u64) -> Option<(Ptr<u8>, u64)> {
+        let bytes = (bytes as u64).next_multiple_of(PAGE);
+        let buffer = self.pool.allocate(Request::kernel(bytes, &COMMON_BUFFER), Rc::default());
+        let physical = self.physical.bind_low(buffer.address(), bytes, highest);
+        if physical.is_none() {
+            self.pool.free(buffer.address(), None);
+        }
+        physical.map(|physical| (buffer, physical))
+    }
+
+    /// Frees a common buffer.
+    pub fn free_common_buffer(&self, buffer: Ptr<u8>) {
+        let (start, length) = self.pool.free(buffer.address(), Some(Tag(u32::from_le_bytes(COMMON_BUFFER))));
+        self.physical.forget(start, length);
+    }
+
+    /// What a device reads at a physical address: zeros where no RAM is.
+    pub fn dma_read(&self, physical: u64, bytes: &mut [u8]) {
+        self.physical.dma_read(physical, bytes);
+    }
+
+    /// What a device writes at a physical address: nothing where no RAM is.
+    pub fn dma_write(&self, physical: u64, bytes: &[u8]) {
+        self.physical.dma_write(physical, bytes);
     }
 }

@@ -185,8 +185,8 @@ impl Pool {
         }
     }
 
-    /// Frees a block. `tag` is checked where the caller named one.
-    pub fn free(&self, address: u64, tag: Option<Tag>) {
+    /// Frees a block, and returns its pages. `tag` is checked where the caller named one.
+    pub fn free(&self, address: u64, tag: Option<Tag>) -> (u64, u64) {
         let Some(block) = self.live.borrow_mut().remove(&address) else { self.refuse_free(address) };
         if let Some(tag) = tag.filter(|tag| *tag != block.request.tag) {
             let sentence = format!("free of a pool block of tag '{}' with tag '{tag}'", block.request.tag);
@@ -206,6 +206,7 @@ impl Pool {
         if freed.len() > REMEMBERED {
             freed.pop_front();
         }
+        (start, length)
     }
 
     fn check_padding(&self, block: &Block) {
@@ -236,7 +237,7 @@ impl Pool {
 
     /// The live block that has the address, or whose guard has.
     #[must_use]
-    pub fn around(&self, address: u64) -> Option<Block> {
+    pub(super) fn around(&self, address: u64) -> Option<Block> {
         let live = self.live.borrow();
         let (_, block) = live.range(..=address).next_back()?;
         let (start, length) = block.pages();
@@ -245,7 +246,7 @@ impl Pool {
 
     /// The block that had the address and was freed last.
     #[must_use]
-    pub fn freed_around(&self, address: u64) -> Option<Block> {
+    pub(super) fn freed_around(&self, address: u64) -> Option<Block> {
         let freed = self.freed.borrow();
         let mut had = freed.iter().rev().filter(|block| address.wrapping_sub(block.pages().0) < block.pages().1);
         had.next().cloned()
