@@ -141,7 +141,7 @@ impl Kernel {
 
     /// Makes the current thread wait for `ns`.
     pub fn sleep(&self, ns: u64) {
-        self.park("delay", Some(self.now() + ns));
+        self.sched.delay(self, "delay", self.now() + ns);
     }
 
     /// Makes an event in the machine's memory: a notification event, which stays signalled, or a synchronization event.

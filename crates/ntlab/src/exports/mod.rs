@@ -1,6 +1,15 @@
 //! The functions of ntoskrnl.exe and hal.dll that the lab has. Each is one row of a table in this folder: its name, its IRQL contract
 //! and the function that does it. A driver that imports a name without a row is refused at load.
 
+mod dbg;
+mod ke_dpc;
+mod ke_level;
+mod ke_processor;
+mod ke_time;
+mod ke_wait;
+mod ps;
+mod rundown;
+
 use crate::{irql::IrqlRange, kernel::Kernel, memory::Ptr};
 
 /// One exported kernel function.
@@ -147,6 +156,14 @@ macro_rules! export {
 
 /// Every table. Each module of the lab that stands behind kernel functions has one.
 const TABLES: &[&[Export]] = &[
+    dbg::FUNCTIONS,
+    ke_dpc::FUNCTIONS,
+    ke_level::FUNCTIONS,
+    ke_processor::FUNCTIONS,
+    ke_time::FUNCTIONS,
+    ke_wait::FUNCTIONS,
+    ps::FUNCTIONS,
+    rundown::FUNCTIONS,
     #[cfg(test)]
     crate::exec::tests::FUNCTIONS,
 ];

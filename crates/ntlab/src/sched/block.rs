@@ -64,6 +64,11 @@ impl Sched {
         status
     }
 
+    /// Makes the current thread wait until virtual time `deadline`.
+    pub fn delay(&self, k: &Kernel, what: &'static str, deadline: u64) {
+        self.block_with_deadline(k, what, Some(deadline));
+    }
+
     pub(crate) fn park(&self, k: &Kernel, what: &'static str, deadline: Option<u64>) -> bool {
         let thread = self.check_wait(k, what);
         if thread.token.take() {

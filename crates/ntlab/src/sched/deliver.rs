@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use windows_sys::Wdk::Foundation::KDPC;
+use windows_sys::Wdk::Foundation::{KDPC, KDPC_0_0};
 
 use super::{Interrupt, Processor, Sched};
 use crate::{at, events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel, memory::Ptr};
@@ -53,6 +53,37 @@ impl Sched {
         }
         processor.in_dpc.set(false);
         Self::set_irql(k, processor, before);
+    }
+
+    /// Makes a DPC object without a target.
+    pub fn initialize_dpc(&self, dpc: Ptr<KDPC>, routine: u64, context: u64) {
+        if self.is_queued(dpc) {
+            let sentence = "a DPC is initialised while it is queued";
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], sentence).raise();
+        }
+        dpc.write(KDPC::default());
+        at!(dpc, Anonymous.Anonymous).write(KDPC_0_0 { Type: DPC_OBJECT, Importance: MEDIUM_IMPORTANCE, Number: 0 });
+        at!(dpc, DeferredRoutine).cast().write(routine);
+        at!(dpc, DeferredContext).cast().write(context);
+    }
+
+    fn is_queued(&self, dpc: Ptr<KDPC>) -> bool {
+        let runnable = self.runnable.borrow();
+        let mut processors = (0..runnable.len()).filter_map(|position| self.processor(runnable.get(position)));
+        processors.any(|processor| processor.dpcs.borrow().contains(&dpc))
+    }
+
+    /// Sets the processor to which a DPC is queued from now on.
+    pub fn set_dpc_target(&self, dpc: Ptr<KDPC>, index: u32) {
+        check_dpc(dpc);
+        let number = u16::try_from(index).expect("there are at most 2,048 processors");
+        at!(dpc, Anonymous.Anonymous.Number).write(TARGET + number);
+    }
+
+    /// Sets where in the queue a DPC is put from now on.
+    pub fn set_dpc_importance(&self, dpc: Ptr<KDPC>, importance: u8) {
+        check_dpc(dpc);
+        at!(dpc, Anonymous.Anonymous.Importance).write(importance);
     }
 
     /// Queues a DPC to the processor it is targeted to, or to the current one; false if it is queued already.
@@ -123,11 +154,13 @@ impl Sched {
 }
 
 /// The type of a DPC object; a threaded DPC has another.
-pub const DPC_OBJECT: u8 = 19;
-/// `HighImportance`.
-pub const HIGH_IMPORTANCE: u8 = 2;
+const DPC_OBJECT: u8 = 19;
+/// `MediumImportance`.
+const MEDIUM_IMPORTANCE: u8 = 1;
+/// `HighImportance`: to the front of the queue.
+const HIGH_IMPORTANCE: u8 = 2;
 /// Added to the index in `KDPC.Number`, which is 0 for a DPC without a target.
-pub const TARGET: u16 = 0x800;
+const TARGET: u16 = 0x800;
 /// `KDPC.DpcData` of a queued DPC, less the index of the processor.
 const QUEUED: u64 = 0x1000;
 /// `TIMER_OR_DPC_INVALID`.

@@ -5,13 +5,15 @@ use std::{any::Any, panic, rc::Rc, thread};
 use super::{
     Affinity, Processor, Sched, Stop, Thread, ThreadId,
     fiber::{Body, Fiber, Suspender},
-    thread::State,
+    thread::{State, ThreadExit},
 };
 use crate::{
     events::Kind,
     finding::Finding,
+    io::object,
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
     kernel::Kernel,
+    memory::Ptr,
 };
 
 /// How often a switch gives the processor to another thread, if there is one.
@@ -274,6 +276,18 @@ impl Sched {
         unsafe { self.start_thread(k, name, body) }
     }
 
+    /// The same for a thread whose `KTHREAD` counts references; returns its address. The thread holds one until it ends.
+    pub fn spawn_counted(&self, k: &Kernel, name: &str, body: impl FnOnce(&Kernel) + 'static) -> u64 {
+        let id = self.spawn(k, name, Box::new(body));
+        let thread = self.thread(id).expect("a new thread has not ended");
+        let address = self.thread_object(k, &thread);
+        thread.counted.set(true);
+        object::add(k, address, object::Kind::Thread, move |k| {
+            k.memory.free_object(Ptr::<u8>::new(address));
+        });
+        address
+    }
+
     /// Makes a thread that can run.
     ///
     /// # Safety
@@ -351,11 +365,16 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
     let result: Result<(), Box<dyn Any + Send>> = panic::catch_unwind(panic::AssertUnwindSafe(|| body(k)));
     k.exec.stacks.give_back_kernel_stack(stack);
     match result {
-        Ok(()) => {
-            k.record(Kind::ThreadEnded);
-            k.sched.signal_end(k, &thread);
-        }
-        Err(payload) => k.sched.stop(Stop::Unwound(payload)),
+        Err(payload) if !payload.is::<ThreadExit>() => k.sched.stop(Stop::Unwound(payload)),
+        Ok(()) | Err(_) => end_thread(k, &thread),
+    }
+}
+
+fn end_thread(k: &Kernel, thread: &Thread) {
+    k.record(Kind::ThreadEnded);
+    k.sched.signal_end(k, thread);
+    if thread.counted.get() {
+        object::dereference(k, thread.object.get());
     }
 }
 

@@ -27,7 +27,8 @@ pub use self::level::VERIFIER;
 use self::{alarms::Clock, set::ProcessorSet};
 pub use self::{
     processor::Processor,
-    thread::{Affinity, Thread, ThreadId},
+    thread::{Affinity, Thread, ThreadExit, ThreadId},
+    timer::SYSTEM_TIME_AT_START,
     topology::{ALL_GROUPS, Node, Place, Topology},
     wait::{Need, Object},
 };

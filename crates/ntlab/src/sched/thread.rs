@@ -2,14 +2,18 @@
 
 use std::{
     cell::{Cell, RefCell},
+    panic,
     rc::Rc,
 };
 
 use super::{
-    Need, Object,
+    Need, Object, Sched, VERIFIER,
     fiber::{Fiber, Suspender},
 };
-use crate::irql::{Irql, PASSIVE_LEVEL};
+use crate::{
+    finding::Finding,
+    irql::{Irql, PASSIVE_LEVEL},
+};
 
 /// A thread's number, from 1 in the order they were made; 0 is no thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -39,6 +43,20 @@ pub struct Affinity {
     pub mask: u64,
 }
 
+/// Unwinds a thread to its base: `PsTerminateSystemThread`.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadExit {
+    /// The status it ends with.
+    pub status: i32,
+}
+
+impl ThreadExit {
+    /// Ends the current thread.
+    pub fn raise(self) -> ! {
+        panic::resume_unwind(Box::new(self))
+    }
+}
+
 /// A simulated thread.
 #[derive(Debug)]
 pub struct Thread {
@@ -64,6 +82,8 @@ pub struct Thread {
     pub(super) need: Cell<Need>,
     /// The address of its `KTHREAD`; 0 until somebody asks.
     pub(super) object: Cell<u64>,
+    /// Whether its `KTHREAD` counts references, of which it has one itself.
+    pub(super) counted: Cell<bool>,
     /// How many times it entered a critical region and did not leave it.
     pub(super) critical_regions: Cell<u32>,
     /// How many of its waits have ended.
@@ -92,11 +112,45 @@ impl Thread {
             objects: RefCell::new(Vec::new()),
             need: Cell::new(Need::Any),
             object: Cell::new(0),
+            counted: Cell::new(false),
             critical_regions: Cell::new(0),
             waits: Cell::new(0),
             irql: Cell::new(PASSIVE_LEVEL),
             affinity: Cell::new(None),
             processor: Cell::new(0),
         }
+    }
+}
+
+impl Thread {
+    /// Whether a driver made it as a system thread.
+    pub const fn is_system(&self) -> bool {
+        self.counted.get()
+    }
+}
+
+/// `KeLeaveCriticalRegion` without `KeEnterCriticalRegion`.
+const NOT_IN_CRITICAL_REGION: u64 = 0x3E;
+
+impl Sched {
+    /// Holds off normal kernel APCs of the current thread, of which the lab has none.
+    pub fn enter_critical_region(&self) {
+        let thread = self.current_thread();
+        thread.critical_regions.set(thread.critical_regions.get() + 1);
+    }
+
+    /// Undoes one [`Sched::enter_critical_region`].
+    pub fn leave_critical_region(&self) {
+        let thread = self.current_thread();
+        let Some(left) = thread.critical_regions.get().checked_sub(1) else {
+            let sentence = format!("{} leaves a critical region in which it is not", thread.name);
+            Finding::bug_check(VERIFIER, [NOT_IN_CRITICAL_REGION, 0, 0, 0], sentence).raise();
+        };
+        thread.critical_regions.set(left);
+    }
+
+    /// Whether the current thread is in a critical region.
+    pub fn in_critical_region(&self) -> bool {
+        self.current_thread().critical_regions.get() != 0
     }
 }

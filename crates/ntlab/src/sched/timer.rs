@@ -12,8 +12,21 @@ use super::{
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
 
 const MILLISECOND: u64 = 1_000_000;
+/// Nanoseconds in the unit of Windows.
+const UNIT: u64 = 100;
+/// System time when a machine starts, in units of 100 ns since 1601: 1 January 2026.
+pub const SYSTEM_TIME_AT_START: u64 = 134_116_992_000_000_000;
 
 impl Sched {
+    /// The virtual time that a driver means: negative is from now, positive is system time; both in units of 100 ns.
+    pub fn due(&self, time: i64) -> u64 {
+        let units = time.unsigned_abs();
+        if time < 0 {
+            return self.now().saturating_add(units.saturating_mul(UNIT));
+        }
+        units.saturating_sub(SYSTEM_TIME_AT_START).saturating_mul(UNIT)
+    }
+
     /// Makes a timer that is not set.
     pub fn initialize_timer(&self, timer: Ptr<KTIMER>, notification: bool) {
         if self.timers.borrow().contains_key(&timer.address()) {
@@ -39,7 +52,7 @@ impl Sched {
     }
 
     fn start_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, processor: u32) {
-        at!(timer, DueTime).write((self.now() + ns) / 100);
+        at!(timer, DueTime).write(self.now().saturating_add(ns) / UNIT);
         let alarm = k.after(ns, move |k| k.sched.expire(k, timer, processor));
         self.timers.borrow_mut().insert(timer.address(), alarm);
     }

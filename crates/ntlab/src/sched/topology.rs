@@ -98,6 +98,18 @@ impl Topology {
         (group.mask & bit != 0).then(|| group.first + (group.mask & (bit - 1)).count_ones())
     }
 
+    /// The index of the active processor with this number in this group.
+    #[must_use]
+    pub fn active_index(&self, group: u16, number: u8) -> Option<u32> {
+        self.index(group, number).filter(|&index| self.is_active(index))
+    }
+
+    /// The highest number of a node.
+    #[must_use]
+    pub fn highest_node(&self) -> u16 {
+        narrow(self.nodes.len() - 1)
+    }
+
     /// Whether the processor with this index is active.
     #[must_use]
     pub fn is_active(&self, index: u32) -> bool {

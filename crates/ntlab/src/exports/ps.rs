@@ -1,0 +1,63 @@
+//! Threads.
+
+use super::Export;
+use crate::{
+    export,
+    finding::Finding,
+    io::{handle, object},
+    irql::{PASSIVE_LEVEL, any_level, exactly},
+    kernel::Kernel,
+    memory::Ptr,
+    sched::ThreadExit,
+};
+
+/// The functions of this module.
+pub const FUNCTIONS: &[Export] = &[
+    export!("PsCreateSystemThread", exactly(PASSIVE_LEVEL), ps_create_system_thread),
+    export!("PsTerminateSystemThread", exactly(PASSIVE_LEVEL), ps_terminate_system_thread),
+    export!("PsGetCurrentThread", any_level(), current_thread),
+    export!("KeGetCurrentThread", any_level(), current_thread),
+    export!("PsGetCurrentThreadId", any_level(), ps_get_current_thread_id),
+];
+
+/// "PsCreateSystemThread function". Attributes matter for whose the handle is: every handle here is the kernel's.
+fn ps_create_system_thread(
+    k: &Kernel,
+    handle: Ptr<u64>,
+    access: u32,
+    _attributes: Ptr<u8>,
+    process: u64,
+    client_id: Ptr<u64>,
+    routine: u64,
+    context: u64,
+) -> i32 {
+    if process != 0 || !client_id.is_null() {
+        Finding::not_modelled("PsCreateSystemThread: ProcessHandle and ClientId").raise();
+    }
+    let thread = k.sched.spawn_counted(k, "system thread", move |k| {
+        k.sched.enter_critical_region();
+        k.call("system thread", routine, &[context]);
+    });
+    object::reference(k, thread);
+    handle.write(k.io.handles.open(handle::Target::Object(thread), access, true));
+    0
+}
+
+/// "PsTerminateSystemThread function": does not return.
+fn ps_terminate_system_thread(k: &Kernel, status: i32) -> i32 {
+    if !k.current_thread().is_system() {
+        let sentence = "PsTerminateSystemThread called by a thread that PsCreateSystemThread did not make";
+        Finding::bug_check(crate::sched::VERIFIER, [0; 4], sentence).raise();
+    }
+    ThreadExit { status }.raise()
+}
+
+/// "PsGetCurrentThread function", "KeGetCurrentThread function".
+fn current_thread(k: &Kernel) -> u64 {
+    k.current_thread_object()
+}
+
+/// "PsGetCurrentThreadId function". Thread identifiers are multiples of 4.
+fn ps_get_current_thread_id(k: &Kernel) -> u64 {
+    u64::from(k.thread_id().0) * 4
+}
