@@ -5,7 +5,39 @@
  */
 #pragma once
 
+/* The structure as it was before Windows 8 gets another name, to make room for that of the page below. */
+#define _DEVICE_DESCRIPTION _DEVICE_DESCRIPTION_BEFORE_8
+#define DEVICE_DESCRIPTION DEVICE_DESCRIPTION_BEFORE_8
+#define PDEVICE_DESCRIPTION PDEVICE_DESCRIPTION_BEFORE_8
 #include "../ntifs.h"
+#undef _DEVICE_DESCRIPTION
+#undef DEVICE_DESCRIPTION
+#undef PDEVICE_DESCRIPTION
+
+/* DEVICE_DESCRIPTION structure */
+#define DEVICE_DESCRIPTION_VERSION3 0x0003
+typedef struct _DEVICE_DESCRIPTION {
+  ULONG Version;
+  BOOLEAN Master;
+  BOOLEAN ScatterGather;
+  BOOLEAN DemandMode;
+  BOOLEAN AutoInitialize;
+  BOOLEAN Dma32BitAddresses;
+  BOOLEAN IgnoreCount;
+  BOOLEAN Reserved1;
+  BOOLEAN Dma64BitAddresses;
+  ULONG BusNumber;
+  ULONG DmaChannel;
+  INTERFACE_TYPE InterfaceType;
+  DMA_WIDTH DmaWidth;
+  DMA_SPEED DmaSpeed;
+  ULONG MaximumLength;
+  ULONG DmaPort;
+  ULONG DmaAddressWidth;
+  ULONG DmaControllerInstance;
+  ULONG DmaRequestLine;
+  PHYSICAL_ADDRESS DeviceAddress;
+} DEVICE_DESCRIPTION, *PDEVICE_DESCRIPTION;
 
 /* POOL_FLAGS; the flags themselves come from wdk-sys. */
 typedef ULONG64 POOL_FLAGS;

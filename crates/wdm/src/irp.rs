@@ -345,7 +345,7 @@ impl PendedIrp {
     }
 
     /// Gives up the claim; [`PendedIrp::from_raw`] takes it again.
-    pub(crate) fn into_raw(self) -> PIRP {
+    pub(crate) const fn into_raw(self) -> PIRP {
         self.into_inner().as_ptr()
     }
 

@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn current(&self) -> Option<&T> {
-        let slot = self.slot(processors::current_index())?;
+        let slot = self.slot(processors::current().0)?;
         let value = NonNull::new(slot.value.load(Ordering::Acquire))?;
         if slot.withdrawn.load(Ordering::Acquire) {
             return None;

@@ -1,0 +1,146 @@
+//! Processors, groups and NUMA nodes, and their hot-add ("Supporting Systems That Have More Than 64 Processors", "Dynamic Hardware
+//! Partitioning").
+//!
+//! Nothing here counts the bits of a mask, and masks may have gaps.
+
+use wdk_sys::{ALL_PROCESSOR_GROUPS, GROUP_AFFINITY, INVALID_PROCESSOR_INDEX, PROCESSOR_NUMBER, ntddk};
+
+use crate::kernel::word;
+use crate::status::check;
+
+mod change;
+
+pub use change::{AddedProcessor, ProcessorChange, ProcessorChangeCallback};
+
+/// A processor by group and number in the group ("`PROCESSOR_NUMBER` structure").
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProcessorNumber {
+    /// The group.
+    pub group: u16,
+    /// The number in the group, 0 to 63.
+    pub number: u8,
+}
+
+/// Processors of one group ("`GROUP_AFFINITY` structure").
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct GroupAffinity {
+    /// The group.
+    pub group: u16,
+    /// A bit for each.
+    pub mask: u64,
+}
+
+impl ProcessorNumber {
+    /// As the kernel takes it.
+    pub(crate) const fn raw(self) -> PROCESSOR_NUMBER {
+        PROCESSOR_NUMBER { Group: self.group, Number: self.number, Reserved: 0 }
+    }
+
+    /// From what the kernel gives.
+    pub(crate) const fn from_raw(raw: PROCESSOR_NUMBER) -> Self {
+        Self { group: raw.Group, number: raw.Number }
+    }
+}
+
+/// How many processors are active ("`KeQueryActiveProcessorCountEx` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn active_count() -> u32 {
+    // SAFETY: callable at any IRQL.
+    unsafe { ntddk::KeQueryActiveProcessorCountEx(word(ALL_PROCESSOR_GROUPS)) }
+}
+
+/// How many processors there can ever be ("`KeQueryMaximumProcessorCountEx` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn maximum_count() -> u32 {
+    // SAFETY: callable at any IRQL.
+    unsafe { ntddk::KeQueryMaximumProcessorCountEx(word(ALL_PROCESSOR_GROUPS)) }
+}
+
+/// How many groups have active processors ("`KeQueryActiveGroupCount` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn active_groups() -> u16 {
+    // SAFETY: callable at any IRQL.
+    unsafe { ntddk::KeQueryActiveGroupCount() }
+}
+
+/// The active processors of `group` ("`KeQueryGroupAffinity` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn group_affinity(group: u16) -> GroupAffinity {
+    // SAFETY: callable at any IRQL; a group that is not there has none.
+    let mask = unsafe { ntddk::KeQueryGroupAffinity(group) };
+    GroupAffinity { group, mask }
+}
+
+/// The processor that this runs on, by index and by number ("`KeGetCurrentProcessorNumberEx` function"). Below DISPATCH_LEVEL it
+/// may be another by the time it is used.
+///
+/// IRQL: any.
+#[must_use]
+pub fn current() -> (u32, ProcessorNumber) {
+    let mut number = PROCESSOR_NUMBER::default();
+    // SAFETY: callable at any IRQL; the number outlives the call.
+    let index = unsafe { ntddk::KeGetCurrentProcessorNumberEx(&raw mut number) };
+    (index, ProcessorNumber::from_raw(number))
+}
+
+/// The index of a processor; none where there is no such active one ("`KeGetProcessorIndexFromNumber` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn index_of(processor: ProcessorNumber) -> Option<u32> {
+    let mut number = processor.raw();
+    // SAFETY: callable at any IRQL; the number outlives the call.
+    let index = unsafe { ntddk::KeGetProcessorIndexFromNumber(&raw mut number) };
+    (index != INVALID_PROCESSOR_INDEX).then_some(index)
+}
+
+/// The number of a processor; none where there is no such active one ("`KeGetProcessorNumberFromIndex` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn number_of(index: u32) -> Option<ProcessorNumber> {
+    let mut number = PROCESSOR_NUMBER::default();
+    // SAFETY: callable at any IRQL; the number outlives the call.
+    check(unsafe { ntddk::KeGetProcessorNumberFromIndex(index, &raw mut number) }).ok()?;
+    Some(ProcessorNumber::from_raw(number))
+}
+
+/// The highest number of a NUMA node ("`KeQueryHighestNodeNumber` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn highest_node() -> u16 {
+    // SAFETY: callable at any IRQL.
+    unsafe { ntddk::KeQueryHighestNodeNumber() }
+}
+
+/// The active processors of a NUMA node ("`KeQueryNodeActiveAffinity` function").
+///
+/// IRQL: any.
+#[must_use]
+pub fn node_affinity(node: u16) -> GroupAffinity {
+    let mut affinity = GROUP_AFFINITY::default();
+    // SAFETY: callable at any IRQL; the affinity outlives the call, and the count may be left out.
+    unsafe { ntddk::KeQueryNodeActiveAffinity(node, &raw mut affinity, core::ptr::null_mut()) };
+    GroupAffinity { group: affinity.Group, mask: affinity.Mask }
+}
+
+/// The NUMA node of an active processor.
+///
+/// IRQL: any.
+#[must_use]
+pub fn node_of(processor: ProcessorNumber) -> Option<u16> {
+    let bit = 1_u64.checked_shl(processor.number.into())?;
+    (0..=highest_node()).find(|&node| {
+        let affinity = node_affinity(node);
+        affinity.group == processor.group && affinity.mask & bit != 0
+    })
+}

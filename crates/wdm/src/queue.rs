@@ -1,0 +1,377 @@
+//! Cancel-safe queues of IRPs ("Cancel-Safe IRP Queues").
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use wdk_sys::{
+    IO_CSQ, IRP, KIRQL, KSPIN_LOCK, LIST_ENTRY, NTSTATUS, PIO_CSQ, PIRP, PKIRQL, PVOID, STATUS_INVALID_DEVICE_STATE,
+    STATUS_SUCCESS, ntddk,
+};
+
+use crate::irp::{FileId, PendedIrp};
+use crate::kernel::Kernel;
+use crate::pool::{PoolBox, Tag};
+use crate::status::{NtStatus, Result, check};
+
+/// What goes with an IRP while it waits; at most three pointers large, it is kept in the IRP.
+pub trait QueuedContext: Send + 'static {
+    /// The IRP was cancelled while it waited: completes it. IRQL: <= DISPATCH_LEVEL.
+    fn cancelled(self, irp: PendedIrp)
+    where
+        Self: Sized,
+    {
+        irp.complete(NtStatus::CANCELLED);
+    }
+}
+
+/// IRPs that wait, in order; one that is cancelled leaves at once.
+pub struct CancelSafeQueue<C: QueuedContext> {
+    queue: PoolBox<Queue<C>>,
+}
+
+/// The queue as its callbacks see it.
+#[repr(C)]
+struct Queue<C> {
+    /// First, so that the address that callbacks are called with is that of the whole.
+    csq: Kernel<IO_CSQ>,
+    lock: UnsafeCell<KSPIN_LOCK>,
+    /// The ends of the list; reached with the lock held, as is what follows.
+    head: UnsafeCell<LIST_ENTRY>,
+    state: UnsafeCell<State>,
+    context: PhantomData<C>,
+}
+
+struct State {
+    length: usize,
+    open: bool,
+}
+
+#[expect(clippy::non_send_fields_in_send_ty, reason = "the links are reached with the lock held")]
+// SAFETY: contexts move with their IRPs, and everything else is reached with the lock held.
+unsafe impl<C: Send> Send for Queue<C> {}
+// SAFETY: as above.
+unsafe impl<C: Send> Sync for Queue<C> {}
+
+impl<C: QueuedContext> CancelSafeQueue<C> {
+    /// An empty queue, open ("`IoCsqInitializeEx` function").
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory, or what the kernel function returns.
+    pub fn new(tag: Tag) -> Result<Self> {
+        const { assert!(size_of::<C>() <= size_of::<[PVOID; 3]>(), "a context has at most three pointers") };
+        const { assert!(align_of::<C>() <= align_of::<PVOID>(), "a context lies where pointers do") };
+        let queue = PoolBox::new(
+            tag,
+            Queue::<C> {
+                csq: Kernel::zeroed(),
+                lock: UnsafeCell::new(0),
+                head: UnsafeCell::new(LIST_ENTRY { Flink: ptr::null_mut(), Blink: ptr::null_mut() }),
+                state: UnsafeCell::new(State { length: 0, open: true }),
+                context: PhantomData,
+            },
+        )?;
+        let head = queue.head.get();
+        // SAFETY: the queue is not shared yet; an empty list points to itself.
+        unsafe { head.write(LIST_ENTRY { Flink: head, Blink: head }) };
+        // SAFETY: the queue lies in nonpaged pool, where it stays; the callbacks match it.
+        check(unsafe {
+            ntddk::IoCsqInitializeEx(
+                queue.csq.get(),
+                Some(insert::<C>),
+                Some(remove::<C>),
+                Some(peek_next::<C>),
+                Some(acquire_lock::<C>),
+                Some(release_lock::<C>),
+                Some(complete_cancelled::<C>),
+            )
+        })?;
+        Ok(Self { queue })
+    }
+
+    /// Puts an IRP at the end ("`IoCsqInsertIrpEx` function"). One that is cancelled already goes to [`QueuedContext::cancelled`].
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// Both back while the queue is closed; it is decided under the queue's lock.
+    pub fn insert(&self, irp: PendedIrp, context: C) -> core::result::Result<(), (PendedIrp, C)> {
+        let raw = irp.into_raw();
+        // SAFETY: the IRP is ours; the first three words of its driver context are the driver's while it owns the IRP.
+        let place = unsafe { context_of::<C>(raw) };
+        // SAFETY: as above; the type has room there.
+        unsafe { place.write(context) };
+        // SAFETY: the queue is initialised; the IRP is marked pending, ours and in no queue.
+        let status = unsafe { ntddk::IoCsqInsertIrpEx(self.queue.csq.get(), raw, ptr::null_mut(), ptr::null_mut()) };
+        // Inserted: it may be gone by now.
+        if status == STATUS_SUCCESS {
+            return Ok(());
+        }
+        // SAFETY: `insert` has refused it, so it is still ours and holds the context.
+        Err(unsafe { take(raw) })
+    }
+
+    /// Takes the first IRP out, no longer cancelable ("`IoCsqRemoveNextIrp` function").
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn remove_next(&self) -> Option<(PendedIrp, C)> {
+        self.remove_matching(ptr::null_mut())
+    }
+
+    /// Takes the first IRP of `file` out, for `IRP_MJ_CLEANUP`.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn remove_next_of(&self, file: FileId) -> Option<(PendedIrp, C)> {
+        self.remove_matching(ptr::without_provenance_mut(file.raw()))
+    }
+
+    fn remove_matching(&self, file: *mut c_void) -> Option<(PendedIrp, C)> {
+        // SAFETY: the queue is initialised; `peek_next` takes this context.
+        let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), file) };
+        // SAFETY: what a queue gives back was inserted with a context and is ours now.
+        (!irp.is_null()).then(|| unsafe { take(irp) })
+    }
+
+    /// Lets IRPs in.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn open(&self) {
+        self.queue.with_state(|state| state.open = true);
+    }
+
+    /// Lets no more IRPs in; those that are inside stay.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn close(&self) {
+        self.queue.with_state(|state| state.open = false);
+    }
+
+    /// Lets no more IRPs in if there are none inside; says whether that is so.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn close_if_empty(&self) -> bool {
+        self.queue.with_state(|state| {
+            let empty = state.length == 0;
+            state.open &= !empty;
+            empty
+        })
+    }
+
+    /// How many IRPs wait.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.with_state(|state| state.length)
+    }
+
+    /// Whether none waits.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<C: QueuedContext> Drop for CancelSafeQueue<C> {
+    /// Ends what still waits as if it were cancelled. IRQL: <= DISPATCH_LEVEL.
+    fn drop(&mut self) {
+        self.close();
+        while let Some((irp, context)) = self.remove_next() {
+            context.cancelled(irp);
+        }
+    }
+}
+
+impl<C> Queue<C> {
+    fn acquire(&self) -> KIRQL {
+        // SAFETY: at DISPATCH_LEVEL or below; the lock starts as zero and does not move.
+        unsafe { ntddk::KeAcquireSpinLockRaiseToDpc(self.lock.get()) }
+    }
+
+    fn release(&self, before: KIRQL) {
+        // SAFETY: the caller has the lock and the IRQL from before.
+        unsafe { ntddk::KeReleaseSpinLock(self.lock.get(), before) };
+    }
+
+    /// The state.
+    ///
+    /// # Safety
+    ///
+    /// The lock is held, and the last borrow has ended.
+    #[expect(clippy::mut_from_ref, reason = "the lock is what makes it exclusive")]
+    const unsafe fn state(&self) -> &mut State {
+        // SAFETY: as the caller promises.
+        unsafe { &mut *self.state.get() }
+    }
+
+    fn with_state<R>(&self, read: impl FnOnce(&mut State) -> R) -> R {
+        let before = self.acquire();
+        // SAFETY: the lock is held.
+        let result = read(unsafe { self.state() });
+        self.release(before);
+        result
+    }
+}
+
+/// The queue that a callback is called for.
+///
+/// # Safety
+///
+/// `csq` came from a `CancelSafeQueue<C>` that lives for `'a`.
+const unsafe fn queue_of<'a, C>(csq: PIO_CSQ) -> &'a Queue<C> {
+    // SAFETY: the structure is the first member of the queue.
+    unsafe { &*csq.cast::<Queue<C>>() }
+}
+
+/// Where the context of a queued IRP is.
+///
+/// # Safety
+///
+/// The IRP is live.
+const unsafe fn context_of<C>(irp: PIRP) -> *mut C {
+    // SAFETY: the address of a member of a live IRP.
+    unsafe { &raw mut (*irp).Tail.Overlay.__bindgen_anon_1.__bindgen_anon_1.DriverContext }.cast()
+}
+
+/// Where the link of a queued IRP is.
+///
+/// # Safety
+///
+/// The IRP is live.
+const unsafe fn link_of(irp: PIRP) -> *mut LIST_ENTRY {
+    // SAFETY: the address of a member of a live IRP.
+    unsafe { &raw mut (*irp).Tail.Overlay.__bindgen_anon_2.ListEntry }
+}
+
+/// The IRP of a link.
+///
+/// # Safety
+///
+/// `link` came from `link_of`.
+const unsafe fn irp_of(link: *mut LIST_ENTRY) -> PIRP {
+    const OFFSET: usize = core::mem::offset_of!(IRP, Tail.Overlay.__bindgen_anon_2.ListEntry);
+    // SAFETY: the link is inside an IRP, at this offset.
+    unsafe { link.byte_sub(OFFSET) }.cast()
+}
+
+/// Takes ownership of an IRP that is in no queue any more, and of its context.
+///
+/// # Safety
+///
+/// The IRP holds a context, and the caller hands over the only claim to both.
+const unsafe fn take<C>(irp: PIRP) -> (PendedIrp, C) {
+    // SAFETY: as the caller promises.
+    let place = unsafe { context_of::<C>(irp) };
+    // SAFETY: as above.
+    let context = unsafe { place.read() };
+    // SAFETY: kernel queues give out IRPs, not null.
+    let raw = unsafe { NonNull::new_unchecked(irp) };
+    // SAFETY: it was a `PendedIrp` when it was inserted.
+    (unsafe { PendedIrp::from_raw(raw) }, context)
+}
+
+/// Called with the lock held. IRQL: DISPATCH_LEVEL.
+unsafe extern "C" fn insert<C>(csq: PIO_CSQ, irp: PIRP, _: PVOID) -> NTSTATUS {
+    // SAFETY: called for this queue.
+    let queue = unsafe { queue_of::<C>(csq) };
+    let head = queue.head.get();
+    // SAFETY: the lock is held.
+    let state = unsafe { queue.state() };
+    if !state.open {
+        return STATUS_INVALID_DEVICE_STATE;
+    }
+    state.length = state.length.wrapping_add(1);
+    // SAFETY: the IRP is live.
+    let link = unsafe { link_of(irp) };
+    // SAFETY: the lock is held, and the list is whole.
+    let last = unsafe { (*head).Blink };
+    // SAFETY: the link is in no list.
+    unsafe { link.write(LIST_ENTRY { Flink: head, Blink: last }) };
+    // SAFETY: the list is whole.
+    unsafe { (*last).Flink = link };
+    // SAFETY: as above.
+    unsafe { (*head).Blink = link };
+    STATUS_SUCCESS
+}
+
+/// Called with the lock held. IRQL: DISPATCH_LEVEL.
+unsafe extern "C" fn remove<C>(csq: PIO_CSQ, irp: PIRP) {
+    // SAFETY: called for this queue.
+    let queue = unsafe { queue_of::<C>(csq) };
+    // SAFETY: the lock is held.
+    let state = unsafe { queue.state() };
+    state.length = state.length.wrapping_sub(1);
+    // SAFETY: the IRP is live.
+    let link = unsafe { link_of(irp) };
+    // SAFETY: the IRP is in this queue, and the lock is held.
+    let LIST_ENTRY { Flink: next, Blink: previous } = unsafe { link.read() };
+    // SAFETY: the list is whole.
+    unsafe { (*previous).Flink = next };
+    // SAFETY: as above.
+    unsafe { (*next).Blink = previous };
+}
+
+/// The first IRP after `after`, or of all, that matches `file`, or any. Called with the lock held. IRQL: DISPATCH_LEVEL.
+unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, file: PVOID) -> PIRP {
+    // SAFETY: called for this queue.
+    let head = unsafe { queue_of::<C>(csq) }.head.get();
+    // SAFETY: an IRP that the kernel peeked before is live.
+    let start = if after.is_null() { head } else { unsafe { link_of(after) } };
+    // SAFETY: the lock is held, and the list is whole.
+    let mut link = unsafe { (*start).Flink };
+    while link != head {
+        // SAFETY: what is linked is an IRP's.
+        let irp = unsafe { irp_of(link) };
+        // SAFETY: an IRP in the queue is live.
+        if file.is_null() || unsafe { file_of(irp) } == FileId::from_raw(file.addr()) {
+            return irp;
+        }
+        // SAFETY: the list is whole.
+        link = unsafe { (*link).Flink };
+    }
+    ptr::null_mut()
+}
+
+/// The handle that a queued IRP came through.
+///
+/// # Safety
+///
+/// The IRP is in a queue whose lock is held.
+unsafe fn file_of(irp: PIRP) -> FileId {
+    // SAFETY: kernel queues hold IRPs, not null.
+    let raw = unsafe { NonNull::new_unchecked(irp) };
+    // SAFETY: the claim is the queue's; this value is forgotten again.
+    let irp = core::mem::ManuallyDrop::new(unsafe { PendedIrp::from_raw(raw) });
+    irp.file()
+}
+
+/// IRQL: <= DISPATCH_LEVEL.
+unsafe extern "C" fn acquire_lock<C>(csq: PIO_CSQ, irql: PKIRQL) {
+    // SAFETY: called for this queue.
+    let before = unsafe { queue_of::<C>(csq) }.acquire();
+    // SAFETY: the kernel passes a place for it.
+    unsafe { irql.write(before) };
+}
+
+/// IRQL: DISPATCH_LEVEL.
+unsafe extern "C" fn release_lock<C>(csq: PIO_CSQ, irql: KIRQL) {
+    // SAFETY: called for this queue.
+    unsafe { queue_of::<C>(csq) }.release(irql);
+}
+
+/// IRQL: <= DISPATCH_LEVEL.
+unsafe extern "C" fn complete_cancelled<C: QueuedContext>(_: PIO_CSQ, irp: PIRP) {
+    // SAFETY: the kernel has removed the IRP from the queue and hands it over.
+    let (irp, context) = unsafe { take::<C>(irp) };
+    context.cancelled(irp);
+}
