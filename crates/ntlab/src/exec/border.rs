@@ -18,7 +18,7 @@ use crate::{
     exports::{Arguments, Export},
     finding::Finding,
     kernel::Kernel,
-    memory::{Arena, PAGE, PageKind, Ptr, Space, current, fault},
+    memory::{Arena, Memory, PAGE, PageKind, Ptr, Space, current, fault},
 };
 
 /// What kernel functions of Windows would use of the kernel stack between the driver's call and its callback.
@@ -42,7 +42,7 @@ pub fn allocate(space: &Space) -> NonNull<Border> {
 /// While it lives, the machine runs on this OS thread: its memory can be accessed and its driver called.
 #[derive(Debug)]
 pub struct Entered<'k> {
-    space_before: *const Space,
+    memory_before: *const Memory,
     gs_before: u64,
     _stack: signals::AlternateStack,
     kernel: PhantomData<&'k Kernel>,
@@ -57,16 +57,16 @@ pub fn enter(k: &Kernel) -> io::Result<Entered<'_>> {
     let stack = signals::AlternateStack::new()?;
     let border = k.exec.border();
     border.kernel.set(k);
-    let space_before = current::set(&raw const *k.exec.space);
+    let memory_before = current::set(&raw const k.memory);
     let gs_before = gs_base();
     set_gs_base(k.exec.border.as_ptr() as u64 - BORDER as u64);
-    Ok(Entered { space_before, gs_before, _stack: stack, kernel: PhantomData })
+    Ok(Entered { memory_before, gs_before, _stack: stack, kernel: PhantomData })
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         set_gs_base(self.gs_before);
-        current::set(self.space_before);
+        current::set(self.memory_before);
     }
 }
 

@@ -1,16 +1,16 @@
-//! What happens to driver code between its kernel calls: faults, device registers, breakpoints.
+//! What happens to driver code between its kernel calls: faults, device registers, privileged instructions.
 
 use std::panic::{self, AssertUnwindSafe};
 
-use super::border;
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+
+use super::{border, registers};
 use crate::{
     finding::Finding,
+    irql::Irql,
     kernel::Kernel,
-    memory::{Access, PageKind, fault},
+    memory::{Access, PAGE, PageKind, fault},
 };
-
-/// Numbers of the general registers, as in the machine's encoding.
-pub const RSP: usize = 4;
 
 /// The driver's registers at an event, on the host stack just below `host_sp`.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Event {
     pub ss: u64,
     /// The address that was accessed.
     pub address: u64,
-    /// The processor's error code of a page fault: bit 1 write, bit 4 execute.
+    /// The processor's error code; of a page fault: bit 1 write, bit 4 execute.
     pub error: u64,
     /// The processor's exception number.
     pub exception: u64,
@@ -50,9 +50,22 @@ pub const EVENT_SIZE: usize = 512;
 pub const MARKER: u64 = 1;
 const _: () = assert!(size_of::<Event>() == EVENT_SIZE);
 
-/// A general protection fault.
-const EXCEPTION_GENERAL_PROTECTION: u64 = 13;
-const EXCEPTION_PAGE_FAULT: u64 = 14;
+const DIVIDE: u64 = 0;
+const DEBUG: u64 = 1;
+const BREAKPOINT: u64 = 3;
+const INVALID_OPCODE: u64 = 6;
+const STACK_FAULT: u64 = 12;
+const GENERAL_PROTECTION: u64 = 13;
+const PAGE_FAULT: u64 = 14;
+const ERROR_WRITE: u64 = 1 << 1;
+const ERROR_EXECUTE: u64 = 1 << 4;
+/// The error code of a software interrupt that user mode may not use: its number is in the bits above.
+const ERROR_INTERRUPT: u64 = 1 << 1;
+
+const FAST_FAIL: u64 = 0x29;
+/// `KERNEL_SECURITY_CHECK_FAILURE`.
+const KERNEL_SECURITY_CHECK_FAILURE: u32 = 0x139;
+const RCX: usize = 1;
 
 /// Serves an event on the host stack.
 ///
@@ -67,39 +80,103 @@ pub unsafe extern "sysv64" fn event(event: &mut Event) {
 }
 
 fn serve(k: &Kernel, event: &mut Event) {
-    if event.exception == EXCEPTION_PAGE_FAULT {
-        page_fault(k, event);
-    } else {
-        exception(event);
+    match event.exception {
+        _ if event.signal == 0 => k.exec.registers.finish(k, event),
+        PAGE_FAULT => page_fault(k, event),
+        GENERAL_PROTECTION if event.error & 7 == ERROR_INTERRUPT => interrupt(event),
+        GENERAL_PROTECTION | STACK_FAULT => protection(k, event),
+        other => exception(other, k.exec.registers.original(event.rip)),
     }
 }
 
-fn page_fault(k: &Kernel, event: &Event) {
+fn page_fault(k: &Kernel, event: &mut Event) {
     let access = match event.error {
-        error if error & 16 != 0 => Access::Execute,
-        error if error & 2 != 0 => Access::Write,
+        error if error & ERROR_EXECUTE != 0 => Access::Execute,
+        error if error & ERROR_WRITE != 0 => Access::Write,
         _ => Access::Read,
     };
     let kind = k.exec.space.kind(event.address);
-    if kind == PageKind::ProcessorControl {
-        let offset = event.address % crate::memory::PAGE;
-        Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise();
+    match kind {
+        PageKind::Mmio if access != Access::Execute => k.exec.registers.access(k, event),
+        PageKind::ProcessorControl => {
+            let offset = event.address % PAGE;
+            Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise()
+        }
+        _ if kind.pageable() && kind.allows(access) && k.exec.space.page_in() => {}
+        _ => fault::finding(&k.memory, event.address, access, k.exec.registers.original(event.rip)).raise(),
     }
-    fault::finding(&k.exec.space, event.address, access, event.rip).raise()
 }
 
-/// Bug check parameters take the status codes of exceptions.
-fn exception(event: &Event) -> ! {
-    let (code, what) = match event.exception {
-        0 => (0xC000_0094, "integer division by zero"),
-        1 => (0x8000_0004, "single step"),
-        3 => (0x8000_0003, "breakpoint"),
-        6 => (0xC000_001D, "illegal instruction"),
-        EXCEPTION_GENERAL_PROTECTION => (fault::ACCESS_VIOLATION, "general protection fault"),
-        16 | 19 => (0xC000_0090, "floating-point exception"),
-        17 => (0x8000_0002, "misaligned access"),
-        _ => (0xC000_001D, "processor exception"),
+/// `int n`.
+fn interrupt(event: &Event) -> ! {
+    let number = event.error >> 3;
+    if number != FAST_FAIL {
+        Finding::not_modelled(format!("int {number:#x} in the driver")).raise();
+    }
+    let code = event.registers[RCX];
+    Finding::bug_check(KERNEL_SECURITY_CHECK_FAILURE, [code, 0, 0, 0], format!("fast fail {code} in the driver")).raise()
+}
+
+/// What the processor refuses in user mode, where the driver really runs, or everywhere.
+fn protection(k: &Kernel, event: &mut Event) {
+    let rip = k.exec.registers.original(event.rip);
+    let instruction = registers::decode(rip);
+    if let Some((register, reads)) = task_priority(&instruction) {
+        if reads {
+            event.registers[register] = k.irql().0.into();
+        } else {
+            set_irql(k, event.registers[register]);
+        }
+        event.rip = instruction.next_ip();
+        return;
+    }
+    let memory = instruction.op_kinds().position(|kind| kind == OpKind::Memory);
+    if memory.is_none() && instruction.mnemonic() != Mnemonic::Ret {
+        Finding::not_modelled(format!("the privileged instruction `{instruction}`")).raise();
+    }
+    let operand = u32::try_from(memory.unwrap_or_default()).unwrap_or_default();
+    let address = instruction.virtual_address(operand, 0, |register, _, _| value(event, register)).unwrap_or(event.rsp);
+    let parameters = [fault::ACCESS_VIOLATION, rip, 0, address];
+    let what = fault::pattern(address).unwrap_or("an address that cannot exist");
+    Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("access to {what}")).raise()
+}
+
+/// The register that an instruction reads the task priority to, true, or writes it from, false. cr8 is the IRQL.
+fn task_priority(instruction: &Instruction) -> Option<(usize, bool)> {
+    match instruction.code() {
+        Code::Mov_r64_cr if instruction.op1_register() == Register::CR8 => Some((instruction.op0_register().number(), true)),
+        Code::Mov_cr_r64 if instruction.op0_register() == Register::CR8 => Some((instruction.op1_register().number(), false)),
+        _ => None,
+    }
+}
+
+/// What `KeRaiseIrql` and `KeLowerIrql` do where the headers inline them.
+fn set_irql(k: &Kernel, level: u64) {
+    let to = Irql(u8::try_from(level).unwrap_or(u8::MAX));
+    if to > k.irql() {
+        k.raise_irql(to);
+    } else {
+        k.lower_irql(to);
+    }
+}
+
+fn value(event: &Event, register: Register) -> Option<u64> {
+    match register {
+        Register::None | Register::CS | Register::DS | Register::ES | Register::SS => Some(0),
+        register if register.is_gpr64() => Some(event.registers[register.number()]),
+        _ => None,
+    }
+}
+
+/// Exceptions without a meaning of their own; bug check parameters take their status codes.
+fn exception(exception: u64, rip: u64) -> ! {
+    let (code, what) = match exception {
+        DIVIDE => (0xC000_0094, "integer division by zero"),
+        DEBUG => (0x8000_0004, "single step"),
+        BREAKPOINT => (0x8000_0003, "breakpoint"),
+        INVALID_OPCODE => (0xC000_001D, "illegal instruction"),
+        _ => Finding::not_modelled(format!("exception {exception} of the processor")).raise(),
     };
-    let parameters = [code, event.rip, 0, 0];
+    let parameters = [code, rip, 0, 0];
     Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("{what} in the driver")).raise()
 }

@@ -10,6 +10,7 @@ mod crt;
 mod entry;
 mod event;
 mod image;
+mod registers;
 mod signals;
 mod stacks;
 #[cfg(test)]
@@ -21,9 +22,10 @@ use std::{any::Any, cell::RefCell, ptr::NonNull, rc::Rc};
 pub use self::{
     border::{Entered, call, enter},
     image::{Image, LoadError, Missing, Section},
+    registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
 };
-use self::{entry::Border, thunks::Thunks};
+use self::{entry::Border, registers::Registers, thunks::Thunks};
 use crate::{exports::Export, memory::Space};
 
 /// What one machine needs to run driver code.
@@ -34,6 +36,8 @@ pub struct Exec {
     thunks: RefCell<Thunks>,
     /// Every image that was ever loaded: stacks may still lead through it.
     images: RefCell<Vec<Rc<Image>>>,
+    /// Accesses to device registers.
+    pub registers: Registers,
     /// Stacks of simulated threads.
     pub stacks: Stacks,
     /// What unwinds, while it jumps over the driver's frames.
@@ -49,6 +53,7 @@ impl Exec {
             border: border::allocate(space),
             thunks: RefCell::new(Thunks::new(space)),
             images: RefCell::default(),
+            registers: Registers::new(space),
             stacks: Stacks::new(space),
             stopped: RefCell::new(None),
         }

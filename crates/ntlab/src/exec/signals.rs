@@ -74,9 +74,7 @@ fn replace(signal: i32) -> io::Result<libc::sigaction> {
 unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the host passes a `ucontext_t` that is this handler's alone until it returns.
     let machine = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
-    let space = current::get();
-    // SAFETY: `current` holds null or a space that lives as long as its `Entered` guard, on this thread.
-    let ours = unsafe { space.as_ref() }.is_some_and(|space| in_driver(space, machine));
+    let ours = current::get().is_some_and(|memory| in_driver(&memory.space, machine));
     if ours {
         // SAFETY: the host passes a valid `siginfo_t`, which has an address for faults and a harmless number else.
         let address = unsafe { (*info).si_addr() } as u64;

@@ -45,7 +45,7 @@ impl KernelStack {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Context {
     pub(super) host_sp: u64,
-    pub(super) guest_sp: u64,
+    pub(crate) guest_sp: u64,
     pub(super) stack_low: u64,
 }
 

@@ -1,6 +1,6 @@
 //! What a bad access means: the bug check that Windows with Driver Verifier would show for it, in one sentence.
 
-use super::{Access, PAGE, PageKind, Space};
+use super::{Access, Memory, PAGE, PageKind, Space, object, pool};
 use crate::finding::Finding;
 
 /// `PAGE_FAULT_IN_NONPAGED_AREA`.
@@ -23,9 +23,9 @@ pub const ACCESS_VIOLATION: u64 = 0xC000_0005;
 /// Stops the run for an access by a kernel function on behalf of the driver.
 #[cold]
 #[inline(never)]
-pub fn refuse(space: &Space, address: u64, length: u64, access: Access) -> ! {
-    let first = first_refused(space, address, length, access);
-    finding(space, first, access, 0).raise()
+pub fn refuse(memory: &Memory, address: u64, length: u64, access: Access) -> ! {
+    let first = first_refused(&memory.space, address, length, access);
+    finding(memory, first, access, 0).raise()
 }
 
 /// The first byte of the range that may not be accessed so.
@@ -40,12 +40,12 @@ fn first_refused(space: &Space, address: u64, length: u64, access: Access) -> u6
 
 /// What a bad access to `address` by the instruction at `rip` means; `rip` is 0 where a kernel function did it for the driver.
 #[must_use]
-pub fn finding(space: &Space, address: u64, access: Access, rip: u64) -> Finding {
-    let kind = space.kind(address);
-    let (code, what) = if kind.pageable() && space.paging_forbidden() {
-        (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "pageable memory at DISPATCH_LEVEL or above")
+pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Finding {
+    let kind = memory.space.kind(address);
+    let (code, what) = if kind.pageable() && memory.space.paging_forbidden() {
+        (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "pageable memory at DISPATCH_LEVEL or above".to_owned())
     } else {
-        classify(kind, address, access)
+        classify(memory, kind, address, access)
     };
     let parameters = match code {
         KMODE_EXCEPTION_NOT_HANDLED => [ACCESS_VIOLATION, rip, access.parameter(), address],
@@ -55,11 +55,30 @@ pub fn finding(space: &Space, address: u64, access: Access, rip: u64) -> Finding
     Finding::bug_check(code, parameters, format!("{} {what}", access.words()))
 }
 
-const fn classify(kind: PageKind, address: u64, access: Access) -> (u32, &'static str) {
+fn classify(memory: &Memory, kind: PageKind, address: u64, access: Access) -> (u32, String) {
+    match kind {
+        PageKind::PoolGuard => {
+            let block = memory.pool.around(address).map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
+            (PAGE_FAULT_BEYOND_END_OF_ALLOCATION, format!("memory beyond the end of {block}"))
+        }
+        PageKind::PoolFreed => {
+            let block = memory.pool.freed_around(address);
+            let block = block.map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
+            (PAGE_FAULT_IN_FREED_SPECIAL_POOL, format!("{block} that was freed"))
+        }
+        PageKind::Free | PageKind::Host => unmapped(address, access),
+        _ => {
+            let (code, what) = by_kind(kind, access);
+            (code, what.to_owned())
+        }
+    }
+}
+
+const fn by_kind(kind: PageKind, access: Access) -> (u32, &'static str) {
     match (kind, access) {
-        (PageKind::PoolGuard, _) => (PAGE_FAULT_BEYOND_END_OF_ALLOCATION, "memory beyond the end of a pool block"),
-        (PageKind::PoolFreed, _) => (PAGE_FAULT_IN_FREED_SPECIAL_POOL, "a pool block that was freed"),
-        (PageKind::StackGuard, _) => (UNEXPECTED_KERNEL_MODE_TRAP, "the guard page of a kernel stack: stack overflow"),
+        (PageKind::StackGuard, _) => {
+            (UNEXPECTED_KERNEL_MODE_TRAP, "the guard page of a kernel stack: the stack has overflowed")
+        }
         (PageKind::ImageDiscarded, _) => {
             (PAGE_FAULT_IN_NONPAGED_AREA, "an INIT section, which is discarded after DriverEntry")
         }
@@ -67,21 +86,38 @@ const fn classify(kind: PageKind, address: u64, access: Access) -> (u32, &'stati
             (DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, "a driver image that was unloaded")
         }
         (PageKind::MmioUnmapped, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers that were unmapped"),
-        (PageKind::ImageReadOnly | PageKind::ImageCode | PageKind::PagedReadOnly | PageKind::PagedCode, Access::Write) => {
-            (ATTEMPTED_WRITE_TO_READONLY_MEMORY, "a read-only section of a driver image")
-        }
-        (PageKind::Free | PageKind::Host, _) => unmapped(address, access),
+        (
+            PageKind::ImageReadOnly | PageKind::ImageCode | PageKind::PagedReadOnly | PageKind::PagedCode,
+            Access::Write,
+        ) => (ATTEMPTED_WRITE_TO_READONLY_MEMORY, "a read-only section of a driver image"),
         (_, Access::Execute) => (ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY, "memory that is not executable"),
         (PageKind::Mmio, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers by a kernel function"),
         _ => (PAGE_FAULT_IN_NONPAGED_AREA, "memory that may not be accessed so"),
     }
 }
 
-const fn unmapped(address: u64, access: Access) -> (u32, &'static str) {
+fn unmapped(address: u64, access: Access) -> (u32, String) {
     match (address, access) {
-        (0..PAGE, Access::Execute) => (KMODE_EXCEPTION_NOT_HANDLED, "a null function pointer"),
-        (0..PAGE, _) => (KMODE_EXCEPTION_NOT_HANDLED, "a null pointer"),
-        _ => (PAGE_FAULT_IN_NONPAGED_AREA, "an address where nothing is"),
+        (0..PAGE, Access::Execute) => (KMODE_EXCEPTION_NOT_HANDLED, "a null function pointer".to_owned()),
+        (0..PAGE, _) => (KMODE_EXCEPTION_NOT_HANDLED, "a null pointer".to_owned()),
+        _ => (PAGE_FAULT_IN_NONPAGED_AREA, pattern(address).unwrap_or("an address where nothing is").to_owned()),
+    }
+}
+
+/// What an address was read from, if it looks like what the lab leaves behind.
+#[must_use]
+pub const fn pattern(address: u64) -> Option<&'static str> {
+    match address.to_le_bytes() {
+        [.., a, b, c, object::POISON] if a == b && b == c && c == object::POISON => {
+            Some("a pointer from a kernel structure that was freed")
+        }
+        [.., a, b, c, pool::UNINITIALIZED] if a == b && b == c && c == pool::UNINITIALIZED => {
+            Some("a pointer from pool that was not initialized")
+        }
+        [.., a, b, c, pool::PADDING] if a == b && b == c && c == pool::PADDING => {
+            Some("a pointer from memory beside a pool block")
+        }
+        _ => None,
     }
 }
 

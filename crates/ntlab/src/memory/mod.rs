@@ -144,7 +144,7 @@ impl Memory {
     #[must_use]
     pub fn physical_address(&self, address: u64) -> u64 {
         let found = self.physical.address(address);
-        found.unwrap_or_else(|| fault::refuse(&self.space, address, 1, Access::Read))
+        found.unwrap_or_else(|| fault::refuse(self, address, 1, Access::Read))
     }
 
     /// A buffer of physically contiguous memory whose addresses, physical ones, are not above `highest`; None if there is none.

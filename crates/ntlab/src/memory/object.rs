@@ -6,7 +6,7 @@ use super::{Arena, PageKind, Ptr, Space, fault, host};
 use crate::finding::Finding;
 
 /// What fills a free object: as a pointer, one that faults.
-const POISON: u8 = 0xDD;
+pub const POISON: u8 = 0xDD;
 /// Objects start at multiples of this, a cache line.
 const GRANULE: u64 = 64;
 /// A chunk holds objects of one size.

@@ -11,9 +11,9 @@ use super::{Arena, PAGE, PageKind, Ptr, Space};
 use crate::finding::Finding;
 
 /// What fills the bytes around a block: a write there is noticed when the block is freed.
-const PADDING: u8 = 0xA9;
+pub const PADDING: u8 = 0xA9;
 /// What a driver finds in memory it did not ask to have zeroed: as a pointer, one that faults.
-const UNINITIALIZED: u8 = 0xBD;
+pub const UNINITIALIZED: u8 = 0xBD;
 /// Blocks of less than a page are aligned so.
 const ALIGNMENT: u64 = 16;
 /// Freed blocks whose history is remembered.
@@ -113,6 +113,12 @@ impl Block {
     const fn pages(&self) -> (u64, u64) {
         let start = self.address / PAGE * PAGE;
         (start, (self.address + self.request.bytes).next_multiple_of(PAGE) - start)
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a pool block of {} bytes, tag '{}'", self.request.bytes, self.request.tag)
     }
 }
 
@@ -216,7 +222,7 @@ impl Pool {
         for (from, to, violation, place) in checks {
             if let Some(offset) = self.space.first_other(from, to - from, PADDING) {
                 let parameters = [block.address, from + offset, 0, violation];
-                let sentence = format!("free of {}, and memory {place} it was overwritten", self.describe(block));
+                let sentence = format!("free of {}, and memory {place} it was overwritten", block);
                 Finding::bug_check(SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION, parameters, sentence).raise();
             }
         }
@@ -227,9 +233,9 @@ impl Pool {
         let (violation, sentence) = match (freed, self.around(address)) {
             (_, Some(block)) => {
                 let offset = address - block.address;
-                (NOT_A_BLOCK, format!("free of an address {offset} bytes into {}", self.describe(&block)))
+                (NOT_A_BLOCK, format!("free of an address {offset} bytes into {}", block))
             }
-            (Some(block), None) => (FREED_ALREADY, format!("free of {}, which was freed already", self.describe(&block))),
+            (Some(block), None) => (FREED_ALREADY, format!("free of {}, which was freed already", block)),
             (None, None) => (NEVER_IN_POOL, "free of an address that is no pool block".to_owned()),
         };
         Finding::bug_check(BAD_POOL_CALLER, [violation, address, 0, 0], sentence).raise()
@@ -250,12 +256,6 @@ impl Pool {
         let freed = self.freed.borrow();
         let mut had = freed.iter().rev().filter(|block| address.wrapping_sub(block.pages().0) < block.pages().1);
         had.next().cloned()
-    }
-
-    /// "a pool block of 24 bytes, tag 'Abcd'".
-    #[allow(clippy::unused_self, reason = "reads as what it is")]
-    fn describe(&self, block: &Block) -> String {
-        format!("a pool block of {} bytes, tag '{}'", block.request.bytes, block.request.tag)
     }
 
     /// The live blocks that the driver answers for, in the order of allocation.

@@ -85,6 +85,11 @@ pub struct Space {
     ranges: RefCell<[Ranges; ARENAS.len()]>,
     /// Pageable memory may not be touched: IRQL is `DISPATCH_LEVEL` or higher.
     paging_forbidden: Cell<bool>,
+    /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched: a driver that keeps away from it in its DPCs
+    /// pays nothing.
+    paged_out: Cell<bool>,
+    /// Pageable ranges with what they are; without paged pool where guard markers keep that in one mapping.
+    pageable: RefCell<BTreeMap<u64, (u64, PageKind)>>,
 }
 
 impl Space {
@@ -98,7 +103,14 @@ impl Space {
         unsafe { host::protect(base, PAGE_MAP_LENGTH, Protection::ReadWrite) }?;
         let ranges = ARENAS.map(|(start, _)| Ranges { next: base + start, grown: base + start, free: BTreeMap::new() });
         let method = probe(base + PAGE_MAP_LENGTH);
-        Ok(Self { base, method, ranges: RefCell::new(ranges), paging_forbidden: Cell::new(false) })
+        Ok(Self {
+            base,
+            method,
+            ranges: RefCell::new(ranges),
+            paging_forbidden: Cell::new(false),
+            paged_out: Cell::new(false),
+            pageable: RefCell::default(),
+        })
     }
 
     /// How blocks are guarded on this host.
@@ -142,7 +154,7 @@ impl Space {
         let mut page = address;
         loop {
             let kind = self.kind(page);
-            if !kind.allows(access) || (kind.pageable() && self.paging_forbidden.get()) {
+            if !kind.allows(access) || (kind.pageable() && !self.page_in()) {
                 return false;
             }
             if page / PAGE == last / PAGE {
@@ -160,6 +172,51 @@ impl Space {
     /// Says whether pageable memory may be touched: the scheduler, when IRQL crosses `DISPATCH_LEVEL`.
     pub fn forbid_paging(&self, forbidden: bool) {
         self.paging_forbidden.set(forbidden);
+        if forbidden && !self.paged_out.get() {
+            self.page(|_| Protection::None);
+            self.paged_out.set(true);
+        }
+    }
+
+    /// Lets pageable memory be touched, if that is allowed now.
+    pub fn page_in(&self) -> bool {
+        if self.paging_forbidden.get() {
+            return false;
+        }
+        self.bring_in();
+        true
+    }
+
+    fn bring_in(&self) {
+        if self.paged_out.replace(false) {
+            self.page(PageKind::protection);
+        }
+    }
+
+    fn page(&self, protection: impl Fn(PageKind) -> Protection) {
+        for (start, (length, kind)) in &*self.pageable.borrow() {
+            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+            host_result(unsafe { host::protect(*start, *length, protection(*kind)) });
+        }
+        let start = self.base + bounds(Arena::PagedPool).0;
+        let length = self.ranges.borrow()[Arena::PagedPool as usize].grown - start;
+        if length > 0 {
+            // SAFETY: as above.
+            host_result(unsafe { host::protect(start, length, protection(PageKind::PagedPool)) });
+        }
+    }
+
+    /// Keeps the list of pageable ranges.
+    fn note_pageable(&self, address: u64, length: u64, kind: PageKind) {
+        let mut pageable = self.pageable.borrow_mut();
+        let old: Vec<u64> = pageable.range(address..address + length).map(|(start, _)| *start).collect();
+        for start in old {
+            pageable.remove(&start);
+        }
+        let in_one_mapping = kind == PageKind::PagedPool && self.method == GuardMethod::Markers;
+        if kind.pageable() && !in_one_mapping {
+            pageable.insert(address, (length, kind));
+        }
     }
 
     /// Marks pages.
@@ -172,6 +229,7 @@ impl Space {
 
     /// Takes `length` bytes, whole pages, from an arena. They fault until they are [opened](Self::open).
     pub fn take(&self, arena: Arena, length: u64) -> u64 {
+        self.bring_in();
         let mut all = self.ranges.borrow_mut();
         let ranges = &mut all[arena as usize];
         if let Some(queue) = ranges.free.get_mut(&length)
@@ -208,6 +266,7 @@ impl Space {
 
     /// Lets pages that were taken be read and written, from now on of that kind. They read zero.
     pub fn open(&self, address: u64, length: u64, kind: PageKind) {
+        self.note_pageable(address, length, kind);
         match self.method {
             // SAFETY: `address` was taken from an arena; nothing refers to pages that fault.
             GuardMethod::Markers => host_result(unsafe { host::remove_guard(address, length) }),
@@ -219,6 +278,7 @@ impl Space {
 
     /// Makes pages fault again, from now on of that kind; their contents are lost.
     pub fn close(&self, address: u64, length: u64, kind: PageKind) {
+        self.note_pageable(address, length, kind);
         match self.method {
             // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
             GuardMethod::Markers => host_result(unsafe { host::install_guard(address, length) }),
@@ -235,6 +295,7 @@ impl Space {
     fn assert_inside(&self, address: u64, length: u64) {
         let offset = address.wrapping_sub(self.base);
         assert!(offset < RESERVED && length <= RESERVED - offset, "bytes outside the machine");
+        self.bring_in();
     }
 
     /// Fills pages that the caller opened.
@@ -261,6 +322,7 @@ impl Space {
 
     /// Makes open pages pages of that kind: images and kernel code.
     pub fn protect(&self, address: u64, length: u64, kind: PageKind) {
+        self.note_pageable(address, length, kind);
         // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
         host_result(unsafe { host::protect(address, length, kind.protection()) });
         self.mark(address, length, kind);

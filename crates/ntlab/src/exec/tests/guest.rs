@@ -115,7 +115,19 @@ impl Running<'_> {
 
     /// Calls one of the guest's functions.
     pub fn call(&self, name: &str, a: u64, b: u64) -> u64 {
-        exec::call(self.k, self.function(name), &[a, b])
+        self.call_with(name, &[a, b])
+    }
+
+    /// Calls one of the guest's functions with any number of arguments.
+    pub fn call_with(&self, name: &str, arguments: &[u64]) -> u64 {
+        exec::call(self.k, self.function(name), arguments)
+    }
+
+    /// What something finds.
+    #[allow(clippy::unused_self, reason = "it happens in the machine")]
+    pub fn unwinds_in(&self, act: impl FnOnce()) -> Finding {
+        let payload = panic::catch_unwind(AssertUnwindSafe(act)).expect_err("it does not return");
+        *payload.downcast::<Finding>().expect("it is a finding")
     }
 
     /// What a call unwinds with.

@@ -1,6 +1,10 @@
 //! The border, the loader and faults, tested with a driver image made for it.
 
+mod faults;
 mod guest;
+mod image;
 mod kernel_calls;
+mod registers;
+mod runtime;
 
 pub use guest::{FUNCTIONS, Guest};

@@ -1,0 +1,205 @@
+//! Accesses to device registers. Their pages fault; the instruction that faulted is encoded again with its memory operand in a cell of
+//! ordinary memory, runs natively, and what it left in the cell is written to the device. So every form that compilers make of a
+//! volatile access works the same way, without an emulator of instructions.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
+
+use iced_x86::{
+    Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
+
+use super::{
+    entry::resume_entry,
+    event::Event,
+};
+use crate::{
+    finding::Finding,
+    kernel::Kernel,
+    memory::{Access, Arena, PAGE, PageKind, Ptr, Space, current, fault},
+};
+
+/// The longest instruction.
+const LONGEST: u64 = 15;
+/// Room for the code of one instruction and the jump behind it, and for its cell.
+const SLOT: u64 = 64;
+/// Instructions that can access registers in one run.
+const SLOTS: u64 = 4096;
+const WORD: usize = 8;
+
+/// Where accesses to device registers go.
+#[derive(Clone, Copy, Debug)]
+pub struct Bus {
+    /// Reads `size` bytes, 1 to 8, at a physical address.
+    pub read: fn(&Kernel, u64, u8) -> u64,
+    /// Writes the low `size` bytes of the value.
+    pub write: fn(&Kernel, u64, u8, u64),
+}
+
+/// An instruction that was encoded again.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Its code.
+    code: u64,
+    /// Its memory operand.
+    cell: u64,
+    size: usize,
+    reads: bool,
+    writes: bool,
+    /// The instruction it was made from, and the one behind that.
+    original: u64,
+    next: u64,
+}
+
+/// All instructions of the driver that have accessed registers.
+#[derive(Debug)]
+pub struct Registers {
+    /// Where accesses go.
+    pub bus: Cell<Bus>,
+    code: u64,
+    cells: u64,
+    slots: RefCell<BTreeMap<u64, Slot>>,
+    /// The write that waits for its instruction to finish: its physical address.
+    pending: Cell<Option<(u64, Slot)>>,
+}
+
+impl Registers {
+    pub(super) fn new(space: &Space) -> Self {
+        let room = SLOTS * SLOT;
+        let code = space.take(Arena::Kernel, 2 * room);
+        space.open(code, room, PageKind::KernelCode);
+        space.open(code + room, room, PageKind::Object);
+        let bus = Bus { read: |_, address, _| no_bus(address), write: |_, address, _, _| no_bus(address) };
+        let cells = code + room;
+        Self { bus: Cell::new(bus), code, cells, slots: RefCell::default(), pending: Cell::new(None) }
+    }
+
+    /// The driver's instruction behind an address in re-encoded code, else the address itself.
+    pub(super) fn original(&self, rip: u64) -> u64 {
+        if !(self.code..self.cells).contains(&rip) {
+            return rip;
+        }
+        let slot = self.slots.borrow().values().find(|slot| rip.wrapping_sub(slot.code) < SLOT).copied();
+        slot.map_or(rip, |slot| slot.original)
+    }
+
+    /// Serves an access to registers: the driver goes on in the re-encoded instruction.
+    pub(super) fn access(&self, k: &Kernel, event: &mut Event) {
+        let Some(physical) = k.memory.mappings.physical(event.address) else {
+            fault::refuse(&k.memory, event.address, 1, Access::Read)
+        };
+        let slot = self.slot(&k.exec.space, event.rip);
+        k.preempt();
+        if slot.reads {
+            for (offset, size) in words(slot.size) {
+                let value = (self.bus.get().read)(k, physical + offset as u64, size);
+                put(slot.cell + offset as u64, size, value);
+            }
+        }
+        if slot.writes {
+            self.pending.set(Some((physical, slot)));
+        }
+        event.rip = slot.code;
+    }
+
+    /// The re-encoded instruction has run: what it left in its cell goes to the device.
+    pub(super) fn finish(&self, k: &Kernel, event: &mut Event) {
+        let Some((physical, slot)) = self.pending.take() else {
+            Finding::not_modelled("a jump into the lab's own code").raise()
+        };
+        event.rip = slot.next;
+        let values: Vec<_> = words(slot.size).map(|(at, size)| (at, size, get(slot.cell + at as u64, size))).collect();
+        for (offset, size, value) in values {
+            (self.bus.get().write)(k, physical + offset as u64, size, value);
+        }
+    }
+
+    fn slot(&self, space: &Space, rip: u64) -> Slot {
+        if let Some(slot) = self.slots.borrow().get(&rip) {
+            return *slot;
+        }
+        let index = self.slots.borrow().len() as u64;
+        if index == SLOTS {
+            Finding::not_modelled("more than 4,096 instructions that access device registers").raise();
+        }
+        let slot = self.encode(space, rip, index * SLOT);
+        self.slots.borrow_mut().insert(rip, slot);
+        slot
+    }
+
+    fn encode(&self, space: &Space, rip: u64, offset: u64) -> Slot {
+        let original = decode(rip);
+        let (reads, writes) = accesses(&original);
+        let (code, cell) = (self.code + offset, self.cells + offset);
+        let mut moved = original;
+        moved.set_memory_base(Register::RIP);
+        moved.set_memory_index(Register::None);
+        moved.set_memory_index_scale(1);
+        moved.set_memory_displ_size(8);
+        moved.set_memory_displacement64(cell);
+        moved.set_segment_prefix(Register::None);
+        let mut encoder = Encoder::new(64);
+        if let Err(error) = encoder.encode(&moved, code) {
+            Finding::not_modelled(format!("`{original}` at device registers: {error}")).raise();
+        }
+        let next = original.next_ip();
+        let mut bytes = encoder.take_buffer();
+        bytes.extend([0xFF, 0x25, 0, 0, 0, 0]); // jmp [rip]
+        bytes.extend((if writes { resume_entry as *const () as u64 } else { next }).to_le_bytes());
+        let page = code / PAGE * PAGE;
+        space.protect(page, PAGE, PageKind::Object);
+        space.write(code, &bytes);
+        space.protect(page, PAGE, PageKind::KernelCode);
+        Slot { code, cell, size: original.memory_size().size(), reads, writes, original: rip, next }
+    }
+}
+
+fn no_bus(address: u64) -> ! {
+    Finding::not_modelled(format!("device registers at {address:#x}: the machine has no bus")).raise()
+}
+
+/// Whether the instruction reads and writes its memory operand. One that cannot be moved is refused.
+fn accesses(instruction: &Instruction) -> (bool, bool) {
+    let mut factory = InstructionInfoFactory::new();
+    let memory = factory.info(instruction).used_memory();
+    let own = memory.iter().filter(|used| used.base() == instruction.memory_base() || used.base() != Register::RSP);
+    let own: Vec<OpAccess> = own.map(iced_x86::UsedMemory::access).collect();
+    let movable = own.len() == 1
+        && instruction.op_kinds().any(|kind| kind == OpKind::Memory)
+        && instruction.flow_control() == FlowControl::Next
+        && instruction.memory_size().size() <= SLOT as usize;
+    if !movable {
+        Finding::not_modelled(format!("`{instruction}` at device registers")).raise();
+    }
+    let any = |wanted: &[OpAccess]| own.iter().any(|access| wanted.contains(access));
+    let reads = any(&[OpAccess::Read, OpAccess::CondRead, OpAccess::ReadWrite, OpAccess::ReadCondWrite]);
+    let writes = any(&[OpAccess::Write, OpAccess::CondWrite, OpAccess::ReadWrite, OpAccess::ReadCondWrite]);
+    (reads, writes)
+}
+
+/// The instruction at an address of the driver's code.
+pub(super) fn decode(rip: u64) -> Instruction {
+    let mut bytes = [0; LONGEST as usize];
+    let to_end = PAGE - rip % PAGE;
+    let length = if current::allows(rip, LONGEST, Access::Read) { LONGEST } else { to_end.min(LONGEST) };
+    let code = &mut bytes[..length as usize];
+    Ptr::new(rip).read_into(code);
+    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
+}
+
+/// Offsets and sizes of the accesses that an operand of `size` bytes makes.
+fn words(size: usize) -> impl Iterator<Item = (usize, u8)> {
+    (0..size).step_by(WORD).map(move |offset| (offset, (size - offset).min(WORD) as u8))
+}
+
+fn put(address: u64, size: u8, value: u64) {
+    Ptr::new(address).write_bytes(&value.to_le_bytes()[..usize::from(size)]);
+}
+
+fn get(address: u64, size: u8) -> u64 {
+    let mut bytes = [0; WORD];
+    Ptr::new(address).read_into(&mut bytes[..usize::from(size)]);
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,224 @@
+//! Bad accesses of driver code, told apart.
+
+use super::guest::{Guest, Running};
+use crate::{
+    finding::{Cause, Finding},
+    irql::{APC_LEVEL, PASSIVE_LEVEL},
+    memory::{Owner, PoolKind, Ptr, Request},
+};
+
+fn code(finding: &Finding) -> u32 {
+    match finding.cause {
+        Cause::BugCheck { code, .. } => code,
+        Cause::NotModelled => panic!("not a verdict: {}", finding.sentence),
+    }
+}
+
+fn allocate(guest: &Running<'_>, kind: PoolKind, bytes: u64) -> Ptr<u8> {
+    let request = Request { kind, owner: Owner::Driver, ..Request::kernel(bytes, b"Test") };
+    guest.k.memory.allocate(guest.k, request).expect("there is memory")
+}
+
+#[test]
+fn a_write_beyond_the_end_of_a_block_faults() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 32);
+        let finding = guest.finding("write_to", block.address() + 32, 5);
+        assert_eq!(code(&finding), 0xCD);
+        assert_eq!(finding.sentence, "write to memory beyond the end of a pool block of 32 bytes, tag 'Test'");
+    });
+}
+
+#[test]
+fn a_freed_block_faults() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 200);
+        guest.k.memory.free_pool(guest.k, block, None);
+        let finding = guest.finding("read_from", block.address(), 0);
+        assert_eq!(code(&finding), 0xCC);
+        assert_eq!(finding.sentence, "read of a pool block of 200 bytes, tag 'Test' that was freed");
+    });
+}
+
+#[test]
+fn a_write_into_the_slack_behind_a_block_is_found_when_it_is_freed() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 33);
+        guest.call("write_to", block.address() + 33, 5);
+        let finding = guest.unwinds_in(|| guest.k.memory.free_pool(guest.k, block, None));
+        assert_eq!(code(&finding), 0xC1);
+    });
+}
+
+#[test]
+fn a_write_before_a_block_is_found_when_it_is_freed() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 32);
+        guest.call("write_to", block.address() - 4, 5);
+        let finding = guest.unwinds_in(|| guest.k.memory.free_pool(guest.k, block, None));
+        assert_eq!(code(&finding), 0xC1);
+    });
+}
+
+#[test]
+fn a_second_free_a_wrong_tag_and_a_wrong_address_are_told_apart() {
+    Guest::new().run(|guest| {
+        let memory = &guest.k.memory;
+        let block = allocate(guest, PoolKind::NonPaged, 32);
+        let wrong_tag = guest.unwinds_in(|| memory.free_pool(guest.k, block, Some(u32::from_le_bytes(*b"Else"))));
+        let block = allocate(guest, PoolKind::NonPaged, 32);
+        let inside = guest.unwinds_in(|| memory.free_pool(guest.k, Ptr::new(block.address() + 8), None));
+        memory.free_pool(guest.k, block, Some(u32::from_le_bytes(*b"Test")));
+        let twice = guest.unwinds_in(|| memory.free_pool(guest.k, block, None));
+        let never = guest.unwinds_in(|| memory.free_pool(guest.k, Ptr::new(0x1000), None));
+        let first_parameters = [&wrong_tag, &inside, &twice, &never].map(|finding| match finding.cause {
+            Cause::BugCheck { code, parameters } => (code, parameters[0]),
+            Cause::NotModelled => panic!("a verdict"),
+        });
+        assert_eq!(first_parameters, [(0xC2, 0x0A), (0xC2, 0x46), (0xC2, 0x07), (0xC2, 0x42)]);
+    });
+}
+
+#[test]
+fn a_stack_overflow_is_told_from_other_faults() {
+    Guest::new().run(|guest| {
+        let finding = guest.finding("overflow", 0, 1);
+        assert_eq!(code(&finding), 0x7F);
+        assert_eq!(finding.sentence, "write to the guard page of a kernel stack: the stack has overflowed");
+    });
+}
+
+#[test]
+fn a_call_into_the_driver_with_little_stack_left_is_found_before_it_overflows() {
+    Guest::new().run(|guest| {
+        let finding = guest.finding("nest", 1000, 0);
+        assert_eq!(code(&finding), 0x7F);
+        assert!(finding.sentence.contains("bytes of kernel stack left"), "{}", finding.sentence);
+    });
+}
+
+#[test]
+fn null_pointers_and_addresses_where_nothing_is_are_told_apart() {
+    Guest::new().run(|guest| {
+        assert_eq!(guest.finding("write_to", 0, 5).sentence, "write to a null pointer");
+        assert_eq!(guest.finding("read_from", 0x18, 5).sentence, "read of a null pointer");
+        assert_eq!(guest.finding("call_to", 0, 5).sentence, "execution of a null function pointer");
+        assert_eq!(guest.finding("read_from", 0x10_0000, 5).sentence, "read of an address where nothing is");
+        assert_eq!(guest.finding("read_from", 1 << 60, 5).sentence, "access to an address that cannot exist");
+    });
+}
+
+#[test]
+fn a_pointer_out_of_freed_or_uninitialized_memory_is_recognised() {
+    Guest::new().run(|guest| {
+        let object: Ptr<u64> = guest.k.memory.allocate_object();
+        guest.k.memory.free_object(object);
+        let finding = guest.finding("read_from", object.read(), 0);
+        assert_eq!(finding.sentence, "access to a pointer from a kernel structure that was freed");
+        let request = Request { zeroed: false, ..Request::kernel(8, b"Test") };
+        let block = guest.k.memory.allocate(guest.k, request).expect("there is memory").cast::<u64>();
+        let finding = guest.finding("read_from", block.read(), 0);
+        assert_eq!(finding.sentence, "access to a pointer from pool that was not initialized");
+    });
+}
+
+#[test]
+fn code_and_constants_cannot_be_written() {
+    Guest::new().run(|guest| {
+        assert_eq!(code(&guest.finding("write_read_only", 0, 0)), 0xBE);
+        assert_eq!(code(&guest.finding("write_to", guest.function("add"), 5)), 0xBE);
+    });
+}
+
+#[test]
+fn pool_cannot_be_executed_unless_it_was_asked_for() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 64);
+        assert_eq!(code(&guest.finding("call_to", block.address(), 0)), 0xFC);
+    });
+}
+
+#[test]
+fn init_code_is_gone_after_initialization() {
+    Guest::new().run(|guest| {
+        assert_eq!(guest.call("DriverEntry", 0, 0), 0x1234);
+        guest.k.exec.discard_init(&guest.image);
+        let finding = guest.finding("DriverEntry", 0, 0);
+        assert_eq!(finding.sentence, "execution of an INIT section, which is discarded after DriverEntry");
+    });
+}
+
+#[test]
+fn an_unloaded_image_faults() {
+    Guest::new().run(|guest| {
+        guest.k.exec.unload(&guest.image);
+        assert_eq!(code(&guest.finding("add", 1, 2)), 0xCE);
+    });
+}
+
+#[test]
+fn pageable_code_and_paged_pool_fault_at_dispatch_level_and_only_there() {
+    Guest::new().run(|guest| {
+        let space = &guest.k.memory.space;
+        let block = allocate(guest, PoolKind::Paged, 64);
+        for _ in 0..2 {
+            space.forbid_paging(false);
+            assert_eq!(guest.call("pageable", 1, 2), 3);
+            assert_eq!(guest.call("read_from", block.address(), 0), 0);
+            assert_eq!(block.read(), 0);
+            space.forbid_paging(true);
+            assert_eq!(guest.call("add", 1, 2), 3);
+            assert_eq!(code(&guest.finding("pageable", 1, 2)), 0xD1);
+            assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xD1);
+            assert_eq!(code(&guest.unwinds_in(|| _ = block.read())), 0xD1);
+        }
+    });
+}
+
+#[test]
+fn processor_exceptions_are_told_apart() {
+    Guest::new().run(|guest| {
+        assert_eq!(guest.finding("divide", 1, 0).sentence, "integer division by zero in the driver");
+        assert_eq!(guest.finding("breakpoint", 0, 0).sentence, "breakpoint in the driver");
+        assert_eq!(guest.finding("undefined", 0, 0).sentence, "illegal instruction in the driver");
+        assert_eq!(code(&guest.finding("fast_fail", 3, 0)), 0x139);
+        assert_eq!(guest.call("divide", 42, 6), 7);
+    });
+}
+
+#[test]
+fn the_irql_is_where_inlined_functions_look_for_it() {
+    Guest::new().run(|guest| {
+        assert_eq!(guest.call("read_cr8", 0, 0), PASSIVE_LEVEL.0.into());
+        guest.call("write_cr8", APC_LEVEL.0.into(), 0);
+        assert_eq!(guest.k.irql(), APC_LEVEL);
+        assert_eq!(guest.call("read_cr8", 0, 0), APC_LEVEL.0.into());
+        guest.call("write_cr8", PASSIVE_LEVEL.0.into(), 0);
+        assert_eq!(guest.k.irql(), PASSIVE_LEVEL);
+    });
+}
+
+#[test]
+fn what_is_behind_gs_is_refused_by_name() {
+    Guest::new().run(|guest| {
+        let finding = guest.finding("read_processor_control", 0, 0);
+        assert_eq!(finding.sentence, "direct use of the processor control region, gs:[0x188]");
+    });
+}
+
+#[test]
+fn machines_on_several_threads_at_once_do_not_disturb_each_other() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    Guest::new().run(|guest| {
+                        assert_eq!(guest.call("nest", 10, 0), 20);
+                        assert_eq!(code(&guest.finding("overflow", 0, 1)), 0x7F);
+                        assert_eq!(guest.call("sum_loop", 100, 0), (0..100).sum::<u64>() + 900);
+                    });
+                }
+            });
+        }
+    });
+}
