@@ -10,9 +10,13 @@ use crate::{
     events::{Kind, Log},
     exec::Exec,
     exports::Export,
+    hot_add::HotAdd,
+    hw::Hardware,
     io::Io,
     irql::Irql,
     memory::{Memory, Ptr},
+    pnp::Pnp,
+    power::Power,
     registry::Registry,
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
 };
@@ -35,6 +39,14 @@ pub struct Kernel {
     pub io: Io,
     /// The registry.
     pub registry: Registry,
+    /// PCI functions and the interrupt controller.
+    pub hardware: Hardware,
+    /// The Plug and Play manager.
+    pub pnp: Pnp,
+    /// The power manager.
+    pub power: Power,
+    /// Processors and memory that are added.
+    pub hot_add: HotAdd,
     /// The trace of the run.
     pub log: Log,
 }
@@ -50,6 +62,10 @@ impl Kernel {
             memory,
             io: Io::default(),
             registry: Registry::default(),
+            hardware: Hardware::default(),
+            pnp: Pnp::default(),
+            power: Power::default(),
+            hot_add: HotAdd::default(),
             log: Log::new(config.keep_trace),
             config,
         }

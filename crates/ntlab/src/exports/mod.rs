@@ -2,11 +2,15 @@
 //! and the function that does it. A driver that imports a name without a row is refused at load.
 
 mod dbg;
+pub(crate) mod dma;
+mod hot_add;
+mod interrupt;
 mod ke_dpc;
 mod ke_level;
 mod ke_processor;
 mod ke_time;
 mod ke_wait;
+mod power;
 mod ps;
 mod rundown;
 
@@ -157,11 +161,15 @@ macro_rules! export {
 /// Every table. Each module of the lab that stands behind kernel functions has one.
 const TABLES: &[&[Export]] = &[
     dbg::FUNCTIONS,
+    dma::FUNCTIONS,
+    hot_add::FUNCTIONS,
+    interrupt::FUNCTIONS,
     ke_dpc::FUNCTIONS,
     ke_level::FUNCTIONS,
     ke_processor::FUNCTIONS,
     ke_time::FUNCTIONS,
     ke_wait::FUNCTIONS,
+    power::FUNCTIONS,
     ps::FUNCTIONS,
     rundown::FUNCTIONS,
     #[cfg(test)]

@@ -1,4 +1,52 @@
-//! The machine's hardware besides processors and memory.
+//! The machine's hardware besides processors and memory: PCI functions and the interrupt controller.
 
 pub mod edu;
+pub mod edu_device;
+pub mod interrupts;
 pub mod pci;
+
+use std::{cell::RefCell, ops::Range, rc::Rc};
+
+use crate::kernel::Kernel;
+use edu_device::{BAR_BYTES, EduDevice};
+use interrupts::Interrupts;
+
+/// Where device memory is; there is no RAM here.
+pub const DEVICE_MEMORY: Range<u64> = 0xC000_0000..0xFEC0_0000;
+
+/// The machine's hardware.
+#[derive(Debug, Default)]
+pub struct Hardware {
+    devices: RefCell<Vec<Rc<EduDevice>>>,
+    /// The interrupt controller.
+    pub interrupts: Interrupts,
+}
+
+impl Hardware {
+    /// Plugs in a device.
+    pub fn plug(&self, device: &Rc<EduDevice>) {
+        self.devices.borrow_mut().push(Rc::clone(device));
+    }
+
+    /// Reads device memory at a physical address: ones where no device answers.
+    pub fn read(&self, address: u64, size: u8) -> u64 {
+        let ones = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
+        self.at(address).map_or(ones, |(device, offset)| device.read(offset, size) & ones)
+    }
+
+    /// Writes device memory at a physical address; nothing where no device answers.
+    pub fn write(&self, k: &Kernel, address: u64, size: u8, value: u64) {
+        if let Some((device, offset)) = self.at(address) {
+            device.write(k, offset, size, value);
+        }
+    }
+
+    /// The device that answers at a physical address, and the offset in its BAR.
+    fn at(&self, address: u64) -> Option<(Rc<EduDevice>, u64)> {
+        let devices = self.devices.borrow();
+        devices.iter().find_map(|device| {
+            let offset = address.checked_sub(device.function(pci::Function::bar0)?)?;
+            (offset < u64::from(BAR_BYTES)).then(|| (Rc::clone(device), offset))
+        })
+    }
+}

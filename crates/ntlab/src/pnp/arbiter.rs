@@ -1,23 +1,6 @@
 //! Which processors an interrupt goes to ("Interrupt affinity" and the page of `IRQ_DEVICE_POLICY`).
 
-use crate::choices::Choices;
-
-/// A processor as the arbiter sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Candidate {
-    /// Group.
-    pub group: u16,
-    /// Number in its group.
-    pub number: u8,
-    /// NUMA node.
-    pub node: u16,
-}
-
-impl Candidate {
-    const fn bit(self) -> u64 {
-        1 << self.number
-    }
-}
+use crate::{choices::Choices, sched::Place};
 
 /// `IRQ_DEVICE_POLICY`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +52,7 @@ pub struct Wish {
 /// The processors of `active` that an interrupt with this wish may go to, as a mask in the wish's group. None if there is no such
 /// processor.
 #[must_use]
-pub fn affinity(wish: Wish, active: &[Candidate], choices: &Choices) -> Option<u64> {
+pub fn affinity(wish: Wish, active: &[Place], choices: &Choices) -> Option<u64> {
     let group: Vec<_> = active.iter().copied().filter(|processor| processor.group == wish.group).collect();
     let on_node: Vec<_> = group.iter().copied().filter(|processor| processor.node == wish.node).collect();
     let close = if on_node.is_empty() { &group } else { &on_node };
@@ -83,12 +66,16 @@ pub fn affinity(wish: Wish, active: &[Candidate], choices: &Choices) -> Option<u
     (mask != 0).then_some(mask)
 }
 
-fn mask_of(processors: &[Candidate]) -> u64 {
-    processors.iter().fold(0, |mask, processor| mask | processor.bit())
+const fn bit(processor: Place) -> u64 {
+    1 << processor.number
 }
 
-fn one_of(processors: &[Candidate], choices: &Choices) -> u64 {
-    processors.get(choices.below(processors.len())).map_or(0, |processor| processor.bit())
+fn mask_of(processors: &[Place]) -> u64 {
+    processors.iter().fold(0, |mask, processor| mask | bit(*processor))
+}
+
+fn one_of(processors: &[Place], choices: &Choices) -> u64 {
+    processors.get(choices.below(processors.len())).map_or(0, |processor| bit(*processor))
 }
 
 #[cfg(test)]
@@ -96,12 +83,12 @@ mod tests {
     use super::*;
 
     /// Two groups; in the first, processor 2 is missing and 3 is on node 1.
-    const ACTIVE: [Candidate; 5] = [
-        Candidate { group: 0, number: 0, node: 0 },
-        Candidate { group: 0, number: 1, node: 0 },
-        Candidate { group: 0, number: 3, node: 1 },
-        Candidate { group: 1, number: 0, node: 2 },
-        Candidate { group: 1, number: 63, node: 2 },
+    const ACTIVE: [Place; 5] = [
+        Place { group: 0, number: 0, node: 0 },
+        Place { group: 0, number: 1, node: 0 },
+        Place { group: 0, number: 3, node: 1 },
+        Place { group: 1, number: 0, node: 2 },
+        Place { group: 1, number: 63, node: 2 },
     ];
 
     fn wish(policy: Policy) -> Wish {

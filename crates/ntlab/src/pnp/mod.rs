@@ -1,4 +1,126 @@
 //! The Plug and Play manager, its buses and its arbiter.
 
 pub mod arbiter;
+mod assign;
+mod bus;
+mod configure;
+pub mod connections;
+mod device;
+mod devnode;
+pub(crate) mod dma;
+mod lists;
+pub(crate) mod notifications;
+pub mod rebalance;
+mod remove;
+pub(crate) mod request;
 pub mod resources;
+mod spec;
+pub mod worker;
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    collections::BTreeMap,
+    ops::Range,
+    rc::Rc,
+};
+
+use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
+
+pub(crate) use self::devnode::Devnode;
+use self::{
+    assign::Arbiter, bus::Bus, connections::Connections, devnode::Devnodes, dma::Adapters,
+    notifications::Notifications, resources::Assigned, worker::Worker,
+};
+pub use self::{
+    device::{Device, UnloadError, Usage},
+    devnode::DeviceState,
+    rebalance::Rebalance,
+    resources::AssignedInterrupt,
+    spec::{DeviceSpec, DriverPackage},
+};
+use crate::{
+    io::{driver, interface},
+    kernel::Kernel,
+    memory::Ptr,
+};
+
+/// What the PnP manager of one machine knows.
+#[derive(Debug, Default)]
+pub struct Pnp {
+    pub(crate) adapters: Adapters,
+    arbiter: Arbiter,
+    pub(crate) connections: Connections,
+    pub(crate) devnodes: Devnodes,
+    pub(crate) notifications: Notifications,
+    pub(crate) worker: Worker,
+    bus: OnceCell<Ptr<DRIVER_OBJECT>>,
+    packages: RefCell<Vec<DriverPackage>>,
+    loaded: RefCell<BTreeMap<String, Ptr<DRIVER_OBJECT>>>,
+    /// Devices that are removed when their last handle is closed.
+    waiting_for_close: Cell<usize>,
+}
+
+impl Pnp {
+    /// The bus drivers' object. The first call has interface changes announced.
+    fn bus(&self, k: &Kernel) -> Ptr<DRIVER_OBJECT> {
+        *self.bus.get_or_init(|| {
+            interface::on_change(k, |k, change| {
+                let event = notifications::InterfaceEvent {
+                    class: change.class,
+                    link: change.link.as_str().into(),
+                    arrival: change.arrived,
+                };
+                k.pnp.notifications.announce(k, &event);
+            });
+            driver::add_host(k, Rc::new(Bus))
+        })
+    }
+
+    /// The package installed last for a device with these IDs.
+    fn package_for(&self, ids: &[String]) -> Option<DriverPackage> {
+        self.packages.borrow().iter().rev().find(|package| package.matches(ids)).cloned()
+    }
+
+    /// The driver of a service, if it is loaded.
+    pub(crate) fn loaded(&self, service: &str) -> Option<Ptr<DRIVER_OBJECT>> {
+        self.loaded.borrow().get(service).copied()
+    }
+
+    fn set_loaded(&self, service: &str, driver: Option<Ptr<DRIVER_OBJECT>>) {
+        let mut loaded = self.loaded.borrow_mut();
+        match driver {
+            Some(driver) => loaded.insert(service.into(), driver),
+            None => loaded.remove(service),
+        };
+    }
+
+    /// Device memory that other devices have.
+    fn memory_of_others(&self, devnode: &Devnode) -> Vec<(u64, u64)> {
+        let memory = |assigned: &Assigned| match *assigned {
+            Assigned::Memory { start, length } => Some((start, u64::from(length))),
+            Assigned::Interrupt(_) => None,
+        };
+        let others = self.devnodes.all().into_iter().filter(|other| other.id != devnode.id);
+        others.flat_map(|other| other.assigned.borrow().iter().filter_map(memory).collect::<Vec<_>>()).collect()
+    }
+
+    /// A device has lost its driver. A driver without devices may be unloaded now, or stay for later.
+    fn unload_if_unused(&self, k: &Kernel, devnode: &Devnode) {
+        let Some(driver) = devnode.driver.take() else { return };
+        let unused = self.devnodes.driven_by(driver).is_empty();
+        if unused && k.choices.once_in(2) && driver::unload(k, driver).is_ok() {
+            self.loaded.borrow_mut().retain(|_, other| *other != driver);
+        }
+    }
+}
+
+/// What a driver whose image is at `image` has left with the PnP manager, in words.
+pub(crate) fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, image: &Range<u64>) -> Vec<String> {
+    let counts = [
+        (k.hot_add.registered_in(image), "processor change callbacks"),
+        (k.pnp.notifications.count_of(driver), "PnP notification registrations"),
+        (k.pnp.connections.served_in(image), "connected interrupts"),
+        (k.pnp.adapters.count(), "DMA adapters"),
+    ];
+    counts.into_iter().filter(|(count, _)| *count != 0).map(|(count, what)| format!("{count} {what}")).collect()
+}

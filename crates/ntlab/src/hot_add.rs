@@ -1,0 +1,278 @@
+//! Processors and memory that are added while the machine runs ("Dynamic Hardware Partitioning Architecture").
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use windows_sys::{
+    Wdk::System::SystemServices::{
+        KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, KE_PROCESSOR_CHANGE_NOTIFY_STATE, KeProcessorAddCompleteNotify,
+        KeProcessorAddFailureNotify, KeProcessorAddStartNotify,
+    },
+    Win32::{
+        Foundation::{NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS},
+        System::{
+            Kernel::PROCESSOR_NUMBER,
+            Power::{GUID_DEVICE_MEMORY, GUID_DEVICE_PROCESSOR},
+        },
+    },
+};
+
+use crate::{
+    at,
+    events::Kind,
+    finding::Finding,
+    kernel::Kernel,
+    machine::System,
+    memory::Ptr,
+    pnp::{self, notifications},
+    sched::VERIFIER,
+    user::Status,
+};
+
+/// What processor is added, and how that goes.
+#[derive(Clone, Default, Debug)]
+pub struct NewProcessor {
+    /// The NUMA node it is on; any, if none.
+    pub node: Option<u16>,
+    /// Its place in the layout, by processor index; the first free one of the node, if none.
+    pub place: Option<u32>,
+    /// It does not start, after every driver agreed, for this reason.
+    pub fails: Option<Status>,
+}
+
+/// A processor change callback.
+#[derive(Debug)]
+struct Callback {
+    handle: Ptr<u64>,
+    function: u64,
+    context: u64,
+}
+
+/// What a callback is told.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    state: KE_PROCESSOR_CHANGE_NOTIFY_STATE,
+    index: u32,
+    status: NTSTATUS,
+}
+
+/// Hot add's state.
+#[derive(Debug, Default)]
+pub struct HotAdd {
+    callbacks: RefCell<Vec<Rc<Callback>>>,
+    /// A processor is being added, or the callbacks change.
+    busy: Cell<bool>,
+    memory_devices: Cell<u32>,
+}
+
+impl HotAdd {
+    /// Registers a callback (`KeRegisterProcessorChangeCallback`). With `existing` it is told at once of every active processor. Null
+    /// where it refused one: the documents leave open whether the registration is then void, so that either may happen.
+    pub fn register(&self, k: &Kernel, function: u64, context: u64, existing: bool) -> Ptr<u64> {
+        let guard = Busy::wait(k);
+        let handle = k.memory.allocate_object::<u64>();
+        let callback = Rc::new(Callback { handle, function, context });
+        let agreed = !existing || tell_of_existing(k, &callback);
+        if !agreed && k.choices.once_in(2) {
+            k.memory.free_object(handle);
+            return Ptr::null();
+        }
+        self.callbacks.borrow_mut().push(callback);
+        drop(guard);
+        handle
+    }
+
+    /// Ends a registration (`KeDeregisterProcessorChangeCallback`); false if there is none with this handle.
+    pub fn deregister(&self, k: &Kernel, handle: Ptr<u64>) -> bool {
+        let guard = Busy::wait(k);
+        let mut callbacks = self.callbacks.borrow_mut();
+        let Some(place) = callbacks.iter().position(|callback| callback.handle == handle) else { return false };
+        callbacks.remove(place);
+        drop(callbacks);
+        k.memory.free_object(handle);
+        drop(guard);
+        true
+    }
+
+    /// The callbacks that lie in a driver's image, as what it left behind.
+    pub fn registered_in(&self, image: &std::ops::Range<u64>) -> usize {
+        self.callbacks.borrow().iter().filter(|callback| image.contains(&callback.function)).count()
+    }
+}
+
+/// Only one processor is added at a time, and registrations wait for it.
+struct Busy<'k>(&'k Cell<bool>);
+
+impl<'k> Busy<'k> {
+    fn wait(k: &'k Kernel) -> Self {
+        k.block_until("processor addition", |k| !k.hot_add.busy.get(), None);
+        k.hot_add.busy.set(true);
+        Self(&k.hot_add.busy)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// AddStart for every active processor, then AddComplete for every one; after a refusal AddFailure for those that were accepted.
+fn tell_of_existing(k: &Kernel, callback: &Callback) -> bool {
+    let active: Vec<u32> = k.sched.active().map(|processor| processor.index).collect();
+    for (told, &index) in active.iter().enumerate() {
+        let change = Change { state: KeProcessorAddStartNotify, index, status: STATUS_SUCCESS };
+        if let Err(status) = tell(k, callback, change) {
+            for &index in &active[..told] {
+                let _ = tell(k, callback, Change { state: KeProcessorAddFailureNotify, index, status });
+            }
+            return false;
+        }
+    }
+    for &index in &active {
+        let _ = tell(k, callback, Change { state: KeProcessorAddCompleteNotify, index, status: STATUS_SUCCESS });
+    }
+    true
+}
+
+/// Calls a callback. An error is its veto, which only AddStart can have.
+fn tell(k: &Kernel, callback: &Callback, change: Change) -> Result<(), NTSTATUS> {
+    let place = k.sched.topology.place(change.index).expect("the processor has a place");
+    let number = PROCESSOR_NUMBER { Group: place.group, Number: place.number, Reserved: 0 };
+    let context = k.memory.allocate_object::<KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT>();
+    at!(context, State).write(change.state);
+    at!(context, NtNumber).write(change.index);
+    at!(context, Status).write(change.status);
+    at!(context, ProcNumber).write(number);
+    let status = k.memory.allocate_object::<NTSTATUS>();
+    status.write(STATUS_SUCCESS);
+    let told = context.cast::<u8>().read_bytes(size_of::<KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT>());
+
+    k.record(Kind::Note(format!("{} for processor {}", name_of(change.state), change.index).into()));
+    let arguments = [callback.context, context.address(), status.address()];
+    k.call("processor change callback", callback.function, &arguments);
+
+    let unchanged = context.cast::<u8>().read_bytes(told.len()) == told;
+    let answer = status.read();
+    k.memory.free_object(context);
+    k.memory.free_object(status);
+    judge(change.state, unchanged, answer)
+}
+
+/// A callback may change its operation status during AddStart only, and only to an error; its context never.
+fn judge(state: KE_PROCESSOR_CHANGE_NOTIFY_STATE, context_unchanged: bool, answer: NTSTATUS) -> Result<(), NTSTATUS> {
+    let violation = |sentence: String| -> ! { Finding::bug_check(VERIFIER, [0; 4], sentence).raise() };
+    let during = name_of(state);
+    if !context_unchanged {
+        violation(format!("the processor change callback wrote to its change context during {during}"));
+    }
+    if answer != STATUS_SUCCESS && state != KeProcessorAddStartNotify {
+        violation(format!(
+            "the processor change callback wrote {answer:#010x} to OperationStatus during {during}; only AddStart may"
+        ));
+    }
+    if answer > 0 {
+        violation(format!("the processor change callback wrote {answer:#010x}, which is no error, to OperationStatus"));
+    }
+    if answer < 0 { Err(answer) } else { Ok(()) }
+}
+
+const fn name_of(state: KE_PROCESSOR_CHANGE_NOTIFY_STATE) -> &'static str {
+    if state == KeProcessorAddStartNotify {
+        "AddStart"
+    } else if state == KeProcessorAddCompleteNotify {
+        "AddComplete"
+    } else {
+        "AddFailure"
+    }
+}
+
+/// Adds a processor: AddStart to everyone, the processor, AddComplete to everyone; its device's arrival somewhere around that.
+fn add_processor(k: &Kernel, new: &NewProcessor) -> Result<u32, NTSTATUS> {
+    let guard = Busy::wait(k);
+    let index = free_place(k, new).ok_or(STATUS_INVALID_PARAMETER)?;
+    let callbacks = k.hot_add.callbacks.borrow().clone();
+    start(k, &callbacks, index)?;
+    if let Some(Status(status)) = new.fails {
+        tell_all(k, &callbacks, Change { state: KeProcessorAddFailureNotify, index, status });
+        return Err(status);
+    }
+    k.sched.add_processor(k, index);
+    k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_PROCESSOR, &notifications::processor_link(index));
+    k.sleep(k.choices.between(0, 200_000));
+    let complete = Change { state: KeProcessorAddCompleteNotify, index, status: STATUS_SUCCESS };
+    // No thread is promised for both notifications.
+    pnp::worker::on_thread(k, "processor addition", move |k| tell_all(k, &callbacks, complete));
+    drop(guard);
+    Ok(index)
+}
+
+fn free_place(k: &Kernel, new: &NewProcessor) -> Option<u32> {
+    let topology = &k.sched.topology;
+    let free = |index: u32| !topology.is_active(index);
+    if let Some(place) = new.place {
+        return (topology.place(place).is_some() && free(place)).then_some(place);
+    }
+    let wanted =
+        |&(index, place): &(u32, &crate::sched::Place)| free(index) && new.node.is_none_or(|node| node == place.node);
+    (0..).zip(topology.places()).find(wanted).map(|(index, _)| index)
+}
+
+/// AddStart, in the order of registration; the first veto ends it, and those told before get AddFailure.
+fn start(k: &Kernel, callbacks: &[Rc<Callback>], index: u32) -> Result<(), NTSTATUS> {
+    for (told, callback) in callbacks.iter().enumerate() {
+        let change = Change { state: KeProcessorAddStartNotify, index, status: STATUS_SUCCESS };
+        if let Err(status) = tell(k, callback, change) {
+            tell_all(k, &callbacks[..told], Change { state: KeProcessorAddFailureNotify, index, status });
+            return Err(status);
+        }
+    }
+    Ok(())
+}
+
+fn tell_all(k: &Kernel, callbacks: &[Rc<Callback>], change: Change) {
+    for callback in callbacks {
+        tell(k, callback, change).expect("only AddStart can be refused");
+    }
+}
+
+impl System {
+    /// Adds a processor and waits until every driver was told and the rebalance that follows is over; the processor device's arrival may
+    /// come later. Its index, or why it was not added.
+    ///
+    /// # Errors
+    ///
+    /// A driver's veto, the failure asked for, or `STATUS_INVALID_PARAMETER` where there is no free place for it.
+    pub fn add_processor(&self, new: NewProcessor) -> Result<u32, Status> {
+        let k = &self.kernel;
+        let added = pnp::worker::on_thread(k, "processor addition", move |k| add_processor(k, &new));
+        let added = added.map_err(Status)?;
+        pnp::worker::run(k, "rebalance", pnp::rebalance::after_hot_add);
+        Ok(added)
+    }
+
+    /// Adds a memory module. Its device arrives later; nothing is rebalanced.
+    ///
+    /// # Errors
+    ///
+    /// `STATUS_INVALID_PARAMETER`: no whole pages, or no place for so much.
+    pub fn add_memory(&self, bytes: u64, node: u16) -> Result<(), Status> {
+        let k = &self.kernel;
+        k.memory.physical.add(bytes, node).ok_or(Status(STATUS_INVALID_PARAMETER))?;
+        let device = k.hot_add.memory_devices.get();
+        k.hot_add.memory_devices.set(device + 1);
+        k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_MEMORY, &notifications::memory_link(device));
+        Ok(())
+    }
+
+    /// Waits until nothing of what was set off is under way any more: notifications and PnP actions.
+    pub fn settle(&self) {
+        self.kernel.block_until(
+            "PnP to be quiet",
+            |k| k.pnp.notifications.is_quiet() && k.pnp.worker.is_quiet() && !k.hot_add.busy.get(),
+            None,
+        );
+    }
+}

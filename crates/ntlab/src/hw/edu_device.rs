@@ -1,0 +1,210 @@
+//! An `edu` device in the machine: its registers, its PCI function, and the time its work takes.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use super::{
+    edu::{Edu, EduModel, Effect, Transfer},
+    pci::{self, Function, Signal},
+};
+use crate::{finding::Finding, kernel::Kernel};
+
+/// The size of BAR0.
+pub const BAR_BYTES: u32 = 0x10_0000;
+/// `DRIVER_VERIFIER_DMA_VIOLATION`.
+const DMA_VIOLATION: u32 = 0xE6;
+
+/// An `edu` device on the machine's bus.
+#[derive(Debug)]
+pub struct EduDevice {
+    edu: RefCell<Edu>,
+    function: RefCell<Function>,
+    /// The interrupt line that its pin is wired to.
+    line: u32,
+    /// Whether it is still plugged in.
+    present: Cell<bool>,
+    /// Whether it is in D0.
+    powered: Cell<bool>,
+    /// What the bus keeps of its function while it is not in D0.
+    kept: RefCell<Option<Function>>,
+    /// Counts power losses: what was under way before one never ends.
+    life: Cell<u32>,
+    /// What it has taken on while it was stuck.
+    stuck_work: RefCell<Vec<Effect>>,
+}
+
+impl EduDevice {
+    /// A device after power on, wired to `line`.
+    #[must_use]
+    pub fn new(model: EduModel, has_messages: bool, line: u32) -> Rc<Self> {
+        Rc::new(Self {
+            edu: RefCell::new(Edu::new(model)),
+            function: RefCell::new(Function::new(pci::EDU, BAR_BYTES, has_messages)),
+            line,
+            present: Cell::new(true),
+            powered: Cell::new(true),
+            kept: RefCell::default(),
+            life: Cell::new(0),
+            stuck_work: RefCell::default(),
+        })
+    }
+
+    /// The line it is wired to.
+    #[must_use]
+    pub const fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// Reads registers: ones where there is no device or it is not in D0.
+    #[must_use]
+    pub fn read(&self, offset: u64, size: u8) -> u64 {
+        if self.answers() { self.edu.borrow().read(offset, size) } else { u64::MAX }
+    }
+
+    /// Writes registers.
+    pub fn write(self: &Rc<Self>, k: &Kernel, offset: u64, size: u8, value: u64) {
+        if !self.answers() {
+            return;
+        }
+        let effects = self.edu.borrow_mut().write(offset, size, value);
+        for effect in effects {
+            self.apply(k, effect);
+        }
+    }
+
+    /// Reads configuration space: ones where there is no device.
+    pub fn read_config(&self, offset: usize, bytes: &mut [u8]) {
+        if self.present.get() { self.function.borrow().read_config(offset, bytes) } else { bytes.fill(0xFF) }
+    }
+
+    /// Changes the function, and carries on what it signals.
+    pub fn configure(&self, k: &Kernel, change: impl FnOnce(&mut Function) -> Signal) {
+        let signal = change(&mut self.function.borrow_mut());
+        self.signal(k, signal);
+    }
+
+    /// Asks the function something.
+    pub fn function<T>(&self, question: impl FnOnce(&Function) -> T) -> T {
+        question(&self.function.borrow())
+    }
+
+    /// Makes it take requests and never finish them, or finish what it has taken.
+    pub fn set_stuck(self: &Rc<Self>, k: &Kernel, stuck: bool) {
+        self.edu.borrow_mut().model_mut().stuck = stuck;
+        if !stuck {
+            let work = self.stuck_work.take();
+            for effect in work {
+                self.apply(k, effect);
+            }
+        }
+    }
+
+    /// Pulls it out of the machine.
+    pub fn unplug(&self, k: &Kernel) {
+        self.life.set(self.life.get() + 1);
+        self.configure(k, Function::reset);
+        self.present.set(false);
+    }
+
+    /// Leaves D0: the bus keeps its configuration; its registers survive or are lost.
+    pub fn power_down(&self, k: &Kernel, registers_lost: bool) {
+        if !self.powered.replace(false) {
+            return;
+        }
+        *self.kept.borrow_mut() = Some(self.function.borrow().clone());
+        self.configure(k, Function::reset);
+        if registers_lost {
+            self.life.set(self.life.get() + 1);
+            self.stuck_work.borrow_mut().clear();
+            let model = self.edu.borrow().model().clone();
+            *self.edu.borrow_mut() = Edu::new(model);
+        }
+    }
+
+    /// Is in D0 again, configured as before; its line is down until the next interrupt.
+    pub fn power_up(&self) {
+        if self.powered.replace(true) {
+            return;
+        }
+        if let Some(mut kept) = self.kept.take() {
+            kept.acknowledge();
+            *self.function.borrow_mut() = kept;
+        }
+    }
+
+    /// Whether it is in D0.
+    #[must_use]
+    pub const fn is_powered(&self) -> bool {
+        self.powered.get()
+    }
+
+    fn answers(&self) -> bool {
+        self.present.get() && self.powered.get() && self.function.borrow().bar0().is_some()
+    }
+
+    fn apply(self: &Rc<Self>, k: &Kernel, effect: Effect) {
+        match effect {
+            Effect::Factorial(_) | Effect::Dma if self.edu.borrow().model().stuck => {
+                self.stuck_work.borrow_mut().push(effect);
+            }
+            Effect::Factorial(input) => {
+                let time = self.edu.borrow().model().factorial_time(input);
+                self.after(k, time, |device, k| device.end(k, Edu::finish_factorial));
+            }
+            Effect::Dma => {
+                let time = self.edu.borrow().model().dma_time;
+                self.after(k, time, |device, k| {
+                    device.move_bytes(k);
+                    device.end(k, Edu::finish_dma);
+                });
+            }
+            Effect::Interrupt => self.configure(k, Function::raise),
+            Effect::Acknowledged => self.configure(k, Function::acknowledge),
+        }
+    }
+
+    /// Does something in about `time`, unless the device loses power or goes away before.
+    fn after(self: &Rc<Self>, k: &Kernel, time: u64, action: fn(&Rc<Self>, &Kernel)) {
+        let (device, life) = (Rc::clone(self), self.life.get());
+        let jitter = k.choices.between(0, time / 8);
+        k.after(time + jitter, move |k| {
+            if device.life.get() == life {
+                action(&device, k);
+            }
+        });
+    }
+
+    fn end(self: &Rc<Self>, k: &Kernel, end: fn(&mut Edu) -> Option<Effect>) {
+        let effect = end(&mut self.edu.borrow_mut());
+        if let Some(effect) = effect {
+            self.apply(k, effect);
+        }
+    }
+
+    fn move_bytes(&self, k: &Kernel) {
+        let transfer = self.edu.borrow().transfer();
+        let Transfer { address, offset, count, to_memory } = transfer.unwrap_or_else(|outside| {
+            Finding::bug_check(DMA_VIOLATION, [0; 4], format!("the device was told to do {outside}")).raise()
+        });
+        let bus_master = self.function.borrow().is_bus_master();
+        let mut edu = self.edu.borrow_mut();
+        let bytes = &mut edu.buffer_mut()[offset..offset + count];
+        match (to_memory, bus_master) {
+            (true, true) => k.memory.dma_write(address, bytes),
+            (true, false) => {}
+            (false, true) => k.memory.dma_read(address, bytes),
+            (false, false) => bytes.fill(0),
+        }
+    }
+
+    fn signal(&self, k: &Kernel, signal: Signal) {
+        match signal {
+            Signal::Message(message) => k.hardware.interrupts.message(k, message),
+            Signal::LineUp => k.hardware.interrupts.line_up(k, self.line),
+            Signal::LineDown => k.hardware.interrupts.line_down(self.line),
+            Signal::Nothing => {}
+        }
+    }
+}

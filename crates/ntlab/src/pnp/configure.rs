@@ -1,0 +1,166 @@
+//! From a device that was found to a device that works ("Adding a PnP Device to a Running System").
+
+use std::rc::Rc;
+
+use windows_sys::{
+    Wdk::{
+        Foundation::DRIVER_OBJECT,
+        Storage::FileSystem::DO_DEVICE_INITIALIZING,
+        System::SystemServices::{
+            BusRelations, DEVICE_CAPABILITIES, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
+            IRP_MN_QUERY_DEVICE_RELATIONS, IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_START_DEVICE,
+        },
+    },
+    Win32::Foundation::{NTSTATUS, STATUS_CONFLICTING_ADDRESSES, STATUS_NOT_SUPPORTED, STATUS_UNSUCCESSFUL},
+};
+
+use super::{
+    assign, bus,
+    devnode::{DeviceState, Devnode},
+    lists, remove,
+    request::{self, UNKNOWN_MINOR},
+    resources::{self, Assigned},
+    spec::DriverPackage,
+};
+use crate::{
+    at,
+    finding::Finding,
+    io::{
+        device,
+        driver::{self, LoadError},
+    },
+    kernel::Kernel,
+    memory::Ptr,
+    sched::VERIFIER,
+    user::Status,
+};
+
+/// Finds a driver for a device, loads it if it is not loaded, and starts the device.
+pub fn configure(k: &Kernel, devnode: &Rc<Devnode>) {
+    let Some(package) = k.pnp.package_for(&devnode.ids) else {
+        devnode.state.set(DeviceState::NoDriver);
+        return;
+    };
+    if let Err(status) = load_and_add(k, devnode, &package).and_then(|()| first_start(k, devnode)) {
+        devnode.state.set(DeviceState::Failed(Status(status)));
+        k.pnp.unload_if_unused(k, devnode);
+    }
+}
+
+fn load_and_add(k: &Kernel, devnode: &Rc<Devnode>, package: &DriverPackage) -> Result<(), NTSTATUS> {
+    let driver = load(k, package)?;
+    devnode.driver.set(Some(driver));
+    let status = driver::add_device(k, driver, devnode.pdo).ok_or(STATUS_UNSUCCESSFUL)?;
+    let attached = device::upper(devnode.pdo);
+    if status < 0 {
+        if !attached.is_null() {
+            violation(format!("AddDevice returned {status:#010x} and left a device attached to the stack"));
+        }
+        return Err(status);
+    }
+    if !attached.is_null() && at!(attached, Flags).read() & DO_DEVICE_INITIALIZING != 0 {
+        violation("AddDevice returned without clearing DO_DEVICE_INITIALIZING".into());
+    }
+    Ok(())
+}
+
+fn load(k: &Kernel, package: &DriverPackage) -> Result<Ptr<DRIVER_OBJECT>, NTSTATUS> {
+    if let Some(driver) = k.pnp.loaded(&package.service) {
+        return Ok(driver);
+    }
+    let parameters: Vec<_> = package.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    match driver::load(k, &package.image, &package.service, &parameters) {
+        Ok(driver) => {
+            k.pnp.set_loaded(&package.service, Some(driver));
+            Ok(driver)
+        }
+        Err(LoadError::DriverEntry(status)) => Err(status),
+        Err(LoadError::Image(error)) => Finding::not_modelled(format!("{}: {error}", package.image.display())).raise(),
+    }
+}
+
+/// Resources and the first start. A device whose start fails is removed.
+fn first_start(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
+    filter_requirements(k, devnode, &bus::wanted(devnode).to_bytes());
+    let started = arbitrate(k, devnode).and_then(|()| start(k, devnode));
+    if let Err(status) = started {
+        remove::send_remove(k, devnode);
+        return Err(status);
+    }
+    ask_started(k, devnode);
+    Ok(())
+}
+
+/// Lets the driver edit the requirements; keeps what it made of them.
+pub fn filter_requirements(k: &Kernel, devnode: &Devnode, list: &[u8]) {
+    let list = if devnode.hardware.is_some() { lists::allocate(k, list).address() } else { 0 };
+    let answer = request::send_with(k, devnode, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, [list, 0, 0, 0], list);
+    let filtered = if answer.status >= 0 { answer.information } else { list };
+    if answer.status < 0 && answer.status != STATUS_NOT_SUPPORTED && answer.information != list {
+        violation("a driver failed IRP_MN_FILTER_RESOURCE_REQUIREMENTS and replaced the list".into());
+    }
+    let requirements = lists::read_requirements(filtered).unwrap_or_else(|malformed| violation(malformed.to_string()));
+    *devnode.requirements.borrow_mut() = requirements;
+    lists::free(k, filtered);
+}
+
+/// Assigns resources anew.
+///
+/// # Errors
+///
+/// `STATUS_CONFLICTING_ADDRESSES`: they cannot be satisfied.
+pub fn arbitrate(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
+    let requirements = devnode.requirements.borrow().clone();
+    let assigned = assign::assign(k, devnode, &requirements).ok_or(STATUS_CONFLICTING_ADDRESSES)?;
+    *devnode.assigned.borrow_mut() = assigned;
+    Ok(())
+}
+
+/// Sends the start request with the resources assigned.
+///
+/// # Errors
+///
+/// What the stack failed it with.
+pub fn start(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
+    let assigned = devnode.assigned.borrow().clone();
+    let list = |translated| list_of(k, &assigned, translated);
+    let (raw, translated) = (list(false), list(true));
+    let answer = request::send_with(k, devnode, IRP_MN_START_DEVICE, [raw, translated, 0, 0], 0);
+    lists::free(k, raw);
+    lists::free(k, translated);
+    answer.ok()?;
+    devnode.state.set(DeviceState::Started);
+    Ok(())
+}
+
+/// The resource list in memory; null for a device without resources.
+fn list_of(k: &Kernel, assigned: &[Assigned], translated: bool) -> u64 {
+    if assigned.is_empty() {
+        return 0;
+    }
+    lists::allocate(k, &resources::resource_list(assigned, translated)).address()
+}
+
+/// What the PnP manager asks after a start; among it a request that no driver knows.
+fn ask_started(k: &Kernel, devnode: &Devnode) {
+    let capabilities = k.memory.allocate_object::<DEVICE_CAPABILITIES>();
+    capabilities.cast::<u8>().fill(size_of::<DEVICE_CAPABILITIES>(), 0);
+    at!(capabilities, Size).write(lists::size_field::<DEVICE_CAPABILITIES>());
+    at!(capabilities, Version).write(1);
+    at!(capabilities, Address).write(u32::MAX);
+    at!(capabilities, UINumber).write(u32::MAX);
+    request::send_with(k, devnode, IRP_MN_QUERY_CAPABILITIES, [capabilities.address(), 0, 0, 0], 0);
+    k.memory.free_object(capabilities);
+
+    request::send(k, devnode, IRP_MN_QUERY_PNP_DEVICE_STATE);
+    let relations = [u64::from(BusRelations.cast_unsigned()), 0, 0, 0];
+    let answer = request::send_with(k, devnode, IRP_MN_QUERY_DEVICE_RELATIONS, relations, 0);
+    if answer.status >= 0 && answer.information != 0 {
+        Finding::not_modelled("a driver that reports child devices").raise();
+    }
+    request::send(k, devnode, UNKNOWN_MINOR);
+}
+
+fn violation(sentence: String) -> ! {
+    Finding::bug_check(VERIFIER, [0; 4], sentence).raise()
+}

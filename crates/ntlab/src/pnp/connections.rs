@@ -1,0 +1,237 @@
+//! Interrupts that drivers have connected (`IoConnectInterruptEx`, `IoDisconnectInterruptEx`).
+
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
+
+use windows_sys::{
+    Wdk::{
+        Foundation::DEVICE_OBJECT,
+        System::SystemServices::{
+            CONNECT_FULLY_SPECIFIED, CONNECT_FULLY_SPECIFIED_GROUP, CONNECT_LINE_BASED, CONNECT_MESSAGE_BASED,
+        },
+    },
+    Win32::Foundation::{NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_NOT_FOUND},
+};
+
+use super::{Devnode, resources::AssignedInterrupt};
+use crate::{
+    finding::Finding,
+    hw::{
+        edu_device::EduDevice,
+        interrupts::{Connected, MESSAGE_ADDRESS, Source},
+        pci::Message,
+    },
+    irql::Irql,
+    kernel::Kernel,
+    memory::Ptr,
+    sched::VERIFIER,
+};
+
+/// The size of what stands for a `KINTERRUPT`.
+const KINTERRUPT_BYTES: usize = 0x100;
+
+/// The service routine of an interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Its address.
+    pub routine: u64,
+    /// What it is passed.
+    pub context: u64,
+    /// The message it is passed, where it serves messages.
+    pub message: Option<u32>,
+    /// The lock it is called under; null has one made.
+    pub lock: Ptr<usize>,
+    /// The level it is called at, if that is higher than the interrupt's.
+    pub synchronize: Irql,
+}
+
+/// Who may serve an interrupt, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The interrupt, as it was assigned.
+    pub interrupt: AssignedInterrupt,
+    /// Processor group.
+    pub group: u16,
+    /// Processors in the group.
+    pub affinity: u64,
+}
+
+/// An interrupt object.
+#[derive(Debug)]
+struct InterruptObject {
+    connected: Rc<Connected>,
+    lock: Ptr<usize>,
+    own_lock: bool,
+    level: Irql,
+    routine: u64,
+}
+
+/// One call of `IoConnectInterruptEx`, by the context it returned.
+#[derive(Debug)]
+struct Connection {
+    version: u32,
+    pdo: Ptr<DEVICE_OBJECT>,
+    hardware: Option<Rc<EduDevice>>,
+    object: Ptr<u8>,
+}
+
+/// Every connected interrupt.
+#[derive(Debug, Default)]
+pub struct Connections {
+    by_context: RefCell<BTreeMap<u64, Connection>>,
+    objects: RefCell<BTreeMap<u64, InterruptObject>>,
+    /// Deliveries of interrupts that are not connected any more, by device and processor.
+    past: RefCell<BTreeMap<(u64, u32), u64>>,
+}
+
+impl Connections {
+    /// Connects an interrupt of a device. The interrupt object, which is also the connection's context until [`Connections::rename`].
+    ///
+    /// # Errors
+    ///
+    /// `STATUS_INVALID_PARAMETER`: no active processor may serve it, or it is connected already. `STATUS_NOT_FOUND`: no hardware.
+    pub fn connect(
+        &self,
+        k: &Kernel,
+        devnode: &Devnode,
+        version: u32,
+        target: Target,
+        service: Service,
+    ) -> Result<Ptr<u8>, NTSTATUS> {
+        let interrupt = target.interrupt;
+        let hardware = devnode.hardware.clone().ok_or(STATUS_NOT_FOUND)?;
+        let active = k.sched.topology.active_mask(target.group) & target.affinity;
+        if active == 0 || interrupt.message && self.is_connected(interrupt.vector) {
+            return Err(STATUS_INVALID_PARAMETER);
+        }
+        let object = k.memory.allocate_object_bytes(KINTERRUPT_BYTES);
+        let own_lock = service.lock.is_null();
+        let lock = if own_lock { k.memory.allocate_object::<usize>() } else { service.lock };
+        if own_lock {
+            lock.write(0);
+        }
+        let source = if interrupt.message { Source::Message(interrupt.vector) } else { Source::Line(interrupt.line) };
+        let level = Irql(interrupt.irql).max(service.synchronize);
+        let serve = Box::new(move |k: &Kernel| serve(k, object, service, lock, level));
+        let connected = Connected::new(source, interrupt.vector, Irql(interrupt.irql), (target.group, active), serve);
+        let connected = k.hardware.interrupts.connect(k, connected);
+        if interrupt.message {
+            hardware.configure(k, |function| function.set_message(message_of(interrupt)));
+        }
+        let routine = service.routine;
+        self.objects
+            .borrow_mut()
+            .insert(object.address(), InterruptObject { connected, lock, own_lock, level, routine });
+        let connection = Connection { version, pdo: devnode.pdo, hardware: Some(hardware), object };
+        self.by_context.borrow_mut().insert(object.address(), connection);
+        Ok(object)
+    }
+
+    /// Has the connection with the interrupt object `object` known by `context` from now on.
+    pub fn rename(&self, object: Ptr<u8>, context: u64) {
+        let mut connections = self.by_context.borrow_mut();
+        if let Some(connection) = connections.remove(&object.address()) {
+            connections.insert(context, connection);
+        }
+    }
+
+    /// Disconnects what `context` stands for, and waits until its service routine does not run any more. The interrupt object's
+    /// connection must have been made by the same version of the call.
+    pub fn disconnect(&self, k: &Kernel, version: u32, context: u64) {
+        let known = self.by_context.borrow_mut().remove(&context);
+        let Some(connection) = known else {
+            violation("IoDisconnectInterruptEx was called for something that is not connected".into())
+        };
+        if connection.version != version {
+            let (made, asked) = (name_of(connection.version), name_of(version));
+            violation(format!("an interrupt that was connected as {made} is disconnected as {asked}"));
+        }
+        let object =
+            self.objects.borrow_mut().remove(&connection.object.address()).expect("a connection has an object");
+        if let (Some(hardware), Source::Message(_)) = (&connection.hardware, object.connected.source) {
+            hardware.configure(k, |function| function.set_message(None));
+        }
+        k.hardware.interrupts.disconnect(k, &object.connected);
+        for (&processor, &count) in object.connected.counts.borrow().iter() {
+            *self.past.borrow_mut().entry((connection.pdo.address(), processor)).or_default() += count;
+        }
+        if object.own_lock {
+            k.memory.free_object(object.lock);
+        }
+        k.memory.free_object(connection.object);
+    }
+
+    /// The lock of an interrupt object and the level it is acquired at.
+    pub fn lock_of(&self, object: u64) -> Option<(Ptr<usize>, Irql)> {
+        self.objects.borrow().get(&object).map(|object| (object.lock, object.level))
+    }
+
+    /// How many interrupts of a device are connected.
+    pub fn of_device(&self, pdo: Ptr<DEVICE_OBJECT>) -> usize {
+        self.by_context.borrow().values().filter(|connection| connection.pdo == pdo).count()
+    }
+
+    /// How many are served by routines in these addresses.
+    pub fn served_in(&self, image: &Range<u64>) -> usize {
+        self.objects.borrow().values().filter(|object| image.contains(&object.routine)).count()
+    }
+
+    /// How often a device's interrupts were delivered to each processor.
+    pub fn counts_of(&self, pdo: Ptr<DEVICE_OBJECT>) -> BTreeMap<u32, u64> {
+        let past = self.past.borrow();
+        let mut counts: BTreeMap<u32, u64> = past
+            .iter()
+            .filter(|((device, _), _)| *device == pdo.address())
+            .map(|((_, processor), count)| (*processor, *count))
+            .collect();
+        let objects = self.objects.borrow();
+        for connection in self.by_context.borrow().values().filter(|connection| connection.pdo == pdo) {
+            let Some(object) = objects.get(&connection.object.address()) else { continue };
+            for (&processor, &count) in object.connected.counts.borrow().iter() {
+                *counts.entry(processor).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    fn is_connected(&self, vector: u32) -> bool {
+        self.objects.borrow().values().any(|object| object.connected.vector == vector)
+    }
+}
+
+fn message_of(interrupt: AssignedInterrupt) -> Option<Message> {
+    let data = u16::try_from(interrupt.vector).ok()?;
+    Some(Message { address: MESSAGE_ADDRESS, data })
+}
+
+/// Calls a service routine: at its level, under its lock.
+fn serve(k: &Kernel, object: Ptr<u8>, service: Service, lock: Ptr<usize>, level: Irql) {
+    let before = k.raise_irql(level);
+    k.sched.acquire(k, lock);
+    match service.message {
+        Some(message) => {
+            let arguments = [object.address(), service.context, message.into()];
+            k.call("InterruptMessageService", service.routine, &arguments);
+        }
+        None => {
+            k.call("InterruptService", service.routine, &[object.address(), service.context]);
+        }
+    }
+    k.sched.release(lock);
+    k.lower_irql(before);
+}
+
+/// What a version of the call is called.
+#[must_use]
+pub const fn name_of(version: u32) -> &'static str {
+    match version {
+        CONNECT_FULLY_SPECIFIED => "CONNECT_FULLY_SPECIFIED",
+        CONNECT_LINE_BASED => "CONNECT_LINE_BASED",
+        CONNECT_MESSAGE_BASED => "CONNECT_MESSAGE_BASED",
+        CONNECT_FULLY_SPECIFIED_GROUP => "CONNECT_FULLY_SPECIFIED_GROUP",
+        _ => "an unknown version",
+    }
+}
+
+fn violation(sentence: String) -> ! {
+    Finding::bug_check(VERIFIER, [0; 4], sentence).raise()
+}

@@ -1,0 +1,124 @@
+//! Device nodes: what the PnP manager knows of each device.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use windows_sys::Wdk::Foundation::{DEVICE_OBJECT, DRIVER_OBJECT};
+
+use super::{
+    resources::{Assigned, AssignedInterrupt, Requirements},
+    spec::DeviceSpec,
+};
+use crate::{hw::edu_device::EduDevice, memory::Ptr, user::Status};
+
+/// How far a device has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceState {
+    /// No driver is installed for it.
+    NoDriver,
+    /// Its driver was added and works.
+    Started,
+    /// It was stopped for a rebalance.
+    Stopped,
+    /// Its driver could not be loaded, refused the device or failed to start it.
+    Failed(Status),
+    /// The administrator disabled it.
+    Disabled,
+    /// It is gone or has failed for good; its driver waits for the last handle to be closed.
+    SurpriseRemoved,
+    /// It is gone.
+    Removed,
+}
+
+/// A device.
+#[derive(Debug)]
+pub struct Devnode {
+    /// Its number, from 1 in the order devices were plugged in.
+    pub id: u32,
+    /// What it was made from.
+    pub spec: DeviceSpec,
+    /// The hardware, if it has any.
+    pub hardware: Option<Rc<EduDevice>>,
+    /// Its physical device object.
+    pub pdo: Ptr<DEVICE_OBJECT>,
+    /// Hardware IDs, the most specific first.
+    pub ids: Vec<String>,
+    /// Instance path below `Enum`.
+    pub instance: String,
+    /// How far it has come.
+    pub state: Cell<DeviceState>,
+    /// Its function driver.
+    pub driver: Cell<Option<Ptr<DRIVER_OBJECT>>>,
+    /// What it asks for, as its driver edited that.
+    pub requirements: RefCell<Requirements>,
+    /// What it was given.
+    pub assigned: RefCell<Vec<Assigned>>,
+    /// The bus fails the next start.
+    pub fail_next_start: Cell<bool>,
+}
+
+impl Devnode {
+    /// The interrupts it was given.
+    pub fn interrupts(&self) -> Vec<AssignedInterrupt> {
+        let interrupt = |assigned: &Assigned| match assigned {
+            Assigned::Interrupt(interrupt) => Some(*interrupt),
+            Assigned::Memory { .. } => None,
+        };
+        self.assigned.borrow().iter().filter_map(interrupt).collect()
+    }
+
+    /// Whether a rebalance after a hot add concerns it: `DEVPKEY_Device_DHP_Rebalance_Policy` is absent or 2.
+    pub const fn participates(&self) -> bool {
+        matches!(self.spec.rebalance_policy, None | Some(2))
+    }
+}
+
+/// The devices of a machine.
+#[derive(Debug, Default)]
+pub struct Devnodes {
+    all: RefCell<Vec<Rc<Devnode>>>,
+}
+
+impl Devnodes {
+    /// The number of the next device.
+    pub fn next_id(&self) -> u32 {
+        u32::try_from(self.all.borrow().len() + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Adds a device.
+    pub fn add(&self, devnode: &Rc<Devnode>) {
+        self.all.borrow_mut().push(Rc::clone(devnode));
+    }
+
+    /// The device with this number.
+    ///
+    /// # Panics
+    ///
+    /// Where there never was one.
+    pub fn get(&self, id: u32) -> Rc<Devnode> {
+        Rc::clone(&self.all.borrow()[id as usize - 1])
+    }
+
+    /// The device with this physical device object.
+    pub fn of(&self, pdo: Ptr<DEVICE_OBJECT>) -> Option<Rc<Devnode>> {
+        let exists = |devnode: &&Rc<Devnode>| devnode.pdo == pdo && devnode.state.get() != DeviceState::Removed;
+        self.all.borrow().iter().find(exists).cloned()
+    }
+
+    /// Every device, in the order they were plugged in.
+    pub fn all(&self) -> Vec<Rc<Devnode>> {
+        self.all.borrow().clone()
+    }
+
+    /// The devices in a state, in the order they were plugged in.
+    pub fn in_state(&self, state: DeviceState) -> Vec<Rc<Devnode>> {
+        self.all.borrow().iter().filter(|devnode| devnode.state.get() == state).cloned().collect()
+    }
+
+    /// Those that use a driver, in the order they were plugged in.
+    pub fn driven_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<Rc<Devnode>> {
+        self.all.borrow().iter().filter(|devnode| devnode.driver.get() == Some(driver)).cloned().collect()
+    }
+}

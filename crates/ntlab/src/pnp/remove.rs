@@ -1,0 +1,118 @@
+//! Removal: orderly, by surprise, and of devices that failed ("Removing a Device").
+
+use std::rc::Rc;
+
+use windows_sys::{
+    Wdk::System::SystemServices::{
+        IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL,
+    },
+    Win32::Foundation::{NTSTATUS, STATUS_DEVICE_BUSY, STATUS_INVALID_DEVICE_STATE},
+};
+
+use super::{
+    devnode::{DeviceState, Devnode},
+    request, worker,
+};
+use crate::{
+    finding::Finding,
+    io::{device, interface},
+    kernel::Kernel,
+    sched::VERIFIER,
+    user::Status,
+};
+
+/// Asks whether a device can be removed, and removes it if so.
+///
+/// # Errors
+///
+/// Why not: what a driver answered, `STATUS_DEVICE_BUSY` where it is open, `STATUS_INVALID_DEVICE_STATE` where it does not work.
+pub fn query_and_remove(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) -> Result<(), NTSTATUS> {
+    query(k, devnode)?;
+    send_remove(k, devnode);
+    devnode.state.set(then);
+    k.pnp.unload_if_unused(k, devnode);
+    Ok(())
+}
+
+/// Asks whether a device can be removed, and cancels that.
+///
+/// # Errors
+///
+/// As [`query_and_remove`].
+pub fn query_and_cancel(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
+    query(k, devnode)?;
+    request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+    Ok(())
+}
+
+fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
+    if devnode.state.get() != DeviceState::Started {
+        return Err(STATUS_INVALID_DEVICE_STATE);
+    }
+    let answer = request::send(k, devnode, IRP_MN_QUERY_REMOVE_DEVICE).ok();
+    let open = device::opens_of_stack(devnode.pdo) > 0;
+    let refusal = answer.err().or(open.then_some(STATUS_DEVICE_BUSY));
+    refusal.map_or(Ok(()), |status| {
+        request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+        Err(status)
+    })
+}
+
+/// A device is pulled out.
+pub fn surprise(k: &Kernel, devnode: &Rc<Devnode>) {
+    if let Some(hardware) = &devnode.hardware {
+        hardware.unplug(k);
+    }
+    give_up(k, devnode, DeviceState::Removed);
+}
+
+/// A device failed for good.
+pub fn fail(k: &Kernel, devnode: &Rc<Devnode>, status: NTSTATUS) {
+    give_up(k, devnode, DeviceState::Failed(Status(status)));
+}
+
+/// Surprise removal at once, removal when the last handle is closed.
+fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
+    if device::upper(devnode.pdo).is_null() {
+        end(k, devnode, then);
+        return;
+    }
+    request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
+    devnode.state.set(DeviceState::SurpriseRemoved);
+    let devnode = Rc::clone(devnode);
+    k.pnp.waiting_for_close.set(k.pnp.waiting_for_close.get() + 1);
+    k.spawn("removal at last close", move |k| {
+        k.block_until("the last handle to be closed", |_| device::opens_of_stack(devnode.pdo) == 0, None);
+        worker::queue(k, move |k| {
+            k.pnp.waiting_for_close.set(k.pnp.waiting_for_close.get() - 1);
+            send_remove(k, &devnode);
+            end(k, &devnode, then);
+        });
+    });
+}
+
+fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
+    devnode.state.set(then);
+    k.pnp.unload_if_unused(k, devnode);
+    if then == DeviceState::Removed {
+        device::delete(k, devnode.pdo);
+    }
+}
+
+/// Sends the removal, after which the driver must have left the stack.
+pub fn send_remove(k: &Kernel, devnode: &Devnode) {
+    request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
+    for link in interface::enabled_of(k, devnode.pdo) {
+        interface::set_state(k, &link, false);
+    }
+    devnode.assigned.borrow_mut().clear();
+    if !device::upper(devnode.pdo).is_null() {
+        let sentence = "a driver completed IRP_MN_REMOVE_DEVICE and is still attached to the stack";
+        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+    }
+    let connected = k.pnp.connections.of_device(devnode.pdo);
+    if connected != 0 {
+        let sentence = format!("a driver completed IRP_MN_REMOVE_DEVICE with {connected} interrupts still connected");
+        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+    }
+}

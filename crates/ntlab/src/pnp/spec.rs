@@ -1,0 +1,151 @@
+//! What is plugged into a machine, and which driver is installed for it.
+
+use std::path::PathBuf;
+
+use crate::{hw::edu::EduModel, registry::Value};
+
+/// A device to be plugged in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceSpec {
+    pub(crate) kind: DeviceKind,
+    pub(crate) node: u16,
+    pub(crate) rebalance_policy: Option<u32>,
+    pub(crate) affinity_policy: u16,
+    pub(crate) affinity_mask: u64,
+    pub(crate) group: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum DeviceKind {
+    /// A PCI function.
+    Edu { model: EduModel, messages: Messages },
+    /// A device that the root bus enumerates, without hardware; its hardware ID.
+    Software(String),
+}
+
+/// Whether a PCI function gets message-signaled interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Messages {
+    /// Always.
+    Always,
+    /// Sometimes the system has none left, and assigns a line instead.
+    Scarce,
+    /// It cannot send any.
+    Never,
+}
+
+impl DeviceSpec {
+    /// A PCI `edu`, as QEMU 7.2 has it.
+    #[must_use]
+    pub const fn edu() -> Self {
+        Self::of(DeviceKind::Edu { model: EduModel::QEMU_7, messages: Messages::Always })
+    }
+
+    /// A root-enumerated device without hardware resources.
+    #[must_use]
+    pub fn software(hardware_id: &str) -> Self {
+        Self::of(DeviceKind::Software(hardware_id.into()))
+    }
+
+    const fn of(kind: DeviceKind) -> Self {
+        Self { kind, node: 0, rebalance_policy: None, affinity_policy: 0, affinity_mask: 0, group: 0 }
+    }
+
+    /// Another variant of `edu`.
+    #[must_use]
+    pub fn with_model(mut self, new: EduModel) -> Self {
+        if let DeviceKind::Edu { model, .. } = &mut self.kind {
+            *model = new;
+        }
+        self
+    }
+
+    /// Without message-signaled interrupts.
+    #[must_use]
+    pub fn with_line_interrupts_only(self) -> Self {
+        self.with_messages(Messages::Never)
+    }
+
+    /// The system does not always have messages left for it, and a rebalance may change what it gets.
+    #[must_use]
+    pub fn with_scarce_messages(self) -> Self {
+        self.with_messages(Messages::Scarce)
+    }
+
+    fn with_messages(mut self, new: Messages) -> Self {
+        if let DeviceKind::Edu { messages, .. } = &mut self.kind {
+            *messages = new;
+        }
+        self
+    }
+
+    /// On a NUMA node.
+    #[must_use]
+    pub const fn on_node(mut self, node: u16) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// With `DEVPKEY_Device_DHP_Rebalance_Policy` set.
+    #[must_use]
+    pub const fn with_rebalance_policy(mut self, policy: u32) -> Self {
+        self.rebalance_policy = Some(policy);
+        self
+    }
+
+    /// With `DevicePolicy` and `AssignmentSetOverride` below `Interrupt Management\Affinity Policy` set.
+    #[must_use]
+    pub const fn with_affinity_policy(mut self, policy: u16, mask: u64) -> Self {
+        self.affinity_policy = policy;
+        self.affinity_mask = mask;
+        self
+    }
+}
+
+/// A driver with what its INF says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DriverPackage {
+    pub(crate) service: String,
+    pub(crate) image: PathBuf,
+    pub(crate) hardware_ids: Vec<String>,
+    pub(crate) parameters: Vec<(String, Value)>,
+}
+
+impl DriverPackage {
+    /// The driver in `image`, which becomes the service `service`.
+    #[must_use]
+    pub fn new(service: &str, image: impl Into<PathBuf>) -> Self {
+        Self { service: service.into(), image: image.into(), hardware_ids: Vec::new(), parameters: Vec::new() }
+    }
+
+    /// The devices it is for.
+    #[must_use]
+    pub fn for_ids<'a>(mut self, ids: impl IntoIterator<Item = &'a str>) -> Self {
+        self.hardware_ids.extend(ids.into_iter().map(Into::into));
+        self
+    }
+
+    /// A parameter.
+    #[must_use]
+    pub fn with_parameter(mut self, name: &str, value: Value) -> Self {
+        self.parameters.push((name.into(), value));
+        self
+    }
+
+    pub(crate) fn matches(&self, ids: &[String]) -> bool {
+        self.hardware_ids.iter().any(|own| ids.iter().any(|id| own.eq_ignore_ascii_case(id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_matches_any_of_its_hardware_ids_whatever_their_case() {
+        let package = DriverPackage::new("toaster", "toaster.sys").for_ids(["PCI\\VEN_1234&DEV_11E8", "ROOT\\TOASTER"]);
+        assert!(package.matches(&["pci\\ven_1234&dev_11e8".into()]));
+        assert!(!package.matches(&["PCI\\VEN_1234".into()]));
+        assert!(!package.matches(&[]));
+    }
+}
