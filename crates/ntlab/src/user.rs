@@ -26,11 +26,12 @@ use windows_sys::Win32::{
     Storage::FileSystem::{FILE_READ_DATA, FILE_WRITE_DATA, SYNCHRONIZE},
 };
 
-pub use crate::io::{interface::Class, request::Request};
+pub use crate::io::{interface::Class, request::Request, trace::TraceEvent};
 use crate::{
     io::{
         file::{self, FileId},
         interface, request,
+        trace::{self, Session},
     },
     kernel::Kernel,
     machine::System,
@@ -184,6 +185,17 @@ impl System {
                 self.kernel.park("any of several requests", None);
             }
         }
+    }
+
+    /// Starts to listen to an ETW provider, whether a driver has registered it already or will: to all events up to `level`.
+    pub fn trace(&self, provider: impl Into<Class>, level: u8) {
+        trace::start(&self.kernel, Session { provider: provider.into(), level, keywords: u64::MAX });
+    }
+
+    /// Takes what the providers that are listened to have written since.
+    #[must_use]
+    pub fn trace_events(&self) -> Vec<TraceEvent> {
+        self.kernel.io.trace.take_events()
     }
 
     /// What drivers still have: requests that were sent and not completed, one a line.

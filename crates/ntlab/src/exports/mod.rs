@@ -1,18 +1,27 @@
 //! The functions of ntoskrnl.exe and hal.dll that the lab has. Each is one row of a table in this folder: its name, its IRQL contract
 //! and the function that does it. A driver that imports a name without a row is refused at load.
 
-mod dbg;
 pub(crate) mod dma;
 mod hot_add;
 mod interrupt;
+mod power;
+
+mod dbg;
 mod ke_dpc;
 mod ke_level;
 mod ke_processor;
 mod ke_time;
 mod ke_wait;
-mod power;
 mod ps;
 mod rundown;
+
+mod etw;
+mod io_device;
+mod io_irp;
+mod io_pnp;
+mod ob;
+mod rtl;
+mod zw;
 
 use crate::{irql::IrqlRange, kernel::Kernel, memory::Ptr};
 
@@ -160,18 +169,25 @@ macro_rules! export {
 
 /// Every table. Each module of the lab that stands behind kernel functions has one.
 const TABLES: &[&[Export]] = &[
+    etw::FUNCTIONS,
+    io_device::FUNCTIONS,
+    io_irp::FUNCTIONS,
+    io_pnp::FUNCTIONS,
+    ob::FUNCTIONS,
+    rtl::FUNCTIONS,
+    zw::FUNCTIONS,
     dbg::FUNCTIONS,
-    dma::FUNCTIONS,
-    hot_add::FUNCTIONS,
-    interrupt::FUNCTIONS,
     ke_dpc::FUNCTIONS,
     ke_level::FUNCTIONS,
     ke_processor::FUNCTIONS,
     ke_time::FUNCTIONS,
     ke_wait::FUNCTIONS,
-    power::FUNCTIONS,
     ps::FUNCTIONS,
     rundown::FUNCTIONS,
+    dma::FUNCTIONS,
+    hot_add::FUNCTIONS,
+    interrupt::FUNCTIONS,
+    power::FUNCTIONS,
     #[cfg(test)]
     crate::exec::tests::FUNCTIONS,
 ];

@@ -39,7 +39,7 @@ fn ps_create_system_thread(
         k.call("system thread", routine, &[context]);
     });
     object::reference(k, thread);
-    handle.write(k.io.handles.open(handle::Target::Object(thread), access, true));
+    handle.write(k.io.handles.open(k, handle::Target::Object(thread), access, true));
     0
 }
 

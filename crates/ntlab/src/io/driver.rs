@@ -18,7 +18,7 @@ use crate::{
     exec::{self, Image},
     finding::Finding,
     kernel::Kernel,
-    memory::Ptr,
+    memory::{Access, Ptr},
     registry::Value,
 };
 
@@ -273,6 +273,15 @@ pub fn name_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> String {
 /// The image of a driver; `None` for drivers of the lab.
 pub fn image_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Option<Rc<Image>> {
     k.io.drivers.records.borrow().get(&driver.address()).and_then(|record| record.image.clone())
+}
+
+/// The driver whose kernel call runs; null where none does.
+pub fn running(k: &Kernel) -> Ptr<DRIVER_OBJECT> {
+    let top = k.exec.save().guest_sp;
+    if !k.memory.space.allows(top, 8, Access::Read) {
+        return Ptr::null();
+    }
+    at_address(k, Ptr::<u64>::new(top).read()).unwrap_or(Ptr::null())
 }
 
 /// The driver whose image an address lies in.

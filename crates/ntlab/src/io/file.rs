@@ -93,11 +93,6 @@ impl Files {
         file.references -= 1;
         if file.references == 0 { files[id.0 as usize].take() } else { None }
     }
-
-    /// How many files are open.
-    pub(crate) fn count(&self) -> usize {
-        self.files.borrow().iter().flatten().count()
-    }
 }
 
 /// Opens a device by name or symbolic link, and waits for the driver's answer.

@@ -2,8 +2,9 @@
 
 use std::{cell::RefCell, fmt};
 
-use windows_sys::Wdk::Foundation::KEVENT;
+use windows_sys::Wdk::Foundation::{DRIVER_OBJECT, KEVENT};
 
+use super::{driver, object};
 use crate::{kernel::Kernel, memory::Ptr, registry::KeyId};
 
 /// Kernel handles have the upper bits set, which makes them valid in every process.
@@ -27,6 +28,8 @@ pub struct Open {
     pub target: Target,
     /// The access it was opened with.
     pub access: u32,
+    /// The driver that opened it; null for the system.
+    pub driver: Ptr<DRIVER_OBJECT>,
     kernel: bool,
 }
 
@@ -48,16 +51,20 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// Opens a handle; `kernel` as `OBJ_KERNEL_HANDLE` says.
-    pub fn open(&self, target: Target, access: u32, kernel: bool) -> u64 {
+    /// Opens a handle for the driver that runs, or for the system; `kernel` as `OBJ_KERNEL_HANDLE` says.
+    pub fn open(&self, k: &Kernel, target: Target, access: u32, kernel: bool) -> u64 {
+        self.add(Open { target, access, driver: driver::running(k), kernel })
+    }
+
+    fn add(&self, open: Open) -> u64 {
         let mut entries = self.entries.borrow_mut();
         let free = entries.iter().position(Option::is_none).unwrap_or_else(|| {
             entries.push(None);
             entries.len() - 1
         });
-        entries[free] = Some(Open { target, access, kernel });
+        entries[free] = Some(open);
         let value = (free as u64 + 1) * 4;
-        if kernel { KERNEL_HANDLES | value } else { value }
+        if open.kernel { KERNEL_HANDLES | value } else { value }
     }
 
     fn index(handle: u64) -> Option<usize> {
@@ -90,8 +97,8 @@ impl Handles {
 pub fn close(k: &Kernel, handle: u64) -> Option<Open> {
     let open = k.io.handles.close(handle)?;
     match open.target {
-        Target::Object(object) => super::object::dereference(k, object),
-        Target::Event(event) => super::object::dereference(k, event.address()),
+        Target::Object(object) => object::dereference(k, object),
+        Target::Event(event) => object::dereference(k, event.address()),
         Target::Key(_) => {}
     }
     Some(open)
@@ -101,23 +108,27 @@ pub fn close(k: &Kernel, handle: u64) -> Option<Open> {
 mod tests {
     use super::*;
 
+    fn open(handles: &Handles, object: u64, kernel: bool) -> u64 {
+        handles.add(Open { target: Target::Object(object), access: 7, driver: Ptr::null(), kernel })
+    }
+
     #[test]
     fn a_closed_handle_leads_nowhere_and_its_value_is_used_again() {
         let handles = Handles::default();
-        let first = handles.open(Target::Object(1), 7, true);
-        let second = handles.open(Target::Object(2), 7, false);
+        let first = open(&handles, 1, true);
+        let second = open(&handles, 2, false);
         assert_ne!(first, second);
         assert!(handles.close(first).is_some());
         assert!(handles.get(first).is_none());
         assert!(handles.close(first).is_none());
-        assert_eq!(handles.open(Target::Object(3), 7, true), first);
+        assert_eq!(open(&handles, 3, true), first);
         assert_eq!(handles.get(second).map(|open| open.target), Some(Target::Object(2)));
     }
 
     #[test]
     fn a_kernel_handle_and_a_process_handle_are_not_mixed_up() {
         let handles = Handles::default();
-        let kernel = handles.open(Target::Object(1), 0, true);
+        let kernel = open(&handles, 1, true);
         assert!(handles.get(kernel & 0xFFFF).is_none());
     }
 }

@@ -98,13 +98,18 @@ pub fn on_change(k: &Kernel, listener: impl Fn(&Kernel, &Change) + 'static) {
     k.io.interfaces.listeners.borrow_mut().push(Rc::new(listener));
 }
 
-/// Registers an interface of a physical device object and returns its symbolic link; the same one if it is registered already
-/// (`IoRegisterDeviceInterface`).
+/// Registers an interface of a physical device object (`IoRegisterDeviceInterface`): its symbolic link, and `STATUS_OBJECT_NAME_EXISTS`
+/// if it is registered already.
 ///
 /// # Errors
 ///
 /// `STATUS_INVALID_DEVICE_REQUEST` if `pdo` is no physical device object.
-pub fn register(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, class: Class, reference: &str) -> Result<String, NTSTATUS> {
+pub fn register(
+    k: &Kernel,
+    pdo: Ptr<DEVICE_OBJECT>,
+    class: Class,
+    reference: &str,
+) -> Result<(String, NTSTATUS), NTSTATUS> {
     let instance =
         property::with_node(k, pdo, |node| node.instance.replace('\\', "#")).ok_or(STATUS_INVALID_DEVICE_REQUEST)?;
     let mut link = format!("\\??\\{instance}#{class}");
@@ -112,8 +117,12 @@ pub fn register(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, class: Class, reference: &s
         link = link + "\\" + reference;
     }
     let mut interfaces = k.io.interfaces.interfaces.borrow_mut();
-    interfaces.entry(link.clone()).or_insert(Interface { class, pdo, enabled: false });
-    Ok(link)
+    if let Some(interface) = interfaces.get_mut(&link) {
+        interface.pdo = pdo;
+        return Ok((link, STATUS_OBJECT_NAME_EXISTS));
+    }
+    interfaces.insert(link.clone(), Interface { class, pdo, enabled: false });
+    Ok((link, STATUS_SUCCESS))
 }
 
 /// Enables or disables an interface (`IoSetDeviceInterfaceState`): makes or removes its symbolic link and tells the listeners.

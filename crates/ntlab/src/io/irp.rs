@@ -11,7 +11,7 @@ use std::{
 
 use windows_sys::{
     Wdk::{
-        Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION, IRP},
+        Foundation::{DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP},
         System::SystemServices::{
             IO_TYPE_DEVICE, IO_TYPE_IRP, SL_ERROR_RETURNED, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR,
             SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
@@ -91,6 +91,8 @@ struct Record {
     irp: Ptr<IRP>,
     number: u64,
     owner: Owner,
+    /// The driver that allocated it; null for the lab's.
+    driver: Ptr<DRIVER_OBJECT>,
     state: State,
     major: u8,
     minor: u8,
@@ -101,6 +103,11 @@ struct Record {
 impl Record {
     fn is_below(&self, location: i8) -> bool {
         self.frames.iter().any(|frame| frame.location < location && frame.completed.is_none())
+    }
+
+    fn title(&self) -> String {
+        let Self { number, owner, major, minor, .. } = self;
+        format!("IRP {number} of {owner:?}, major function {major:#04x}, minor {minor:#04x}")
     }
 
     fn is_with_drivers(&self) -> bool {
@@ -132,7 +139,7 @@ impl Irps {
         (record.irp == irp && record.state != State::Freed).then_some(index)
     }
 
-    fn add(&self, irp: Ptr<IRP>, owner: Owner) -> usize {
+    fn add(&self, irp: Ptr<IRP>, owner: Owner, driver: Ptr<DRIVER_OBJECT>) -> usize {
         let number = self.sequence.get() + 1;
         self.sequence.set(number);
         let mut records = self.records.borrow_mut();
@@ -140,13 +147,14 @@ impl Irps {
             let record = &mut records[index];
             record.frames.clear();
             let frames = std::mem::take(&mut record.frames);
-            *record = Record { irp, number, owner, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
+            *record = Record { irp, number, owner, driver, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
             return index;
         }
         records.push(Record {
             irp,
             number,
             owner,
+            driver,
             state: State::Idle,
             major: 0,
             minor: 0,
@@ -235,37 +243,25 @@ impl Irps {
 
     /// What a report calls the packet.
     fn title(&self, index: usize) -> String {
-        let records = self.records.borrow();
-        let Record { number, owner, major, minor, .. } = &records[index];
-        format!("IRP {number} of {owner:?}, major function {major:#04x}, minor {minor:#04x}")
+        self.records.borrow()[index].title()
     }
 
     /// Every packet that drivers still have, in the order they were made.
     pub(crate) fn outstanding(&self) -> Vec<String> {
-        let records = self.records.borrow();
-        let mut sent: Vec<(u64, usize)> = records
-            .iter()
-            .enumerate()
-            .filter(|(_, record)| record.is_with_drivers())
-            .map(|(index, record)| (record.number, index))
-            .collect();
-        sent.sort_unstable();
-        drop(records);
-        sent.into_iter().map(|(_, index)| self.title(index)).collect()
+        self.titles(Record::is_with_drivers)
     }
 
-    /// Packets that drivers allocated and have not freed, in the order they were made.
-    pub(crate) fn allocated_by_drivers(&self) -> Vec<String> {
+    /// Packets that a driver allocated and has not freed, in the order they were made.
+    pub(crate) fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+        self.titles(|record| record.state != State::Freed && record.driver == driver)
+    }
+
+    fn titles(&self, wanted: impl Fn(&Record) -> bool) -> Vec<String> {
         let records = self.records.borrow();
-        let mut idle: Vec<(u64, usize)> = records
-            .iter()
-            .enumerate()
-            .filter(|(_, record)| record.state != State::Freed && matches!(record.owner, Owner::Driver | Owner::Thread))
-            .map(|(index, record)| (record.number, index))
-            .collect();
-        idle.sort_unstable();
-        drop(records);
-        idle.into_iter().map(|(_, index)| self.title(index)).collect()
+        let mut titles: Vec<(u64, String)> =
+            records.iter().filter(|record| wanted(record)).map(|record| (record.number, record.title())).collect();
+        titles.sort_unstable();
+        titles.into_iter().map(|(_, title)| title).collect()
     }
 }
 
@@ -335,7 +331,8 @@ pub const fn size_of_irp(locations: i8) -> usize {
 pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
     let block = k.memory.allocate_object_bytes(HEADER as usize + size_of_irp(locations));
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
-    let index = k.io.irps.add(irp, owner);
+    let driver = if matches!(owner, Owner::Driver | Owner::Thread) { driver::running(k) } else { Ptr::null() };
+    let index = k.io.irps.add(irp, owner, driver);
     block.cast::<u64>().write(index as u64);
     initialize(irp, locations);
     irp
@@ -350,7 +347,7 @@ pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
         }
         k.io.irps.free(index);
     }
-    let index = k.io.irps.add(irp, Owner::Driver);
+    let index = k.io.irps.add(irp, Owner::Driver, driver::running(k));
     k.io.irps.foreign.borrow_mut().insert(irp.address(), index);
     initialize(irp, locations);
 }

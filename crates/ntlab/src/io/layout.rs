@@ -39,8 +39,6 @@ pub const DOE_REMOVE_PROCESSED: u32 = 0x8;
 /// `DOE_START_PENDING`: the stack has not been started.
 pub const DOE_START_PENDING: u32 = 0x10;
 
-/// `MDL_MAPPED_TO_SYSTEM_VA`.
-pub const MDL_MAPPED_TO_SYSTEM_VA: i16 = 0x1;
 /// `MDL_PAGES_LOCKED`.
 pub const MDL_PAGES_LOCKED: i16 = 0x2;
 /// `MDL_WRITE_OPERATION`: the pages were locked to be written.

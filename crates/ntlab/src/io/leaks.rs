@@ -3,7 +3,7 @@
 use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
 
 use super::{device, driver};
-use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{finding::Finding, kernel::Kernel, memory::Ptr, pnp};
 
 /// `DRIVER_VERIFIER_DETECTED_VIOLATION`, subtype "the driver is unloading without freeing its pool allocations".
 const VERIFIER: u32 = 0xC4;
@@ -32,15 +32,25 @@ fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
     for device in device::devices_of(driver) {
         left.push(format!("device {}", device::number(k, device)));
     }
-    left.extend(k.io.irps.allocated_by_drivers());
-    left.extend(k.io.handles.all().iter().map(ToString::to_string));
-    let items = k.io.work_items.allocated();
+    left.extend(k.io.irps.allocated_by(driver));
+    left.extend(k.io.handles.all().iter().filter(|open| open.driver == driver).map(ToString::to_string));
+    let items = k.io.work_items.allocated_by(driver);
     if items != 0 {
         left.push(format!("{items} work items"));
+    }
+    left.extend(k.io.trace.providers_of(driver));
+    if let Some(image) = driver::image_of(k, driver) {
+        left.extend(pnp::left_behind(k, driver, &(image.base..image.base + image.length)));
     }
     left
 }
 
-fn pool_of(_k: &Kernel, _driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
-    Vec::new()
+/// Pool blocks that the driver allocated, as far as its stack then is known.
+fn pool_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+    let Some(image) = driver::image_of(k, driver) else { return Vec::new() };
+    let blocks = k.memory.pool.driver_blocks();
+    let own =
+        blocks.iter().filter(|block| block.stack.is_empty() || block.stack.iter().any(|&rip| image.contains(rip)));
+    own.map(|block| format!("block {} of {} bytes, tag {}", block.sequence, block.request.bytes, block.request.tag))
+        .collect()
 }

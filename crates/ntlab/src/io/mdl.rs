@@ -2,15 +2,34 @@
 
 use windows_sys::Wdk::Foundation::MDL;
 
-use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+use super::layout::{self, MDL_PAGES_LOCKED};
+use crate::{
+    at,
+    kernel::Kernel,
+    memory::{PAGE, Ptr},
+};
 
 /// Describes a buffer whose pages are locked; `operation` is `MDL_WRITE_OPERATION` where drivers write to it.
 pub fn lock(k: &Kernel, buffer: Ptr<u8>, length: usize, operation: i16) -> Ptr<MDL> {
-    let _ = (k, buffer, length, operation);
-    Finding::not_modelled("direct I/O").raise()
+    let offset = buffer.address() % PAGE;
+    let start = buffer.address() - offset;
+    let pages = (offset + length as u64).div_ceil(PAGE);
+    let size = size_of::<MDL>() + pages as usize * size_of::<u64>();
+    let mdl = k.memory.allocate_object_bytes(size).cast::<MDL>();
+    at!(mdl, Size).write(size as i16);
+    at!(mdl, MdlFlags).write(MDL_PAGES_LOCKED | operation);
+    layout::store(at!(mdl, StartVa), Ptr::new(start));
+    at!(mdl, ByteCount).write(length as u32);
+    at!(mdl, ByteOffset).write(offset as u32);
+    let frames = mdl.offset(1).cast::<u64>();
+    for page in 0..pages {
+        let frame = k.memory.physical_address(start + page * PAGE) / PAGE;
+        frames.offset(page as usize).write(frame);
+    }
+    mdl
 }
 
-/// Unmaps, unlocks and frees what [`lock`] returned.
+/// Unlocks and frees what [`lock`] returned; a mapping to system addresses goes with it.
 pub fn unlock(k: &Kernel, mdl: Ptr<MDL>) {
     k.memory.free_object(mdl);
 }

@@ -22,6 +22,7 @@ pub mod remove_lock;
 pub mod request;
 pub mod send;
 pub mod string;
+pub mod trace;
 pub mod work_item;
 
 /// What the I/O manager of one machine knows.
@@ -40,5 +41,6 @@ pub struct Io {
     pub(crate) objects: object::Objects,
     pub(crate) properties: property::Properties,
     pub(crate) requests: request::Requests,
+    pub(crate) trace: trace::Trace,
     pub(crate) work_items: work_item::WorkItems,
 }

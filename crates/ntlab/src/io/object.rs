@@ -3,8 +3,10 @@
 
 use std::{cell::RefCell, collections::BTreeMap, fmt};
 
-use super::device;
-use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+use windows_sys::Wdk::Foundation::KEVENT;
+
+use super::{device, driver, name::Named};
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
 
 /// `REFERENCE_BY_POINTER`.
 const REFERENCE_BY_POINTER: u32 = 0x18;
@@ -66,8 +68,8 @@ pub fn dereference(k: &Kernel, object: u64) {
     if device::number(k, Ptr::new(object)) != 0 {
         return device::dereference(k, Ptr::new(object));
     }
-    if super::driver::is_driver(k, Ptr::new(object)) {
-        return super::driver::dereference(k, Ptr::new(object));
+    if driver::is_driver(k, Ptr::new(object)) {
+        return driver::dereference(k, Ptr::new(object));
     }
     let mut objects = k.io.objects.objects.borrow_mut();
     let Some(found) = objects.get_mut(&object) else {
@@ -83,6 +85,43 @@ pub fn dereference(k: &Kernel, object: u64) {
     drop(objects);
     if let Some(delete) = delete {
         delete(k);
+    }
+}
+
+/// The event with this name, made in the given state if there is none (`IoCreateNotificationEvent`), with a reference for the caller.
+pub fn named_event(k: &Kernel, name: &str, signalled: bool) -> Option<Ptr<KEVENT>> {
+    match k.io.names.find(name) {
+        Some(Named::Event(event)) => {
+            reference(k, event.address());
+            Some(event)
+        }
+        Some(_) => None,
+        None => Some(new_event(k, name, signalled)),
+    }
+}
+
+fn new_event(k: &Kernel, name: &str, signalled: bool) -> Ptr<KEVENT> {
+    let event = k.memory.allocate_object::<KEVENT>();
+    k.sched.initialize_event(event, true, signalled);
+    k.io.names.insert(name, Named::Event(event));
+    let path = name.to_owned();
+    add(k, event.address(), Kind::Event, move |k| {
+        k.io.names.remove(&path);
+        k.memory.free_object(event);
+    });
+    event
+}
+
+/// Signals or resets an event of the system, such as `\KernelObjects\HighMemoryCondition`; it stays for good.
+pub fn set_system_event(k: &Kernel, name: &str, signalled: bool) {
+    let event = match k.io.names.find(name) {
+        Some(Named::Event(event)) => event,
+        _ => new_event(k, name, signalled),
+    };
+    if signalled {
+        k.sched.set_event(k, event);
+    } else {
+        at!(event, Header.SignalState).write(0);
     }
 }
 

@@ -5,9 +5,9 @@ use std::{
     collections::VecDeque,
 };
 
-use windows_sys::Wdk::Foundation::DEVICE_OBJECT;
+use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
 
-use super::object;
+use super::{driver, object};
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId};
 
 /// `INVALID_WORK_QUEUE_ITEM`.
@@ -43,8 +43,8 @@ pub struct WorkItems {
     queue: RefCell<VecDeque<Work>>,
     idle: RefCell<Vec<ThreadId>>,
     workers: Cell<usize>,
-    /// Items that are allocated, by the order of their allocation.
-    allocated: RefCell<Vec<Ptr<WorkItem>>>,
+    /// Items that are allocated, and the drivers that did.
+    allocated: RefCell<Vec<(Ptr<WorkItem>, Ptr<DRIVER_OBJECT>)>>,
 }
 
 impl std::fmt::Debug for WorkItems {
@@ -54,9 +54,9 @@ impl std::fmt::Debug for WorkItems {
 }
 
 impl WorkItems {
-    /// Work items that drivers allocated and have not freed.
-    pub(crate) fn allocated(&self) -> usize {
-        self.allocated.borrow().len()
+    /// How many work items a driver allocated and has not freed.
+    pub(crate) fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> usize {
+        self.allocated.borrow().iter().filter(|(_, owner)| *owner == driver).count()
     }
 }
 
@@ -64,7 +64,7 @@ impl WorkItems {
 pub fn allocate(k: &Kernel, object: u64) -> Ptr<WorkItem> {
     let item = k.memory.allocate_object::<WorkItem>();
     initialize(item, object);
-    k.io.work_items.allocated.borrow_mut().push(item);
+    k.io.work_items.allocated.borrow_mut().push((item, driver::running(k)));
     item
 }
 
@@ -87,7 +87,7 @@ fn raise(item: Ptr<WorkItem>, sentence: impl Into<String>) -> ! {
 pub fn free(k: &Kernel, item: Ptr<WorkItem>) {
     uninitialize(item, "IoFreeWorkItem");
     let mut allocated = k.io.work_items.allocated.borrow_mut();
-    let Some(position) = allocated.iter().position(|&known| known == item) else {
+    let Some(position) = allocated.iter().position(|&(known, _)| known == item) else {
         drop(allocated);
         raise(item, "IoFreeWorkItem was called for a work item that IoAllocateWorkItem did not allocate");
     };
@@ -159,10 +159,4 @@ fn run_item(k: &Kernel, item: Ptr<WorkItem>) {
         k.call("work item", routine, &[object, context, item.address()]);
     }
     object::dereference(k, object);
-}
-
-/// The object a work item works for.
-#[must_use]
-pub fn object_of(item: Ptr<WorkItem>) -> Ptr<DEVICE_OBJECT> {
-    Ptr::new(at!(item, object).read())
 }

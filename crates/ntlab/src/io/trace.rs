@@ -1,0 +1,208 @@
+//! Event tracing: providers that drivers registered, sessions that listen to them, and what was written ("Adding Event Tracing to
+//! Kernel-Mode Drivers").
+
+use std::cell::RefCell;
+
+use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
+
+use super::{driver, interface::Class};
+use crate::{kernel::Kernel, memory::Ptr};
+
+/// `EVENT_CONTROL_CODE_ENABLE_PROVIDER`.
+const ENABLE: u64 = 1;
+/// In `EVENT_DATA_DESCRIPTOR.Type`: TraceLogging metadata of the event, and of the provider.
+const EVENT_METADATA: u8 = 1;
+const PROVIDER_METADATA: u8 = 2;
+
+/// What a session wants from a provider.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// The provider.
+    pub provider: Class,
+    /// The highest level, 5 is verbose.
+    pub level: u8,
+    /// Events with any of these keywords, or with none.
+    pub keywords: u64,
+}
+
+/// An event that a session received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TraceEvent {
+    /// The provider.
+    pub provider: Class,
+    /// Virtual nanoseconds since the machine started.
+    pub time: u64,
+    /// Its id in a manifest; 0 for TraceLogging.
+    pub id: u16,
+    /// Its level.
+    pub level: u8,
+    /// Its keywords.
+    pub keywords: u64,
+    /// Its name, where it carries TraceLogging metadata.
+    pub name: String,
+    /// Its fields, as bytes one after the other.
+    pub payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Provider {
+    class: Class,
+    callback: u64,
+    context: u64,
+    driver: Ptr<DRIVER_OBJECT>,
+}
+
+/// An event's descriptor, `EVENT_DESCRIPTOR`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Descriptor {
+    id: u16,
+    version: u8,
+    channel: u8,
+    level: u8,
+    opcode: u8,
+    task: u16,
+    keywords: u64,
+}
+
+impl Descriptor {
+    /// Its level and keywords, by which sessions choose.
+    #[must_use]
+    pub const fn filter(&self) -> (u8, u64) {
+        (self.level, self.keywords)
+    }
+}
+
+/// A piece of an event's data, `EVENT_DATA_DESCRIPTOR`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Data {
+    pointer: u64,
+    size: u32,
+    kind: u8,
+    reserved: [u8; 3],
+}
+
+/// Providers, sessions and events.
+#[derive(Debug, Default)]
+pub struct Trace {
+    providers: RefCell<Vec<Option<Provider>>>,
+    sessions: RefCell<Vec<Session>>,
+    events: RefCell<Vec<TraceEvent>>,
+}
+
+impl Trace {
+    /// The providers that a driver registered and has not unregistered.
+    pub(crate) fn providers_of(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+        let providers = self.providers.borrow();
+        let left = providers.iter().flatten().filter(|provider| provider.driver == driver);
+        left.map(|provider| format!("ETW provider {}", provider.class)).collect()
+    }
+
+    fn class_of(&self, handle: u64) -> Option<Class> {
+        let providers = self.providers.borrow();
+        providers.get(index(handle)?)?.as_ref().map(|provider| provider.class)
+    }
+
+    /// Whether a session wants such an event of the provider; `None` if that is not registered.
+    pub(crate) fn wants(&self, handle: u64, level: u8, keywords: u64) -> Option<bool> {
+        let class = self.class_of(handle)?;
+        let wanted = |session: &Session| {
+            session.provider == class && level <= session.level && (keywords == 0 || keywords & session.keywords != 0)
+        };
+        Some(self.sessions.borrow().iter().any(wanted))
+    }
+
+    /// Takes the events that sessions received so far.
+    pub fn take_events(&self) -> Vec<TraceEvent> {
+        self.events.take()
+    }
+}
+
+/// The provider behind a registration handle.
+fn index(handle: u64) -> Option<usize> {
+    usize::try_from(handle).ok()?.checked_sub(1)
+}
+
+/// Registers a provider (`EtwRegister`); if a session listens to it, its callback is called before this returns.
+pub fn register(k: &Kernel, class: Class, callback: u64, context: u64) -> u64 {
+    let mut providers = k.io.trace.providers.borrow_mut();
+    providers.push(Some(Provider { class, callback, context, driver: driver::running(k) }));
+    let handle = providers.len() as u64;
+    drop(providers);
+    let sessions: Vec<Session> = k.io.trace.sessions.borrow().clone();
+    for session in sessions {
+        tell(k, handle, &session);
+    }
+    handle
+}
+
+/// Unregisters a provider (`EtwUnregister`); false if it is not registered.
+pub fn unregister(k: &Kernel, handle: u64) -> bool {
+    let Some(index) = index(handle) else { return false };
+    k.io.trace.providers.borrow_mut().get_mut(index).and_then(Option::take).is_some()
+}
+
+/// Starts a session. Providers that are registered already are told at once, the others when they register.
+pub fn start(k: &Kernel, session: Session) {
+    k.io.trace.sessions.borrow_mut().push(session);
+    let count = k.io.trace.providers.borrow().len() as u64;
+    for handle in 1..=count {
+        tell(k, handle, &session);
+    }
+}
+
+/// Calls a provider's callback for a session that wants it ("ETWENABLECALLBACK").
+fn tell(k: &Kernel, handle: u64, session: &Session) {
+    let providers = k.io.trace.providers.borrow();
+    let provider = index(handle).and_then(|index| providers.get(index)?.as_ref());
+    let called = provider.filter(|provider| provider.class == session.provider && provider.callback != 0);
+    let Some((callback, context)) = called.map(|provider| (provider.callback, provider.context)) else { return };
+    drop(providers);
+    let source = k.memory.allocate_object::<[u64; 2]>();
+    let arguments = [source.address(), ENABLE, session.level.into(), session.keywords, 0, 0, context];
+    k.call("ETW enable callback", callback, &arguments);
+    k.memory.free_object(source);
+}
+
+/// Writes an event (`EtwWriteTransfer`); false if the provider is not registered.
+pub fn write(k: &Kernel, handle: u64, descriptor: Ptr<Descriptor>, count: u32, data: Ptr<Data>) -> bool {
+    let trace = &k.io.trace;
+    let Some(provider) = trace.class_of(handle) else { return false };
+    let Descriptor { id, level, keywords, .. } = descriptor.read();
+    if trace.wants(handle, level, keywords) != Some(true) {
+        return true;
+    }
+    let mut event =
+        TraceEvent { provider, time: k.now(), id, level, keywords, name: String::new(), payload: Vec::new() };
+    for piece in (0..count as usize).map(|index| data.offset(index).read()) {
+        let bytes = Ptr::<u8>::new(piece.pointer).read_bytes(piece.size as usize);
+        match piece.kind {
+            EVENT_METADATA => event.name = event_name(&bytes),
+            PROVIDER_METADATA => {}
+            _ => event.payload.extend(bytes),
+        }
+    }
+    trace.events.borrow_mut().push(event);
+    true
+}
+
+/// The name in TraceLogging metadata of an event: after its size and its tags, whose bytes but the last have the high bit.
+fn event_name(metadata: &[u8]) -> String {
+    let tags = metadata.iter().skip(2).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
+    let name = metadata.get(2 + tags..).unwrap_or(&[]);
+    let name: Vec<u8> = name.iter().copied().take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_event_follows_its_tags() {
+        assert_eq!(event_name(b"\x10\x00\x00Rebalance\0count\0\x07"), "Rebalance");
+        assert_eq!(event_name(b"\x10\x00\x81\x80\x01Started\0"), "Started");
+        assert_eq!(event_name(b""), "");
+    }
+}
