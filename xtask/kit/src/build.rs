@@ -3,9 +3,9 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{stage, staged, vendor};
 
@@ -61,6 +61,27 @@ pub fn clippy(packages: &[&str]) -> Result<()> {
 pub fn doc(packages: &[&str]) -> Result<()> {
     let mut command = windows_cargo("doc")?;
     run(with_packages(&mut command, packages).arg("--no-deps").env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+/// The directory with the bindings that `wdk-sys` generated for the driver `package`.
+///
+/// # Errors
+///
+/// As for [`driver`].
+pub fn bindings(package: &str) -> Result<PathBuf> {
+    let mut command = windows_cargo("build")?;
+    command.args(["--package", package, "--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = command.output().context("running cargo build")?;
+    ensure!(output.status.success(), "cargo build ended with {}", output.status);
+    let messages = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    for message in messages {
+        let message: serde_json::Value = serde_json::from_slice(message)?;
+        let is_of_wdk_sys = message["package_id"].as_str().is_some_and(|id| id.contains("#wdk-sys@"));
+        if is_of_wdk_sys && let Some(directory) = message["out_dir"].as_str() {
+            return Ok(directory.into());
+        }
+    }
+    bail!("{package} does not depend on wdk-sys")
 }
 
 /// A command of the cargo that runs this program, or the one in the path.

@@ -10,5 +10,5 @@ mod stage;
 mod staged;
 mod vendor;
 
-pub use build::{Artifacts, TARGET, cargo, clippy, doc, driver, root};
+pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
 pub use stage::{Requirement, missing};
