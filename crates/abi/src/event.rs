@@ -104,15 +104,15 @@ codes! {
         /// The gate refuses requests for good. `count`: requests that had waited and were failed.
         GateRefusing = 83,
 
-        /// An interrupt was connected. `processor`: line or message number, `group`, `affinity`, `count`: lines or messages,
-        /// `before`: the version of the connection.
+        /// The interrupt was connected. `before`: an interrupt mode, `count`: lines or messages, `group`, `affinity`: the processors of
+        /// the first one.
         InterruptConnected = 96,
-        /// The interrupt was disconnected. `before`: the version of the connection.
+        /// The interrupt was disconnected. As for the connection.
         InterruptDisconnected = 97,
 
-        /// A device left D0. `count`: the system power state, 1 for S0.
+        /// A device left D0. `status`.
         PowerDown = 112,
-        /// A device is in D0 again. `count`: the system power state, 1 for S0. `status`.
+        /// A device is in D0 again. `status`.
         PowerUp = 113,
 
         /// The device did not answer a request in time.

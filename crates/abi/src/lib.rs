@@ -201,7 +201,7 @@ wire! {
         pub interrupt_group: u32,
         /// The device's power state: 0 for D0, 3 for D3.
         pub power_state: u32,
-        /// The processors that the device's interrupt is connected to: all messages' masks in the first one's group.
+        /// The processors that the device's interrupt, or the first of its messages, is connected to.
         pub interrupt_affinity: u64,
         /// How many bytes of the device's buffer reads and writes can reach.
         pub buffer_bytes: u64,

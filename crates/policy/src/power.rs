@@ -9,21 +9,10 @@ pub enum Device {
     D3,
 }
 
-/// The value of `PowerSystemWorking`, S0.
-const WORKING: u32 = 1;
-/// The value of `PowerDeviceD0`.
-const D0: u32 = 1;
-
-/// The device state that belongs to a system state (`SYSTEM_POWER_STATE`); the function driver owns this policy.
+/// The device state that belongs to the system's, which is working, S0, or not; the function driver owns this policy.
 #[must_use]
-pub const fn device_for_system(system: u32) -> Device {
-    if system == WORKING { Device::D0 } else { Device::D3 }
-}
-
-/// The device state of a set-power request (`DEVICE_POWER_STATE`).
-#[must_use]
-pub const fn requested(state: u32) -> Device {
-    if state == D0 { Device::D0 } else { Device::D3 }
+pub const fn device_for_system(working: bool) -> Device {
+    if working { Device::D0 } else { Device::D3 }
 }
 
 /// What to do on a set-power request for the device.

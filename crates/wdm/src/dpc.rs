@@ -1,11 +1,12 @@
 //! DPCs ("Introduction to DPC Objects").
 
 use core::ops::Deref;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
 
 use wdk_sys::{_KDPC_IMPORTANCE, KDPC, PKDPC, PVOID, ntddk};
 
-use crate::irql::Dispatch;
+use crate::irql::{Dispatch, Passive};
 use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
 use crate::processors::ProcessorNumber;
@@ -14,7 +15,16 @@ use crate::status::{Result, check};
 /// What a DPC does.
 pub trait DpcRoutine: Send + Sync + 'static {
     /// Runs for each time that it was queued; `argument` is that of the call that queued it. IRQL: DISPATCH_LEVEL.
-    fn run(&self, argument: usize, dispatch: Dispatch<'_>);
+    fn run(&self, argument: usize, dispatch: Dispatch<'_>) -> Again;
+}
+
+/// Whether a DPC has more to do than one run should take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Again {
+    /// It is done.
+    No,
+    /// Queue it once more, with the same argument. The DPC of a timer waits for the timer instead.
+    Yes,
 }
 
 /// How urgent a DPC is ("`KeSetImportanceDpc` function").
@@ -35,6 +45,8 @@ pub struct Dpc<C: DpcRoutine> {
 
 struct Block<C> {
     dpc: Kernel<KDPC>,
+    /// Set when it is being dropped: it does not queue itself any more.
+    closing: AtomicBool,
     context: C,
 }
 
@@ -47,22 +59,38 @@ impl<C: DpcRoutine> Dpc<C> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(tag: Tag, context: C) -> Result<Self> {
-        let block = PoolBox::new(tag, Block { dpc: Kernel::zeroed(), context })?;
-        // SAFETY: the object lies in nonpaged pool, where it stays until `drop` has waited for the routine.
-        unsafe { ntddk::KeInitializeDpc(block.dpc.get(), Some(deferred::<C>), block.as_ptr().cast()) };
-        Ok(Self { block })
+        Ok(Self::initialize(PoolBox::new(tag, Block { dpc: Kernel::zeroed(), closing: AtomicBool::new(false), context })?))
     }
 
-    /// Makes it run on one processor ("`KeSetTargetProcessorDpcEx` function"). Without a target it runs where it is queued.
+    /// The same on the NUMA node `node` where the system can and has memory there.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Dpc::new`].
+    pub fn new_on_node(tag: Tag, context: C, node: Option<u16>, passive: Passive<'_>) -> Result<Self> {
+        let block = Block { dpc: Kernel::zeroed(), closing: AtomicBool::new(false), context };
+        Ok(Self::initialize(PoolBox::new_on_node(tag, block, node, passive)?))
+    }
+
+    fn initialize(block: PoolBox<Block<C>>) -> Self {
+        // SAFETY: the object lies in nonpaged pool, where it stays until `drop` has waited for the routine.
+        unsafe { ntddk::KeInitializeDpc(block.dpc.get(), Some(deferred::<C>), block.as_ptr().cast()) };
+        Self { block }
+    }
+
+    /// Makes it run on one processor ("`KeSetTargetProcessorDpcEx` function"). Without a target it runs where it is queued. One that is
+    /// queued already may still run on the processor that it had before.
     ///
     /// IRQL: any.
     ///
     /// # Errors
     ///
     /// `INVALID_PARAMETER` where there is no such processor.
-    pub fn set_target(&mut self, processor: ProcessorNumber) -> Result {
+    pub fn set_target(&self, processor: ProcessorNumber) -> Result {
         let mut number = processor.raw();
-        // SAFETY: the exclusive borrow keeps it from being queued meanwhile; the number outlives the call.
+        // SAFETY: the DPC is initialised, and the kernel reads its target once when it is queued; the number outlives the call.
         check(unsafe { ntddk::KeSetTargetProcessorDpcEx(self.block.dpc.get(), &raw mut number) })
     }
 
@@ -103,6 +131,9 @@ impl<C: DpcRoutine> Deref for Dpc<C> {
 impl<C: DpcRoutine> Drop for Dpc<C> {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
+        self.block.closing.store(true, Ordering::Release);
+        // The first round ends runs that may not have seen that, the second what those have queued.
+        remove_and_flush(&self.block.dpc);
         remove_and_flush(&self.block.dpc);
     }
 }
@@ -122,5 +153,9 @@ unsafe extern "C" fn deferred<C: DpcRoutine>(_: PKDPC, context: PVOID, argument:
     // SAFETY: the block that `new` passed; it lives until this routine runs nowhere.
     let block = unsafe { &*context.cast::<Block<C>>() };
     // SAFETY: DPC routines run at DISPATCH_LEVEL.
-    block.context.run(argument.addr(), unsafe { Dispatch::assume() });
+    let again = block.context.run(argument.addr(), unsafe { Dispatch::assume() });
+    if again == Again::Yes && !block.closing.load(Ordering::Acquire) {
+        // SAFETY: the DPC is initialised and lives until this routine runs nowhere.
+        unsafe { ntddk::KeInsertQueueDpc(block.dpc.get(), argument, ptr::null_mut()) };
+    }
 }

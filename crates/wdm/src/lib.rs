@@ -22,6 +22,7 @@ mod kernel;
 pub mod lock;
 pub mod memory;
 pub mod notify;
+pub mod per_processor;
 pub mod pool;
 mod power;
 pub mod processors;

@@ -11,6 +11,7 @@ use wdk_sys::{
 };
 
 use crate::irp::{FileId, PendedIrp};
+use crate::irql::Passive;
 use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
 use crate::status::{NtStatus, Result, check};
@@ -63,18 +64,33 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory, or what the kernel function returns.
     pub fn new(tag: Tag) -> Result<Self> {
+        Self::initialize(PoolBox::new(tag, Self::empty())?)
+    }
+
+    /// The same on the NUMA node `node` where the system can and has memory there.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CancelSafeQueue::new`].
+    pub fn new_on_node(tag: Tag, node: Option<u16>, passive: Passive<'_>) -> Result<Self> {
+        Self::initialize(PoolBox::new_on_node(tag, Self::empty(), node, passive)?)
+    }
+
+    const fn empty() -> Queue<C> {
         const { assert!(size_of::<C>() <= size_of::<[PVOID; 3]>(), "a context has at most three pointers") };
         const { assert!(align_of::<C>() <= align_of::<PVOID>(), "a context lies where pointers do") };
-        let queue = PoolBox::new(
-            tag,
-            Queue::<C> {
-                csq: Kernel::zeroed(),
-                lock: UnsafeCell::new(0),
-                head: UnsafeCell::new(LIST_ENTRY { Flink: ptr::null_mut(), Blink: ptr::null_mut() }),
-                state: UnsafeCell::new(State { length: 0, open: true }),
-                context: PhantomData,
-            },
-        )?;
+        Queue {
+            csq: Kernel::zeroed(),
+            lock: UnsafeCell::new(0),
+            head: UnsafeCell::new(LIST_ENTRY { Flink: ptr::null_mut(), Blink: ptr::null_mut() }),
+            state: UnsafeCell::new(State { length: 0, open: true }),
+            context: PhantomData,
+        }
+    }
+
+    fn initialize(queue: PoolBox<Queue<C>>) -> Result<Self> {
         let head = queue.head.get();
         // SAFETY: the queue is not shared yet; an empty list points to itself.
         unsafe { head.write(LIST_ENTRY { Flink: head, Blink: head }) };

@@ -25,6 +25,14 @@ impl Interval {
         Self((microseconds as u64).wrapping_mul(10))
     }
 
+    /// In units of 100 ns.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub const fn units(self) -> u64 {
+        self.0
+    }
+
     /// As the kernel takes it: negative means from now on.
     pub(crate) const fn relative(self) -> LARGE_INTEGER {
         LARGE_INTEGER { QuadPart: self.0.cast_signed().wrapping_neg() }
@@ -50,6 +58,19 @@ pub fn performance_frequency() -> u64 {
     // SAFETY: callable at any IRQL; the frequency outlives the call.
     unsafe { ntddk::KeQueryPerformanceCounter(&raw mut frequency) };
     quad(frequency).cast_unsigned()
+}
+
+/// Units of 100 ns since start-up, from the performance counter.
+///
+/// IRQL: any.
+#[must_use]
+pub fn now() -> u64 {
+    const SECOND: u64 = 10_000_000;
+    let (ticks, frequency) = (performance_counter(), performance_frequency());
+    // By parts, because all ticks at once would overflow within weeks.
+    let (Some(seconds), Some(rest)) = (ticks.checked_div(frequency), ticks.checked_rem(frequency)) else { return 0 };
+    let part = rest.wrapping_mul(SECOND).checked_div(frequency).unwrap_or(0);
+    seconds.wrapping_mul(SECOND).wrapping_add(part)
 }
 
 /// The whole of a `LARGE_INTEGER`.

@@ -92,5 +92,5 @@ unsafe extern "C" fn deferred<C: DpcRoutine>(_: PKDPC, context: PVOID, _: PVOID,
     // SAFETY: the block that `new` passed; it lives until this routine runs nowhere.
     let block = unsafe { &*context.cast::<Block<C>>() };
     // SAFETY: DPC routines run at DISPATCH_LEVEL.
-    block.context.run(0, unsafe { Dispatch::assume() });
+    let _again = block.context.run(0, unsafe { Dispatch::assume() });
 }
