@@ -114,11 +114,16 @@ fn windows_cargo(subcommand: &str) -> Result<Command> {
         format!("target.{TARGET}.linker='rust-lld'"),
     ];
     command.args(config.iter().flat_map(|setting| ["--config", setting]));
-    if env::var_os("WDKContentRoot").is_none() {
-        let kit = stage::kit(target.join("kit"))?;
-        command.env("WDKContentRoot", kit.root).env("BINDGEN_EXTRA_CLANG_ARGS", kit.clang_args);
-        command.env("LIBCLANG_PATH", kit.libclang);
+    if !stage::is_wanted() {
+        // A real kit is used as on Windows. Whoever brings one says what else libclang needs on this host.
+        if env::var_os("LIBCLANG_PATH").is_none() {
+            command.env("LIBCLANG_PATH", stage::libclang()?);
+        }
+        return Ok(command);
     }
+    let kit = stage::kit(target.join("kit"))?;
+    command.env("WDKContentRoot", kit.root).env("BINDGEN_EXTRA_CLANG_ARGS", kit.clang_args);
+    command.env("LIBCLANG_PATH", kit.libclang);
     Ok(command)
 }
 

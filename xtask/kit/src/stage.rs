@@ -1,12 +1,13 @@
 //! Stages a kit under `target/kit` that `wdk-build` takes for the WDK.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use implib::{Flavor, ImportLibrary, MachineType};
 use object::read::archive::ArchiveFile;
 
@@ -87,20 +88,33 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// What is not installed of all that staging needs.
+/// Whether a kit is to be staged: `WDKContentRoot` names no real one.
+pub fn is_wanted() -> bool {
+    env::var_os("WDKContentRoot").is_none()
+}
+
+/// What is not installed of all that a build needs.
 #[must_use]
 pub fn missing() -> Vec<Requirement> {
-    let found =
-        [(Requirement::KernelHeaders, Mingw::find().is_some()), (Requirement::Libclang, Clang::find().is_some())];
-    found.into_iter().filter(|(_, found)| !found).map(|(requirement, _)| requirement).collect()
+    let mut missing = Vec::new();
+    if is_wanted() && Mingw::find().is_none() {
+        missing.push(Requirement::KernelHeaders);
+    }
+    if Clang::find().is_none() {
+        missing.push(Requirement::Libclang);
+    }
+    missing
+}
+
+/// The directory of libclang.
+pub fn libclang() -> Result<PathBuf> {
+    Clang::find().map(|clang| clang.lib).with_context(not_installed)
 }
 
 /// Stages the kit in `root`, unless it is there already.
 pub fn kit(root: PathBuf) -> Result<Kit> {
-    let (Some(mingw), Some(clang)) = (Mingw::find(), Clang::find()) else {
-        let missing: Vec<_> = missing().iter().map(ToString::to_string).collect();
-        bail!("not installed: {}. Run `cargo xtask setup`", missing.join("; "));
-    };
+    let mingw = Mingw::find().with_context(not_installed)?;
+    let clang = Clang::find().with_context(not_installed)?;
     staged::directory(&root, fingerprint(&mingw)?, |scratch| stage(&mingw, scratch))?;
     let clang_args = format!(
         "--target=x86_64-w64-windows-gnu -nostdinc -isystem {} -isystem {} -fno-ms-compatibility \
@@ -109,6 +123,11 @@ pub fn kit(root: PathBuf) -> Result<Kit> {
         mingw.include.display()
     );
     Ok(Kit { root, libclang: clang.lib, clang_args })
+}
+
+fn not_installed() -> String {
+    let missing: Vec<_> = missing().iter().map(ToString::to_string).collect();
+    format!("not installed: {}. Run `cargo xtask setup`", missing.join("; "))
 }
 
 /// Everything the kit is made from: this program's part, and the distribution's, which changes with its packages.
