@@ -7,4 +7,4 @@ mod kernel_calls;
 mod registers;
 mod runtime;
 
-pub use guest::{FUNCTIONS, Guest};
+pub use guest::{FUNCTIONS, Guest, build};
