@@ -67,7 +67,9 @@ impl Sched {
                 .raise();
         }
         if to < DISPATCH_LEVEL && !processor.locks.borrow().is_empty() {
-            lock_held(processor, "the IRQL is lowered").raise();
+            let held = processor.locks.borrow().len();
+            let sentence = format!("the IRQL is lowered to {to} while {held} spin locks are held");
+            Finding::bug_check(VERIFIER, [0, to.0.into(), held as u64, 0], sentence).raise();
         }
         Self::set_irql(k, processor, to);
         if processor.has_deliverable() {
@@ -90,8 +92,10 @@ impl Sched {
             let sentence = format!("{what} was called at {irql} and returned at {}", after.irql());
             Finding::bug_check(VERIFIER, parameters, sentence).raise();
         }
-        if after.locks.borrow().len() != locks {
-            lock_held(after, what).raise();
+        let held = after.locks.borrow().len();
+        if held != locks {
+            let sentence = format!("{what} was called with {locks} spin locks held and returned with {held}");
+            Finding::bug_check(VERIFIER, [0, locks as u64, held as u64, 0], sentence).raise();
         }
         k.record(Kind::DriverReturned(what));
         value
@@ -104,11 +108,4 @@ fn wrong_level(export: &Export, irql: Irql) -> Finding {
     let sentence = format!("{} called at {irql}; it may be called {contract}", export.name);
     let code = if irql > highest { IRQL_NOT_LESS_OR_EQUAL } else { VERIFIER };
     Finding::bug_check(code, [0, irql.0.into(), lowest.0.into(), highest.0.into()], sentence)
-}
-
-/// `DRIVER_VERIFIER_DETECTED_VIOLATION`: a spin lock is held where none may be, or is gone.
-fn lock_held(processor: &Processor, when: &str) -> Finding {
-    let held = processor.locks.borrow().len();
-    let sentence = format!("{when}: {held} spin locks are held, as many as before may be");
-    Finding::bug_check(VERIFIER, [0, held as u64, 0, 0], sentence)
 }

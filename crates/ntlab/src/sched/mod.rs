@@ -240,4 +240,6 @@ impl Sched {
 }
 
 #[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
 mod tests;
