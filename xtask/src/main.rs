@@ -1,11 +1,11 @@
 //! What a developer of hotadd runs.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::NotAllowed;
-use xtask::{package, setup, test};
+use xtask::{demo, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
         #[arg(long = "package", default_values = ["wdm", "hotadd"])]
         packages: Vec<String>,
     },
+    /// Hot-add processors and memory to a simulated machine that runs hotadd.sys under load.
+    Demo(demo::Options),
     /// Check formatting, lints and documentation, and run the tests.
     Test,
     /// Put hotadd.sys, its symbols and its INF into target/package.
@@ -35,16 +37,21 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    setup::run().and_then(|()| run(command)).unwrap_or_else(|error| {
+    run(command).unwrap_or_else(|error| {
         eprintln!("{error:#}");
         if error.is::<NotAllowed>() { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }
 
 fn run(command: Command) -> Result<ExitCode> {
+    // The demo looks at its options before anything is installed for it.
+    if !matches!(command, Command::Demo(_)) {
+        setup::run()?;
+    }
     match command {
+        Command::Demo(options) => return demo::run(&options, hotadd),
         Command::Setup => println!("Everything the build needs is installed."),
-        Command::Build => println!("{}", xtask::driver("hotadd")?.sys.display()),
+        Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
         Command::Test => test::run()?,
         Command::Package => {
@@ -55,4 +62,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The driver, built if that is necessary.
+fn hotadd() -> Result<PathBuf> {
+    setup::run()?;
+    Ok(xtask::driver("hotadd")?.sys)
 }

@@ -1,0 +1,189 @@
+//! What happens in the demo, and which promises it looks at.
+
+use std::{collections::BTreeMap, path::Path, rc::Rc};
+
+use hotadd_abi::{EngineKind, ProcessorStatistics};
+use ntlab::{
+    config::Config,
+    hot_add::NewProcessor,
+    machine::System,
+    pnp::DeviceSpec,
+    user::{Handle, Status},
+};
+use workload::{Load, Plan};
+
+use super::{
+    journal::{self, Watch},
+    options::Options,
+    results::{Change, Processor, Results},
+    view::View,
+};
+
+/// Bytes of a memory module.
+const MODULE: u64 = 2 << 30;
+/// How many are added.
+const MODULES: u32 = 2;
+/// Requests that end between two changes of the machine, for each that is in flight.
+const ROUNDS: u64 = 8;
+/// Virtual nanoseconds that requests may take: a minute.
+const PATIENCE: u64 = 60_000_000_000;
+
+/// The demo, before it begins.
+pub struct Scenario {
+    seed: u64,
+    requests: u32,
+    processors: u32,
+    added: u32,
+}
+
+/// The devices while the load runs.
+struct Devices<'k> {
+    /// Two handles for each device, the `edu` first.
+    handles: Vec<Rc<Handle<'k>>>,
+    names: BTreeMap<u32, &'static str>,
+}
+
+impl Scenario {
+    /// The scenario on a machine made as `config` says.
+    pub fn new(options: &Options, seed: u64, config: &Config) -> Self {
+        let processors = config.processors;
+        Self { seed, requests: options.requests, processors, added: config.maximum_processors() - processors }
+    }
+
+    /// How many stages it has.
+    pub fn stages(&self) -> u64 {
+        u64::from(self.added + MODULES) + 2
+    }
+
+    /// Plays it.
+    ///
+    /// # Panics
+    ///
+    /// If the driver does not load, start or answer at all.
+    pub fn play(&self, system: &System, sys: &Path, view: &Rc<View>) -> Results {
+        view.stage(&format!("{} processors, an edu and a software device, {} requests in flight", self.processors, self.requests));
+        system.install(workload::package(sys));
+        system.plug(DeviceSpec::edu());
+        system.plug(workload::software());
+        let devices = Devices::open(system).expect("the driver starts its two devices");
+        let watch = Watch::start(system, Rc::clone(&devices.handles[0]), Rc::clone(view));
+        let load = Load::start(system, &devices.handles, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
+
+        let mut broken = Vec::new();
+        let first = devices.status();
+        self.keep_flowing(&load, view, &mut broken);
+        self.add(system, &load, view, &mut broken);
+        system.settle();
+        let middle = devices.processors();
+        view.stage("all are there");
+        self.keep_flowing(&load, view, &mut broken);
+        let (last, end) = (devices.status(), devices.processors());
+
+        let (counts, wrong) = load.stop(PATIENCE);
+        broken.extend(wrong);
+        let (events, missed) = watch.stop(system);
+        let results = Results {
+            seed: self.seed,
+            counts,
+            processors: rows(&middle, &end),
+            rebalances: journal::rebalances(&events, &devices.names),
+            memory_bytes: Change { before: first.memory_bytes, after: last.memory_bytes },
+            pool_bytes: Change { before: first.pool_bytes, after: last.pool_bytes },
+            elapsed_us: system.now() / 1_000,
+            broken,
+            host_seconds: 0.0,
+        };
+        drop(devices);
+        self.judge(results, missed, system.unload("hotadd").err().map(|error| error.to_string()))
+    }
+
+    /// Processors one by one; the memory modules after a third and two thirds of them.
+    fn add(&self, system: &System, load: &Load<'_>, view: &View, broken: &mut Vec<String>) {
+        let mut modules = 0;
+        for added in 0..self.added {
+            view.stage(&format!("add processor {} of {}", added + 1, self.added));
+            if let Err(status) = system.add_processor(NewProcessor::default()) {
+                broken.push(format!("a processor was not added: {status}"));
+            }
+            self.keep_flowing(load, view, broken);
+            while modules < MODULES && (added + 1) * (MODULES + 1) >= self.added * (modules + 1) {
+                modules += 1;
+                self.add_module(system, load, view, broken, modules);
+            }
+        }
+        for module in modules..MODULES {
+            self.add_module(system, load, view, broken, module + 1);
+        }
+    }
+
+    fn add_module(&self, system: &System, load: &Load<'_>, view: &View, broken: &mut Vec<String>, number: u32) {
+        view.stage(&format!("add memory module {number} of {MODULES}, 2 GiB"));
+        if let Err(status) = system.add_memory(MODULE, 0) {
+            broken.push(format!("memory was not added: {status}"));
+        }
+        self.keep_flowing(load, view, broken);
+    }
+
+    fn keep_flowing(&self, load: &Load<'_>, view: &View, broken: &mut Vec<String>) {
+        if !load.run(ROUNDS * u64::from(self.requests), PATIENCE) {
+            broken.push("requests stopped flowing for a minute".to_owned());
+        }
+        view.progress(load.counts());
+    }
+
+    /// Adds a sentence for each promise that the results break.
+    fn judge(&self, mut results: Results, missed: u64, not_unloaded: Option<String>) -> Results {
+        let counts = results.counts;
+        let idle = results.processors.iter().filter(|row| row.requests.after == 0).count();
+        let checks = [
+            (counts.lost != 0, format!("{} requests were lost", counts.lost)),
+            (missed != 0, format!("the journal lost {missed} events that were waited for")),
+            (results.processors.len() != (self.processors + self.added) as usize, "a processor has no statistics".to_owned()),
+            (idle != 0, format!("{idle} processors got no request after the last was added")),
+            (results.memory_bytes.after < results.memory_bytes.before + u64::from(MODULES) * MODULE, "memory was not noticed".to_owned()),
+        ];
+        results.broken.extend(checks.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, sentence)| sentence));
+        results.broken.extend(not_unloaded.map(|why| format!("the driver was not unloaded: {why}")));
+        results
+    }
+}
+
+impl<'k> Devices<'k> {
+    fn open(system: &'k System) -> Result<Self, Status> {
+        let (mut handles, mut names) = (Vec::new(), BTreeMap::new());
+        for number in 0..2 {
+            let pair = [workload::open(system, number)?, workload::open(system, number)?];
+            let engine = EngineKind::from_code(workload::status(&pair[0])?.engine);
+            handles.extend(pair.map(Rc::new));
+            names.insert(number as u32 + 1, if engine == Some(EngineKind::Edu) { "edu" } else { "software" });
+        }
+        Ok(Self { handles, names })
+    }
+
+    fn status(&self) -> hotadd_abi::Status {
+        workload::status(&self.handles[0]).expect("the driver always tells its status")
+    }
+
+    fn processors(&self) -> Vec<ProcessorStatistics> {
+        workload::processors(&self.handles[0]).expect("the driver always tells its statistics")
+    }
+}
+
+fn rows(middle: &[ProcessorStatistics], end: &[ProcessorStatistics]) -> Vec<Processor> {
+    let before: BTreeMap<u32, &ProcessorStatistics> = middle.iter().map(|row| (row.index, row)).collect();
+    let change = |row: &ProcessorStatistics, figure: fn(&ProcessorStatistics) -> u64| {
+        let until = before.get(&row.index).map_or(0, |row| figure(row));
+        Change { before: until, after: figure(row) - until }
+    };
+    end.iter()
+        .map(|row| Processor {
+            index: row.index,
+            group: row.group,
+            number: row.number,
+            joined_us: row.joined_at / 10,
+            interrupts: change(row, |row| row.interrupts),
+            dpcs: change(row, |row| row.dpcs),
+            requests: change(row, |row| row.requests),
+        })
+        .collect()
+}
