@@ -71,9 +71,10 @@ impl Registers {
         let code = space.take(Arena::Kernel, 2 * room);
         space.open(code, room, PageKind::KernelCode);
         space.open(code + room, room, PageKind::Object);
-        let bus = Bus { read: |_, address, _| no_bus(address), write: |_, address, _, _| no_bus(address) };
+        let read = |k: &Kernel, address, size| k.hardware.read(address, size);
+        let write = |k: &Kernel, address, size, value| k.hardware.write(k, address, size, value);
         let cells = code + room;
-        Self { bus: Cell::new(bus), code, cells, slots: RefCell::default(), pending: Cell::new(None) }
+        Self { bus: Cell::new(Bus { read, write }), code, cells, slots: RefCell::default(), pending: Cell::new(None) }
     }
 
     /// The driver's instruction behind an address in re-encoded code, else the address itself.
@@ -154,10 +155,6 @@ impl Registers {
         space.protect(page, PAGE, PageKind::KernelCode);
         Slot { code, cell, size: original.memory_size().size(), reads, writes, original: rip, next }
     }
-}
-
-fn no_bus(address: u64) -> ! {
-    Finding::not_modelled(format!("device registers at {address:#x}: the machine has no bus")).raise()
 }
 
 /// Whether the instruction reads and writes its memory operand. One that cannot be moved is refused.

@@ -15,6 +15,9 @@ mod ke_wait;
 mod ps;
 mod rundown;
 
+mod memory;
+mod pool;
+
 mod etw;
 mod io_device;
 mod io_irp;
@@ -188,6 +191,8 @@ const TABLES: &[&[Export]] = &[
     hot_add::FUNCTIONS,
     interrupt::FUNCTIONS,
     power::FUNCTIONS,
+    memory::FUNCTIONS,
+    pool::FUNCTIONS,
     #[cfg(test)]
     crate::exec::tests::FUNCTIONS,
 ];

@@ -111,7 +111,9 @@ impl Memory {
 
     /// Frees a pool block. `tag` is checked where the caller named one.
     pub fn free_pool(&self, k: &Kernel, block: Ptr<u8>, tag: Option<u32>) {
-        let _ = k;
+        if let Some(request) = self.pool.request(block.address()) {
+            k.sched.check_freed(block.address(), request.bytes);
+        }
         let (start, length) = self.pool.free(block.address(), tag.map(Tag));
         self.physical.forget(start, length);
     }

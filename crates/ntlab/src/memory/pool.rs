@@ -69,7 +69,7 @@ pub enum Owner {
 }
 
 /// What to allocate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     /// From which pool.
     pub kind: PoolKind,
@@ -239,6 +239,12 @@ impl Pool {
             (None, None) => (NEVER_IN_POOL, "free of an address that is no pool block".to_owned()),
         };
         Finding::bug_check(BAD_POOL_CALLER, [violation, address, 0, 0], sentence).raise()
+    }
+
+    /// How the block at an address was asked for.
+    #[must_use]
+    pub fn request(&self, address: u64) -> Option<Request> {
+        self.live.borrow().get(&address).map(|block| block.request)
     }
 
     /// The live block that has the address, or whose guard has.
