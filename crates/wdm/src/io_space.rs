@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use wdk_sys::{LARGE_INTEGER, PAGE_NOCACHE, PAGE_READWRITE, SIZE_T, ntddk};
 
@@ -9,6 +10,10 @@ use crate::irql::Passive;
 use crate::status::{NtStatus, Result};
 
 /// Mapped registers; unmapped when dropped. Every access is checked against their length.
+///
+/// What is written to a DMA buffer before a register is written is there when the device sees the register, and what is read from
+/// the buffer after a register was read is no older. The processor keeps this order for uncached memory; a fence makes the
+/// compiler keep it.
 pub struct Registers {
     start: NonNull<c_void>,
     length: usize,
@@ -78,7 +83,9 @@ impl Registers {
     pub fn read_u32(&self, offset: usize) -> Result<u32> {
         let register = self.register::<u32>(offset)?;
         // SAFETY: an aligned register inside the mapping.
-        Ok(unsafe { register.read_volatile() })
+        let value = unsafe { register.read_volatile() };
+        compiler_fence(Ordering::Acquire);
+        Ok(value)
     }
 
     /// Writes 32 bits.
@@ -91,6 +98,7 @@ impl Registers {
     #[inline]
     pub fn write_u32(&self, offset: usize, value: u32) -> Result {
         let register = self.register::<u32>(offset)?;
+        compiler_fence(Ordering::Release);
         // SAFETY: an aligned register inside the mapping.
         unsafe { register.write_volatile(value) };
         Ok(())
@@ -107,7 +115,9 @@ impl Registers {
     pub fn read_u64(&self, offset: usize) -> Result<u64> {
         let register = self.register::<u64>(offset)?;
         // SAFETY: an aligned register inside the mapping.
-        Ok(unsafe { register.read_volatile() })
+        let value = unsafe { register.read_volatile() };
+        compiler_fence(Ordering::Acquire);
+        Ok(value)
     }
 
     /// Writes 64 bits.
@@ -120,6 +130,7 @@ impl Registers {
     #[inline]
     pub fn write_u64(&self, offset: usize, value: u64) -> Result {
         let register = self.register::<u64>(offset)?;
+        compiler_fence(Ordering::Release);
         // SAFETY: an aligned register inside the mapping.
         unsafe { register.write_volatile(value) };
         Ok(())

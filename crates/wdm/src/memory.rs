@@ -63,7 +63,8 @@ unsafe impl Waitable for HighMemoryCondition {
 }
 
 impl HighMemoryCondition {
-    /// Opens the event ("`IoCreateNotificationEvent` function").
+    /// Opens the event ("`IoCreateNotificationEvent` function"). The handle is the system process's: opened in DriverEntry or a system
+    /// thread, and dropped in one.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///

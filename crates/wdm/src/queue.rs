@@ -145,6 +145,10 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next_of(&self, file: FileId) -> Option<(PendedIrp, C)> {
+        // Null would mean any, and an IRP of no handle is not queued through one.
+        if file.raw() == 0 {
+            return None;
+        }
         self.remove_matching(ptr::without_provenance_mut(file.raw()))
     }
 

@@ -101,7 +101,7 @@ impl Rundown {
     }
 
     fn run_down(&self) {
-        // SAFETY: the protection lives as long as `self`; at PASSIVE_LEVEL waiting is allowed. Repeated waiting returns at once.
+        // SAFETY: the protection lives as long as `self`; at PASSIVE_LEVEL waiting is allowed.
         unsafe { ntddk::ExWaitForRundownProtectionReleaseCacheAware(self.protection.as_ptr()) };
     }
 }
@@ -109,7 +109,9 @@ impl Rundown {
 impl Drop for Rundown {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
-        self.run_down();
+        if *self.state.get_mut() != CLOSED {
+            self.run_down();
+        }
         // SAFETY: nobody holds protection any more, and nobody can acquire it.
         unsafe { ntddk::ExFreeCacheAwareRundownProtection(self.protection.as_ptr()) };
     }
