@@ -1,8 +1,8 @@
 //! DPCs ("Introduction to DPC Objects").
 
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use wdk_sys::{_KDPC_IMPORTANCE, KDPC, PKDPC, PVOID, ntddk};
 
@@ -59,7 +59,10 @@ impl<C: DpcRoutine> Dpc<C> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(tag: Tag, context: C) -> Result<Self> {
-        Ok(Self::initialize(PoolBox::new(tag, Block { dpc: Kernel::zeroed(), closing: AtomicBool::new(false), context })?))
+        Ok(Self::initialize(PoolBox::new(
+            tag,
+            Block { dpc: Kernel::zeroed(), closing: AtomicBool::new(false), context },
+        )?))
     }
 
     /// The same on the NUMA node `node` where the system can and has memory there.

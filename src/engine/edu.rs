@@ -1,0 +1,420 @@
+//! The `edu` engine: registers, an interrupt and DMA; one request at a time.
+
+pub mod hardware;
+
+use hotadd_abi::{BUFFER_BYTES, Event, EventKind, InterruptMode};
+use hotadd_policy::work::Transfer;
+use wdm::device::Pdo;
+use wdm::dma::Adapter;
+use wdm::dpc::{Again, Dpc, DpcRoutine};
+use wdm::event::{Event as Signal, EventKind as SignalKind};
+use wdm::interrupt::{self, Interrupt};
+use wdm::io_space::Registers;
+use wdm::irp::{FileId, PendedIrp};
+use wdm::irql::{Dispatch, Passive};
+use wdm::lock::SpinLock;
+use wdm::pool::{PoolArc, PoolArray};
+use wdm::queue::CancelSafeQueue;
+use wdm::resources::{InterruptResource, Resource, ResourceList};
+use wdm::status::{NtStatus, Result};
+use wdm::time::{self, Interval};
+use wdm::timer::Timer;
+
+use crate::TAG;
+use crate::device::Core;
+use crate::interrupt::Service;
+use crate::requests::Queued;
+use hardware::{Hardware, REACHABLE, Tell};
+
+/// How often the watchdog looks.
+const WATCH_MILLISECONDS: u32 = 250;
+/// How long to pause between two looks at a device that is waited for without interrupts.
+const PAUSE: Interval = Interval::from_millis(5);
+/// The whole of the device's buffer that is used.
+const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
+
+/// The engine; it lives as long as its device, the hardware from start to stop.
+pub struct Edu {
+    core: PoolArc<Core>,
+    /// Requests that wait for their turn.
+    waiting: CancelSafeQueue<Queued>,
+    bench: SpinLock<Bench>,
+    /// What has to be taken down outside of locks.
+    attached: SpinLock<Option<Attached>>,
+    /// The device's buffer from before it was stopped or lost power.
+    saved: SpinLock<Option<PoolArray<u8>>>,
+    connection: SpinLock<Connection>,
+    /// Never signaled: waiting for it is a pause.
+    pause: Signal,
+}
+
+/// The hardware and the request that it works on.
+#[derive(Default)]
+struct Bench {
+    hardware: Option<Hardware>,
+    active: Option<Active>,
+    /// A request timed out, and the device has not come back since.
+    stuck: bool,
+}
+
+struct Active {
+    irp: PendedIrp,
+    queued: Queued,
+    since: u64,
+}
+
+/// The watchdog and the interrupt, in the order in which they end.
+struct Attached {
+    _watchdog: Timer<Watchdog>,
+    _interrupt: Interrupt<Service>,
+}
+
+/// How interrupts are connected.
+#[derive(Clone, Copy)]
+pub struct Connection {
+    pub mode: InterruptMode,
+    pub messages: u32,
+    pub group: u16,
+    pub affinity: u64,
+}
+
+impl Connection {
+    const NONE: Self = Self { mode: InterruptMode::None, messages: 0, group: 0, affinity: 0 };
+
+    const fn of(resource: &InterruptResource, connection: interrupt::Connection) -> Self {
+        let (mode, messages) = match connection {
+            interrupt::Connection::Messages(messages) => (InterruptMode::Message, messages),
+            interrupt::Connection::Line => (InterruptMode::Line, 1),
+        };
+        Self { mode, messages, group: resource.group, affinity: resource.affinity }
+    }
+
+    fn event(&self) -> Event {
+        let (group, count) = (self.group.into(), self.messages.into());
+        Event { group, affinity: self.affinity, count, before: self.mode.code().into(), ..Event::default() }
+    }
+}
+
+/// The deferred half of the interrupt.
+pub struct Completion(PoolArc<Edu>);
+
+impl DpcRoutine for Completion {
+    fn run(&self, _: usize, _: Dispatch<'_>) -> Again {
+        self.0.core.shared.processors.count_dpc();
+        self.0.complete_active();
+        Again::No
+    }
+}
+
+/// Looks whether the device still answers.
+struct Watchdog(PoolArc<Edu>);
+
+impl DpcRoutine for Watchdog {
+    fn run(&self, _: usize, _: Dispatch<'_>) -> Again {
+        self.0.watch();
+        Again::No
+    }
+}
+
+/// Where the registers are, if the resources have any.
+pub fn registers_among(resources: ResourceList<'_>) -> Option<(u64, u64)> {
+    resources.iter().find_map(|resource| match resource {
+        Resource::Memory { start, length } => Some((start, length)),
+        _ => None,
+    })
+}
+
+impl Edu {
+    /// An engine without hardware.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    pub fn new(core: PoolArc<Core>) -> Result<Self> {
+        let waiting = CancelSafeQueue::new(TAG)?;
+        Ok(Self {
+            core,
+            waiting,
+            bench: SpinLock::new(Bench::default()),
+            attached: SpinLock::new(None),
+            saved: SpinLock::new(None),
+            connection: SpinLock::new(Connection::NONE),
+            pause: Signal::new(TAG, SignalKind::Notification, false)?,
+        })
+    }
+
+    /// Brings the hardware up from its resources; what was saved when it was stopped is restored.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the hardware or the resources; nothing is left behind then.
+    pub fn start(this: &PoolArc<Self>, pdo: &Pdo, resources: ResourceList<'_>, passive: Passive<'_>) -> Result {
+        let (start, length) = registers_among(resources).ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
+        if length < hardware::REGISTERS_LENGTH {
+            return Err(NtStatus::DEVICE_CONFIGURATION_ERROR);
+        }
+        let registers = Registers::map(start, hardware::REGISTERS_LENGTH, passive)?;
+        let registers = PoolArc::new(TAG, registers)?;
+        hardware::identify(&registers)?;
+        hardware::silence(&registers)?;
+
+        let adapter = Adapter::get(TAG, pdo, hardware::BUS_MASTER, passive)?;
+        let common = adapter.common_buffer(BUFFER_BYTES, passive)?;
+        // From here on `stop` undoes what was done.
+        this.bench.lock().hardware = Some(Hardware { registers: registers.clone(), common });
+        this.attach(this.clone(), pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
+    }
+
+    fn attach(
+        &self,
+        this: PoolArc<Self>,
+        pdo: &Pdo,
+        resources: ResourceList<'_>,
+        registers: PoolArc<Registers>,
+        passive: Passive<'_>,
+    ) -> Result {
+        // Registers survive a reset of the bus: something from before may still be going on.
+        self.wait_until_idle(passive)?;
+        let found = resources.interrupt().ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
+        let dpc = Dpc::new(TAG, Completion(this.clone()))?;
+        let service = Service::new(registers, dpc, self.core.shared.clone());
+        let interrupt = Interrupt::connect(TAG, pdo, &found, service, passive)?;
+        let connection = Connection::of(&found, interrupt.connection());
+        *self.connection.lock() = connection;
+        self.core.record(EventKind::InterruptConnected, connection.event());
+        let watchdog = Timer::new(TAG, Watchdog(this))?;
+        watchdog.set_periodic(Interval::from_millis(WATCH_MILLISECONDS), WATCH_MILLISECONDS);
+        *self.attached.lock() = Some(Attached { _watchdog: watchdog, _interrupt: interrupt });
+        self.wake(passive)
+    }
+}
+
+/// Requests.
+impl Edu {
+    /// Works on a request when its turn comes.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn submit(&self, irp: PendedIrp, queued: Queued) {
+        match self.waiting.insert(irp, queued) {
+            Ok(()) => self.begin_next(),
+            Err((irp, queued)) => queued.fail(irp, NtStatus::DEVICE_NOT_READY),
+        }
+    }
+
+    /// Starts the next request, if the device is free. One that cannot be started fails, and the next has its turn.
+    fn begin_next(&self) {
+        while let Some((irp, queued, status)) = self.try_begin() {
+            queued.fail(irp, status);
+        }
+    }
+
+    /// Returns a request that could not be started, and why.
+    fn try_begin(&self) -> Option<(PendedIrp, Queued, NtStatus)> {
+        let mut bench = self.bench.lock();
+        if bench.active.is_some() {
+            return None;
+        }
+        let stuck = bench.stuck;
+        let hardware = bench.hardware.as_mut()?;
+        if stuck && !hardware.is_idle() {
+            return None;
+        }
+        let (irp, mut queued) = self.waiting.remove_next()?;
+        if let Err(status) = hardware.begin(&mut queued.0) {
+            return Some((irp, queued, status));
+        }
+        bench.stuck = false;
+        bench.active = Some(Active { irp, queued, since: time::now() });
+        None
+    }
+
+    /// Completes the request that the device is done with, and starts the next.
+    fn complete_active(&self) {
+        let finished = {
+            let mut bench = self.bench.lock();
+            let done = match (&bench.hardware, &bench.active) {
+                (Some(hardware), Some(active)) => hardware.is_done(&active.queued.0),
+                _ => false,
+            };
+            // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
+            if !done {
+                return;
+            }
+            let Some(mut active) = bench.active.take() else { return };
+            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&mut active.queued.0));
+            (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)))
+        };
+        let (active, result) = finished;
+        active.queued.finish(active.irp, result, &self.core.shared.memory.pool);
+        self.begin_next();
+    }
+
+    /// Ends a request that the device does not answer in time, and resets the device.
+    fn watch(&self) {
+        let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
+        let (late, stuck, reset) = {
+            let mut bench = self.bench.lock();
+            let late = bench.active.take_if(|active| time::now().saturating_sub(active.since) > limit);
+            let reset = match (&late, &bench.hardware) {
+                (Some(_), Some(hardware)) => Some(Self::reset(hardware)),
+                _ => None,
+            };
+            bench.stuck |= late.is_some();
+            let stuck = bench.stuck && bench.hardware.as_ref().is_some_and(|hardware| !hardware.is_idle());
+            (late, stuck, reset)
+        };
+        if let Some(active) = late {
+            active.queued.fail(active.irp, NtStatus::IO_TIMEOUT);
+            self.core.count_timeout();
+            self.core.record(EventKind::RequestTimeout, Event::default());
+        }
+        if let Some(reset) = reset {
+            let status = reset.err().unwrap_or(NtStatus::SUCCESS).raw();
+            self.core.record(EventKind::DeviceReset, Event { status, ..Event::default() });
+        }
+        if stuck {
+            // The reset did not free it, so those that wait would wait for ever.
+            self.fail_waiting(NtStatus::IO_TIMEOUT);
+        } else {
+            self.begin_next();
+        }
+    }
+
+    /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers cannot be stopped, and
+    /// goes to the common buffer at most.
+    fn reset(hardware: &Hardware) -> Result {
+        hardware::silence(&hardware.registers)?;
+        hardware::enable_interrupts(&hardware.registers)
+    }
+
+    fn fail_waiting(&self, status: NtStatus) {
+        while let Some((irp, queued)) = self.waiting.remove_next() {
+            queued.fail(irp, status);
+        }
+    }
+
+    /// Fails everything: the device is gone.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn abandon(&self, status: NtStatus) {
+        self.fail_waiting(status);
+        let active = self.bench.lock().active.take();
+        if let Some(active) = active {
+            active.queued.fail(active.irp, status);
+        }
+    }
+
+    /// Cancels the requests of a handle that wait for their turn.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn cancel(&self, file: FileId) {
+        while let Some((irp, queued)) = self.waiting.remove_next_of(file) {
+            queued.fail(irp, NtStatus::CANCELLED);
+        }
+    }
+}
+
+/// Stop and power. Nothing is in flight meanwhile.
+impl Edu {
+    /// Takes the hardware down: silent first, then the interrupt, then the registers and the common buffer.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn stop(&self, save: bool, passive: Passive<'_>) {
+        if save {
+            self.sleep(passive);
+        } else if let Some(registers) = self.registers() {
+            // Where the device is gone there is nothing to silence.
+            let _gone = hardware::silence(&registers);
+        }
+        let attached = self.attached.lock().take();
+        if attached.is_some() {
+            drop(attached);
+            let connection = core::mem::replace(&mut *self.connection.lock(), Connection::NONE);
+            self.core.record(EventKind::InterruptDisconnected, connection.event());
+        }
+        let hardware = self.bench.lock().hardware.take();
+        if let Some(hardware) = hardware {
+            hardware.retire();
+        }
+    }
+
+    /// Saves the device's buffer and silences the device.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn sleep(&self, passive: Passive<'_>) {
+        let saved = self.save(passive);
+        if let Err(status) = saved.as_ref() {
+            self.core.record(EventKind::DeviceReset, Event { status: status.raw(), ..Event::default() });
+        }
+        *self.saved.lock() = saved.ok();
+        if let Some(registers) = self.registers() {
+            // Where the device is gone there is nothing to silence.
+            let _gone = hardware::silence(&registers);
+        }
+    }
+
+    /// Restores the device's buffer, if it was saved, and lets the device interrupt.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `IO_TIMEOUT` where the device does not answer.
+    pub fn wake(&self, passive: Passive<'_>) -> Result {
+        let Some(registers) = self.registers() else { return Ok(()) };
+        hardware::silence(&registers)?;
+        let saved = self.saved.lock().take();
+        if let Some(saved) = saved {
+            self.transfer(passive, |hardware| hardware.store(ALL, &saved, Tell::Nothing))?;
+        }
+        hardware::enable_interrupts(&registers)
+    }
+
+    fn save(&self, passive: Passive<'_>) -> Result<PoolArray<u8>> {
+        let mut saved = PoolArray::from_fn(TAG, REACHABLE as usize, |_| 0)?;
+        self.transfer(passive, |hardware| hardware.fetch(ALL, Tell::Nothing))?;
+        let bench = self.bench.lock();
+        let hardware = bench.hardware.as_ref().ok_or(NtStatus::DEVICE_NOT_READY)?;
+        hardware.common.read(0, &mut saved)?;
+        drop(bench);
+        Ok(saved)
+    }
+
+    /// Starts a transfer and waits for its end without an interrupt.
+    fn transfer(&self, passive: Passive<'_>, begin: impl FnOnce(&mut Hardware) -> Result) -> Result {
+        begin(self.bench.lock().hardware.as_mut().ok_or(NtStatus::DEVICE_NOT_READY)?)?;
+        self.wait_until_idle(passive)
+    }
+
+    /// Waits until the device does nothing, as long as a request may take.
+    fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
+        let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
+        let began = time::now();
+        loop {
+            let idle = self.bench.lock().hardware.as_ref().map(Hardware::is_idle);
+            match idle {
+                None => return Err(NtStatus::DEVICE_NOT_READY),
+                Some(true) => return Ok(()),
+                Some(false) if time::now().saturating_sub(began) > limit => return Err(NtStatus::IO_TIMEOUT),
+                Some(false) => {}
+            }
+            // It is never signaled: this is a pause.
+            let _ = self.pause.wait_for(PAUSE, passive);
+        }
+    }
+
+    fn registers(&self) -> Option<PoolArc<Registers>> {
+        self.bench.lock().hardware.as_ref().map(|hardware| hardware.registers.clone())
+    }
+
+    /// How interrupts are connected.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn connection(&self) -> Connection {
+        *self.connection.lock()
+    }
+}

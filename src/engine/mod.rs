@@ -1,0 +1,133 @@
+//! What processes requests: the `edu` device where there is one, else software.
+
+pub mod edu;
+mod software;
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use hotadd_abi::{BUFFER_BYTES, EngineKind};
+use wdm::device::Pdo;
+use wdm::irp::{FileId, PendedIrp};
+use wdm::irql::Passive;
+use wdm::pool::PoolArc;
+use wdm::resources::ResourceList;
+use wdm::status::{NtStatus, Result};
+
+use crate::TAG;
+use crate::device::Core;
+use crate::requests::Queued;
+use edu::{Connection, Edu};
+
+/// The engines of one device, of which its first start chooses one for good.
+pub struct Engines {
+    core: PoolArc<Core>,
+    kind: AtomicU32,
+    edu: PoolArc<Edu>,
+}
+
+impl Engines {
+    /// The engines of a device that has not been started.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    pub fn new(core: PoolArc<Core>) -> Result<Self> {
+        let edu = PoolArc::new(TAG, Edu::new(core.clone())?)?;
+        Ok(Self { core, kind: AtomicU32::new(EngineKind::None.code()), edu })
+    }
+
+    /// Which one is in use.
+    pub fn kind(&self) -> EngineKind {
+        EngineKind::from_code(self.kind.load(Ordering::Relaxed)).unwrap_or(EngineKind::None)
+    }
+
+    fn edu(&self) -> Option<&PoolArc<Edu>> {
+        (self.kind() == EngineKind::Edu).then_some(&self.edu)
+    }
+
+    /// How many bytes of the device's buffer can be reached.
+    pub fn buffer_bytes(&self) -> u32 {
+        if self.kind() == EngineKind::Edu { edu::hardware::REACHABLE } else { BUFFER_BYTES }
+    }
+
+    /// Brings up what the resources say: registers mean an `edu` device, none mean software.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the hardware or the resources; nothing is left behind then.
+    pub fn start(&self, pdo: &Pdo, translated: ResourceList<'_>, passive: Passive<'_>) -> Result {
+        let kind = if edu::registers_among(translated).is_some() { EngineKind::Edu } else { EngineKind::Software };
+        if kind == EngineKind::Edu {
+            Edu::start(&self.edu, pdo, translated, passive)?;
+        }
+        self.kind.store(kind.code(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes the hardware down. Nothing is in flight. Where it may lose power, its state is saved before.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn stop(&self, save: bool, passive: Passive<'_>) {
+        if let Some(edu) = self.edu() {
+            edu.stop(save, passive);
+        }
+    }
+
+    /// Saves the hardware's state and silences it, before it loses power. Nothing is in flight.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn sleep(&self, passive: Passive<'_>) {
+        if let Some(edu) = self.edu() {
+            edu.sleep(passive);
+        }
+    }
+
+    /// Restores the hardware's state after it lost power.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `IO_TIMEOUT` where the device does not answer.
+    pub fn wake(&self, passive: Passive<'_>) -> Result {
+        self.edu().map_or(Ok(()), |edu| edu.wake(passive))
+    }
+
+    /// Fails everything in flight: the device is gone.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn abandon(&self, status: NtStatus) {
+        if let Some(edu) = self.edu() {
+            edu.abandon(status);
+        }
+    }
+
+    /// Processes a request.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn submit(&self, irp: PendedIrp, queued: Queued) {
+        match self.edu() {
+            Some(edu) => edu.submit(irp, queued),
+            None => software::submit(&self.core, irp, queued),
+        }
+    }
+
+    /// Cancels the requests of a handle that wait for their turn.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn cancel(&self, file: FileId) {
+        match self.edu() {
+            Some(edu) => edu.cancel(file),
+            None => software::cancel(&self.core, file),
+        }
+    }
+
+    /// How interrupts are connected.
+    pub fn connection(&self) -> Connection {
+        self.edu.connection()
+    }
+}

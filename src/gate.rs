@@ -1,0 +1,294 @@
+//! The gate that every request for the device passes: it lets requests through, holds them, or refuses them.
+//!
+//! The decisions are those of [`hotadd_policy::gate`]. Requests in flight are counted by cache-aware rundown protection, so that a request
+//! that passes writes to no cache line that others write to. The queue of held requests admits requests exactly while the gate is not
+//! running; that is decided under the queue's own lock, so no request slips in behind the one who empties it.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hotadd_abi::{Event, EventKind, Gate as Mode};
+use hotadd_policy::gate::{Closing, Releasing, State, Take};
+use wdm::event::{Event as Signal, EventKind as SignalKind};
+use wdm::irp::{FileId, PendedIrp};
+use wdm::irql::Passive;
+use wdm::lock::SpinLock;
+use wdm::pool::PoolArc;
+use wdm::queue::CancelSafeQueue;
+use wdm::rundown::Rundown;
+use wdm::status::{NtStatus, Result};
+use wdm::time;
+
+use crate::TAG;
+use crate::device::Core;
+use crate::engine::Engines;
+use crate::requests::Queued;
+
+/// The gate of one device.
+pub struct Gate {
+    core: PoolArc<Core>,
+    /// Read by every request, written when the gate opens and closes only.
+    passing: AtomicBool,
+    in_flight: Rundown,
+    held: CancelSafeQueue<Queued>,
+    inner: SpinLock<Inner>,
+    /// Signaled while nobody waits for what is in flight.
+    drained: Signal,
+    /// Requests that had to wait, ever.
+    waited: AtomicU64,
+}
+
+struct Inner {
+    state: State,
+    hold: Hold,
+    last: LastHold,
+}
+
+/// The hold that is going on.
+#[derive(Clone, Copy, Default)]
+struct Hold {
+    since: u64,
+    /// [`Gate::waited`] when it began.
+    waited: u64,
+}
+
+/// The hold that ended last.
+#[derive(Clone, Copy, Default)]
+pub struct LastHold {
+    /// How long it lasted, in 100 ns units.
+    pub duration: u64,
+    /// How many requests waited.
+    pub waited: u64,
+}
+
+/// The gate as it is now.
+pub struct Snapshot {
+    pub mode: Mode,
+    pub reasons: u32,
+    pub held: u64,
+    pub waited: u64,
+    pub last: LastHold,
+}
+
+impl Gate {
+    /// A gate that holds requests for `reasons`.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    pub fn new(core: PoolArc<Core>, reasons: u32, passive: Passive<'_>) -> Result<Self> {
+        let queue = CancelSafeQueue::new(TAG)?;
+        let hold = Hold { since: time::now(), waited: 0 };
+        Ok(Self {
+            core,
+            passing: AtomicBool::new(false),
+            in_flight: Rundown::new(TAG, passive)?,
+            held: queue,
+            inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
+            drained: Signal::new(TAG, SignalKind::Notification, true)?,
+            waited: AtomicU64::new(0),
+        })
+    }
+
+    /// Lets a request through to the engine, holds it, or fails it with `DELETE_PENDING`.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn submit(&self, mut irp: PendedIrp, mut queued: Queued, engines: &Engines) {
+        loop {
+            if self.passing.load(Ordering::Acquire)
+                && let Some(pass) = self.in_flight.acquire()
+            {
+                self.core.count_accepted();
+                return engines.submit(irp, queued.passed(pass));
+            }
+            match self.held.insert(irp, queued) {
+                Ok(()) => {
+                    self.core.count_accepted();
+                    self.waited.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err(back) => (irp, queued) = back,
+            }
+            // The queue takes none: the gate runs by now, or refuses. Whoever is changing it has the lock.
+            if self.is_refusing() {
+                return queued.refuse(irp, NtStatus::DELETE_PENDING);
+            }
+        }
+    }
+
+    /// Whether the device has been removed.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn is_refusing(&self) -> bool {
+        self.inner.lock().state.mode() == Mode::Refusing
+    }
+
+    /// Holds requests for `reason`, on top of other reasons, and waits until nothing is in flight.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn close(&self, reason: u32, engines: &Engines, passive: Passive<'_>) {
+        let closing = {
+            let mut inner = self.inner.lock();
+            let known = inner.state.reasons() & reason == reason;
+            self.held.open();
+            self.begin_hold(&mut inner);
+            let closing = inner.state.close(reason);
+            self.prepare_drain(closing);
+            if known && closing == Closing::Done {
+                return;
+            }
+            closing
+        };
+        self.record(EventKind::GateClosed, Event { count: reason.into(), ..Event::default() });
+        self.drain(closing, engines, passive);
+    }
+
+    /// Refuses requests for good, fails those that are held, and waits until nothing is in flight. `hurry` ends what is.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn refuse(&self, engines: &Engines, hurry: impl FnOnce(), passive: Passive<'_>) {
+        let closing = {
+            let mut inner = self.inner.lock();
+            let known = inner.state.mode() == Mode::Refusing;
+            let closing = inner.state.refuse();
+            if known && closing == Closing::Done {
+                return;
+            }
+            self.passing.store(false, Ordering::Release);
+            self.held.close();
+            self.prepare_drain(closing);
+            closing
+        };
+        let mut failed = 0_u64;
+        while let Some((irp, queued)) = self.held.remove_next() {
+            queued.fail(irp, NtStatus::DELETE_PENDING);
+            failed = failed.saturating_add(1);
+        }
+        self.record(EventKind::GateRefusing, Event { count: failed, ..Event::default() });
+        hurry();
+        self.drain(closing, engines, passive);
+    }
+
+    fn begin_hold(&self, inner: &mut Inner) {
+        if self.passing.swap(false, Ordering::AcqRel) {
+            inner.hold = Hold { since: time::now(), waited: self.waited.load(Ordering::Relaxed) };
+        }
+    }
+
+    fn prepare_drain(&self, closing: Closing) {
+        if closing == Closing::Drain {
+            self.drained.clear();
+        }
+    }
+
+    fn drain(&self, closing: Closing, engines: &Engines, passive: Passive<'_>) {
+        match closing {
+            Closing::Done => {}
+            Closing::Join => self.drained.wait(passive),
+            Closing::Drain => {
+                // Only one who was told to drain comes here, so nobody else is inside the protection.
+                let drained = self.in_flight.wait(passive);
+                let (release, since) = {
+                    let mut inner = self.inner.lock();
+                    (inner.state.drained(), inner.hold.since)
+                };
+                self.drained.set();
+                let status = drained.err().unwrap_or(NtStatus::SUCCESS).raw();
+                let duration = time::now().saturating_sub(since);
+                self.record(EventKind::GateDrained, Event { duration, status, ..Event::default() });
+                if release {
+                    self.release(engines, passive);
+                }
+            }
+        }
+    }
+
+    /// Takes `reasons` back; when none is left, what was held passes in the order it came, and then the gate runs.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn open(&self, reasons: u32, engines: &Engines, passive: Passive<'_>) {
+        let release = self.inner.lock().state.open(reasons);
+        if release {
+            self.release(engines, passive);
+        }
+    }
+
+    fn release(&self, engines: &Engines, passive: Passive<'_>) {
+        loop {
+            let releasing = self.inner.lock().state.release();
+            match releasing {
+                Releasing::Stop => return,
+                Releasing::Recount => {
+                    // Waited for before, and whoever closes the gate next drains only what is counted again.
+                    if self.in_flight.reinitialize(passive).is_ok() {
+                        self.inner.lock().state.recounted();
+                    }
+                }
+                Releasing::Count => {
+                    let Some(pass) = self.in_flight.acquire() else { continue };
+                    match self.take() {
+                        Take::Ask => {}
+                        Take::Finished => {
+                            drop(pass);
+                            return self.record_opened();
+                        }
+                        Take::First => {
+                            // None there: the one that was has just been cancelled.
+                            if let Some((irp, queued)) = self.held.remove_next() {
+                                engines.submit(irp, queued.passed(pass));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self) -> Take {
+        let mut inner = self.inner.lock();
+        if inner.state.take(false) == Take::Ask {
+            return Take::Ask;
+        }
+        if !self.held.close_if_empty() {
+            return Take::First;
+        }
+        let now = time::now();
+        let waited = self.waited.load(Ordering::Relaxed);
+        inner.last = LastHold {
+            duration: now.saturating_sub(inner.hold.since),
+            waited: waited.saturating_sub(inner.hold.waited),
+        };
+        let taken = inner.state.take(true);
+        self.passing.store(true, Ordering::Release);
+        taken
+    }
+
+    fn record_opened(&self) {
+        let last = self.snapshot().last;
+        self.record(EventKind::GateOpened, Event { count: last.waited, duration: last.duration, ..Event::default() });
+    }
+
+    fn record(&self, kind: EventKind, event: Event) {
+        self.core.record(kind, event);
+    }
+
+    /// Cancels the held requests of a handle.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn cancel(&self, file: FileId) {
+        while let Some((irp, queued)) = self.held.remove_next_of(file) {
+            queued.fail(irp, NtStatus::CANCELLED);
+        }
+    }
+
+    /// The gate as it is now.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn snapshot(&self) -> Snapshot {
+        let held = self.held.len() as u64;
+        let waited = self.waited.load(Ordering::Relaxed);
+        let inner = self.inner.lock();
+        Snapshot { mode: inner.state.mode(), reasons: inner.state.reasons(), held, waited, last: inner.last }
+    }
+}

@@ -1,0 +1,175 @@
+//! The journal: a ring of numbered, time-stamped events, read from a cursor or waited for.
+
+use hotadd_abi::{Event, EventKind, JournalOutput, Wire};
+use hotadd_policy::journal::{slot, window};
+use wdm::irp::{FileId, IrpRef, PendedIrp};
+use wdm::lock::SpinLock;
+use wdm::pool::PoolArray;
+use wdm::queue::{CancelSafeQueue, QueuedContext};
+use wdm::status::{NtStatus, Result};
+use wdm::time;
+
+use crate::parameters::Parameters;
+use crate::requests::output;
+use crate::{TAG, trace};
+
+/// The ring and those who wait for it to grow.
+pub struct Journal {
+    ring: SpinLock<Ring>,
+    waiters: CancelSafeQueue<Waiter>,
+    most_waiters: usize,
+}
+
+struct Ring {
+    events: PoolArray<Event>,
+    next: u64,
+}
+
+/// A pended wait, and the first event it is for.
+struct Waiter {
+    cursor: u64,
+}
+
+impl QueuedContext for Waiter {}
+
+impl Journal {
+    /// An empty journal of the length that the parameters ask for.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        let events = PoolArray::from_fn(TAG, parameters.journal_events(), |_| Event::default())?;
+        let waiters = CancelSafeQueue::new(TAG)?;
+        Ok(Self { ring: SpinLock::new(Ring { events, next: 0 }), waiters, most_waiters: parameters.journal_waiters() })
+    }
+
+    /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is overwritten.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL; not under a lock, because requests are completed.
+    pub fn record(&self, kind: EventKind, event: Event) {
+        let event = self.ring.lock().push(Event { kind: kind.code(), ..event });
+        trace::event(&event);
+        self.wake();
+    }
+
+    /// The number of the next event.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn next(&self) -> u64 {
+        self.ring.lock().next
+    }
+
+    /// Copies the events from `cursor` on to the output; returns how many bytes that took, and how many events.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_PARAMETER` where the cursor is beyond the next event, `BUFFER_TOO_SMALL` where not even one event fits.
+    pub fn read(&self, irp: &IrpRef, cursor: u64, output_length: usize) -> Result<(usize, u32)> {
+        let room = output_length.saturating_sub(JournalOutput::SIZE) / Event::SIZE;
+        if room == 0 {
+            return Err(NtStatus::BUFFER_TOO_SMALL);
+        }
+        let found = {
+            let ring = self.ring.lock();
+            window(cursor, ring.next, ring.events.len() as u64).ok_or(NtStatus::INVALID_PARAMETER)?
+        };
+        let mut at = JournalOutput::SIZE;
+        let mut count = 0;
+        let wanted = usize::try_from(found.available).unwrap_or(usize::MAX).min(room);
+        for (sequence, _) in (found.first..).zip(0..wanted) {
+            // One that was overwritten just now ends the batch; the next read tells that it was missed.
+            let Some(event) = self.ring.lock().get(sequence) else { break };
+            at = at.saturating_add(output(irp, at, &event)?);
+            count += 1;
+        }
+        let next = found.first.saturating_add(u64::from(count));
+        let front = JournalOutput { next, missed: found.missed, count, reserved: 0 };
+        output(irp, 0, &front)?;
+        Ok((at, count))
+    }
+
+    /// Completes the request with the events from `cursor` on, now if there are any, else when one comes.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    pub fn wait(&self, irp: PendedIrp, cursor: u64) {
+        let Some((irp, waiter)) = self.answer(irp, Waiter { cursor }) else { return };
+        if self.waiters.len() >= self.most_waiters {
+            return irp.complete(NtStatus::INSUFFICIENT_RESOURCES);
+        }
+        self.put_back(irp, waiter);
+        if self.next() != cursor {
+            // An event came between looking and waiting, and whoever recorded it may have found nobody waiting.
+            self.wake();
+        }
+    }
+
+    /// Answers all who wait for an event that is there.
+    fn wake(&self) {
+        loop {
+            let seen = self.next();
+            for _ in 0..self.waiters.len() {
+                let Some((irp, waiter)) = self.waiters.remove_next() else { return };
+                if let Some((irp, waiter)) = self.answer(irp, waiter) {
+                    self.put_back(irp, waiter);
+                }
+            }
+            // One that came meanwhile was recorded while somebody was out of the queue.
+            if self.next() == seen {
+                return;
+            }
+        }
+    }
+
+    fn put_back(&self, irp: PendedIrp, waiter: Waiter) {
+        if let Err((irp, _)) = self.waiters.insert(irp, waiter) {
+            irp.complete(NtStatus::DELETE_PENDING);
+        }
+    }
+
+    /// Completes the request unless there is no event for it yet; then it comes back.
+    fn answer(&self, irp: PendedIrp, waiter: Waiter) -> Option<(PendedIrp, Waiter)> {
+        let Some(control) = irp.device_control() else {
+            irp.complete(NtStatus::INVALID_DEVICE_REQUEST);
+            return None;
+        };
+        match self.read(&irp, waiter.cursor, control.output_length) {
+            Ok((_, 0)) => return Some((irp, waiter)),
+            Ok((bytes, _)) => irp.complete_with(NtStatus::SUCCESS, bytes),
+            Err(status) => irp.complete(status),
+        }
+        None
+    }
+
+    /// Ends the waits that came through a handle.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn cancel_waits(&self, file: FileId) {
+        while let Some((irp, _)) = self.waiters.remove_next_of(file) {
+            irp.complete(NtStatus::CANCELLED);
+        }
+    }
+}
+
+impl Ring {
+    /// Numbers and stamps the event and overwrites the oldest with it.
+    fn push(&mut self, event: Event) -> Event {
+        let event = Event { sequence: self.next, time: time::now(), ..event };
+        let length = self.events.len() as u64;
+        if let Some(place) = slot(self.next, length).and_then(|slot| self.events.get_mut(slot)) {
+            *place = event;
+        }
+        self.next = self.next.wrapping_add(1);
+        event
+    }
+
+    /// The event of this number, unless it was overwritten or has not happened.
+    fn get(&self, sequence: u64) -> Option<Event> {
+        let event = *self.events.get(slot(sequence, self.events.len() as u64)?)?;
+        (sequence < self.next && event.sequence == sequence).then_some(event)
+    }
+}

@@ -1,0 +1,221 @@
+//! The buffer pool, sized from physical memory, and the look at how much of that there is.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hotadd_abi::{Event, EventKind};
+use hotadd_policy::pool::{BUFFER_BYTES, buffers};
+use wdm::irql::Passive;
+use wdm::lock::SpinLock;
+use wdm::memory;
+use wdm::pool::{PoolArc, PoolArray, PoolBox};
+use wdm::processors;
+use wdm::status::Result;
+
+use crate::TAG;
+use crate::device::Core;
+use crate::journal::Journal;
+use crate::requests::Request;
+
+/// Lists among which free requests are spread, so that processors seldom meet at one.
+const SHARDS: usize = 16;
+
+/// Free requests, each with the buffer for its transfer.
+pub struct BufferPool {
+    shards: PoolArray<Shard>,
+    /// How many there are, free or in use.
+    total: AtomicU64,
+    /// How many there should be.
+    wanted: AtomicU64,
+}
+
+/// A list on a cache line of its own.
+#[repr(align(64))]
+struct Shard(SpinLock<List>);
+
+/// A list of requests, linked through themselves.
+#[derive(Default)]
+struct List(Option<PoolBox<Request>>);
+
+impl List {
+    fn push(&mut self, mut request: PoolBox<Request>) {
+        request.next = self.0.take();
+        self.0 = Some(request);
+    }
+
+    fn pop(&mut self) -> Option<PoolBox<Request>> {
+        let mut request = self.0.take()?;
+        self.0 = request.next.take();
+        Some(request)
+    }
+}
+
+impl Drop for List {
+    /// One by one: dropping the first alone would nest as deep as the list is long.
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+impl BufferPool {
+    /// A pool without buffers.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    fn new() -> Result<Self> {
+        let shards = PoolArray::from_fn(TAG, SHARDS, |_| Shard(SpinLock::new(List::default())))?;
+        Ok(Self { shards, total: AtomicU64::new(0), wanted: AtomicU64::new(0) })
+    }
+
+    /// The shards, beginning with the one that this processor and device use.
+    fn shards_from(&self, device: u32) -> impl Iterator<Item = &Shard> {
+        let start = processors::current().0.wrapping_add(device) as usize % SHARDS;
+        self.shards.iter().cycle().skip(start).take(SHARDS)
+    }
+
+    /// A request for the device, from the pool, or beyond it where the pool is empty.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where the pool is empty and there is no memory.
+    pub fn take(&self, core: &PoolArc<Core>) -> Result<PoolBox<Request>> {
+        let free = self.shards_from(core.number).find_map(|shard| shard.0.lock().pop());
+        let mut request = match free {
+            Some(request) => request,
+            None => self.add()?,
+        };
+        request.belong_to(core);
+        Ok(request)
+    }
+
+    fn add(&self) -> Result<PoolBox<Request>> {
+        let request = Request::new()?;
+        self.total.fetch_add(1, Ordering::Relaxed);
+        Ok(request)
+    }
+
+    /// Gives a request back.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn put(&self, request: PoolBox<Request>, device: u32) {
+        if self.total.load(Ordering::Relaxed) > self.wanted.load(Ordering::Relaxed) {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        if let Some(shard) = self.shards_from(device).next() {
+            shard.0.lock().push(request);
+        }
+    }
+
+    /// Makes the pool `wanted` requests large, if it is smaller.
+    ///
+    /// IRQL: PASSIVE_LEVEL, because it takes long.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory; what could be had stays.
+    fn grow(&self, wanted: u64, _: Passive<'_>) -> Result {
+        self.wanted.fetch_max(wanted, Ordering::Relaxed);
+        for shard in self.shards.iter().cycle() {
+            if self.total.load(Ordering::Relaxed) >= wanted {
+                break;
+            }
+            let request = self.add()?;
+            shard.0.lock().push(request);
+        }
+        Ok(())
+    }
+
+    /// Lets go of a device that has been removed.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn forget(&self, core: &PoolArc<Core>) {
+        for shard in &*self.shards {
+            let mut kept = List::default();
+            let mut all = core::mem::take(&mut *shard.0.lock());
+            while let Some(mut request) = all.pop() {
+                request.forget(core);
+                kept.push(request);
+            }
+            // What was given back meanwhile goes on top.
+            while let Some(request) = kept.pop() {
+                shard.0.lock().push(request);
+            }
+        }
+    }
+
+    /// How many bytes the buffers have.
+    pub fn bytes(&self) -> u64 {
+        self.total.load(Ordering::Relaxed).saturating_mul(BUFFER_BYTES)
+    }
+}
+
+/// What is known of physical memory, and the pool that follows it.
+pub struct Memory {
+    pub pool: PoolArc<BufferPool>,
+    /// The most bytes the pool takes.
+    most: u64,
+    physical_at_load: u64,
+    pool_at_load: u64,
+    physical: AtomicU64,
+}
+
+impl Memory {
+    /// Looks at physical memory and makes the pool for it.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory, or what the look failed with.
+    pub fn new(most: u64, passive: Passive<'_>) -> Result<Self> {
+        let physical = memory::physical_bytes(passive)?;
+        let pool = PoolArc::new(TAG, BufferPool::new()?)?;
+        pool.grow(buffers(physical, most), passive)?;
+        let pool_at_load = pool.bytes();
+        Ok(Self { pool, most, physical_at_load: physical, pool_at_load, physical: AtomicU64::new(physical) })
+    }
+
+    /// Physical memory in bytes, when loaded and at the last look.
+    pub fn physical(&self) -> (u64, u64) {
+        (self.physical_at_load, self.physical.load(Ordering::Relaxed))
+    }
+
+    /// The pool's bytes, when loaded and now.
+    pub fn pool_bytes(&self) -> (u64, u64) {
+        (self.pool_at_load, self.pool.bytes())
+    }
+
+    /// Whether there is more physical memory than at the last look.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn has_grown(&self, passive: Passive<'_>) -> bool {
+        memory::physical_bytes(passive).is_ok_and(|physical| physical > self.physical.load(Ordering::Relaxed))
+    }
+
+    /// Looks at physical memory again; where there is more, the pool grows. However often it is called for one addition, it does that once.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn refresh(&self, journal: &Journal, passive: Passive<'_>) {
+        // Where the look fails, what was known stays, and the next notification looks again.
+        let Ok(physical) = memory::physical_bytes(passive) else { return };
+        let before = self.physical.fetch_max(physical, Ordering::Relaxed);
+        if physical > before {
+            journal.record(EventKind::MemoryGrew, Event { before, count: physical, ..Event::default() });
+        }
+        let bytes = self.pool.bytes();
+        // Also where memory is as it was: what could not be had last time may be there now.
+        let grown = self.pool.grow(buffers(physical.max(before), self.most), passive);
+        let event = Event { before: bytes, count: self.pool.bytes(), ..Event::default() };
+        if event.count > bytes {
+            journal.record(EventKind::PoolGrew, event);
+        }
+        if let Err(status) = grown {
+            journal.record(EventKind::PoolGrowthFailed, Event { status: status.raw(), ..event });
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! PnP: what [`hotadd_policy::pnp`] decides, done in the order that the documents ask for.
+
+use hotadd_abi::{Event, EventKind, hold};
+use hotadd_policy::interrupt::{Policy, requested};
+use hotadd_policy::pnp::{Action, Request, Transition, decide, usage_after, usage_forbids};
+use wdm::device::Device;
+use wdm::irp::{Disposition, Irp, Pnp, Usage};
+use wdm::irql::Passive;
+use wdm::resources::AffinityPolicy;
+use wdm::status::{NtStatus, Result};
+
+use crate::TAG;
+use crate::device::Fdo;
+
+/// The reasons for holding requests that a start puts an end to; a device that has just been started is on, too.
+const START_ENDS: u32 = hold::NOT_STARTED | hold::PNP_STOP | hold::QUERY_REMOVE | hold::POWER;
+
+/// `IRP_MJ_PNP`, but for `IRP_MN_REMOVE_DEVICE`. PnP requests are never held.
+///
+/// IRQL: PASSIVE_LEVEL.
+pub fn dispatch<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+    let request = match irp.pnp() {
+        Some(Pnp::StartDevice { .. }) => Request::Start,
+        Some(Pnp::QueryStopDevice) => Request::QueryStop,
+        Some(Pnp::CancelStopDevice) => Request::CancelStop,
+        Some(Pnp::StopDevice) => Request::Stop,
+        Some(Pnp::QueryRemoveDevice) => Request::QueryRemove,
+        Some(Pnp::CancelRemoveDevice) => Request::CancelRemove,
+        Some(Pnp::SurpriseRemoval) => Request::SurpriseRemoval,
+        Some(Pnp::QueryCapabilities) => return query_capabilities(device, irp, passive),
+        Some(Pnp::FilterResourceRequirements) => return filter_requirements(device, irp, passive),
+        Some(Pnp::UsageNotification { in_path, usage }) => {
+            return usage_notification(device, irp, in_path, usage, passive);
+        }
+        _ => return irp.pass_down(device.lower()),
+    };
+    let (state, files_in_path) = {
+        let pnp = device.pnp.lock();
+        (pnp.state, pnp.files_in_path)
+    };
+    let transition = decide(state, request);
+    if usage_forbids(request, files_in_path) && transition.action != Action::PassDown {
+        record(device, request, NtStatus::DEVICE_BUSY, files_in_path);
+        return irp.complete(NtStatus::DEVICE_BUSY);
+    }
+    carry_out(device, irp, request, transition, passive)
+}
+
+fn carry_out<'a>(
+    device: &Device<Fdo>,
+    irp: Irp<'a>,
+    request: Request,
+    transition: Transition,
+    passive: Passive<'_>,
+) -> Disposition<'a> {
+    let (gate, engines) = (&device.gate, &device.engines);
+    match transition.action {
+        Action::Reject => return irp.complete(NtStatus::INVALID_DEVICE_STATE),
+        Action::Start | Action::Restart => return start(device, irp, transition, passive),
+        Action::EndStop => return resume(device, irp, request, transition, hold::PNP_STOP, passive),
+        Action::EndRemoval => return resume(device, irp, request, transition, hold::QUERY_REMOVE, passive),
+        // The wdm crate hands removal to `remove`.
+        Action::PassDown | Action::Remove => {}
+        Action::HoldForStop => gate.close(hold::PNP_STOP, engines, passive),
+        Action::HoldForRemoval => gate.close(hold::QUERY_REMOVE, engines, passive),
+        Action::Stop => {
+            gate.close(hold::PNP_STOP, engines, passive);
+            engines.stop(true, passive);
+        }
+        Action::LoseDevice => {
+            let abandon = || engines.abandon(NtStatus::DELETE_PENDING);
+            lose(device, abandon, passive);
+        }
+    }
+    device.pnp.lock().state = transition.next;
+    record(device, request, NtStatus::SUCCESS, 0);
+    succeed(device, irp)
+}
+
+/// Passes the request down as one that we have no objection to.
+fn succeed<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
+    irp.set_status(NtStatus::SUCCESS);
+    irp.pass_down(device.lower())
+}
+
+/// A start, the first or after a stop: lower drivers, the hardware, the interface, then the requests that wait. How those end does not
+/// change how the start ends.
+fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, passive: Passive<'_>) -> Disposition<'a> {
+    let restart = transition.action == Action::Restart;
+    let started = bring_up(device, &mut irp, restart, passive);
+    let kind = if restart { EventKind::DeviceRestarted } else { EventKind::DeviceStarted };
+    let status = started.err().unwrap_or(NtStatus::SUCCESS);
+    if started.is_ok() {
+        device.pnp.lock().state = transition.next;
+        if restart {
+            device.core.count_rebalance();
+        }
+    }
+    device.core.record(kind, Event { status: status.raw(), ..Event::default() });
+    if started.is_ok() {
+        device.gate.open(START_ENDS, &device.engines, passive);
+    }
+    irp.complete(status)
+}
+
+fn bring_up(device: &Device<Fdo>, irp: &mut Irp<'_>, restart: bool, passive: Passive<'_>) -> Result {
+    irp.send_and_wait(device.lower(), TAG, passive)?.ok()?;
+    let Some(Pnp::StartDevice { translated, .. }) = irp.pnp() else { return Err(NtStatus::INVALID_DEVICE_REQUEST) };
+    device.engines.start(device.pdo(), translated, passive)?;
+    // A stop leaves the interface enabled.
+    if !restart {
+        let enabled = device.interface.set_enabled(true, passive);
+        enabled.inspect_err(|_| device.engines.stop(false, passive))?;
+    }
+    device.power.turned_on();
+    device.report_power(wdm::irp::DevicePowerState::D0);
+    Ok(())
+}
+
+/// A stop or removal was cancelled: lower drivers first, then the requests that wait.
+fn resume<'a>(
+    device: &Device<Fdo>,
+    mut irp: Irp<'a>,
+    request: Request,
+    transition: Transition,
+    reason: u32,
+    passive: Passive<'_>,
+) -> Disposition<'a> {
+    let sent = irp.send_and_wait(device.lower(), TAG, passive);
+    // A cancel cannot fail; where there was no memory to wait with, the device goes on all the same, and the IRP is passed down below.
+    device.pnp.lock().state = transition.next;
+    record(device, request, NtStatus::SUCCESS, 0);
+    device.gate.open(reason, &device.engines, passive);
+    match sent {
+        Ok(_) => irp.complete(NtStatus::SUCCESS),
+        Err(_) => succeed(device, irp),
+    }
+}
+
+/// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware is let go.
+fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
+    device.gate.refuse(&device.engines, hurry, passive);
+    device.engines.stop(false, passive);
+    // Fails where it was never enabled, which leaves it as it should be.
+    let _disabled = device.interface.set_enabled(false, passive);
+}
+
+/// `IRP_MN_REMOVE_DEVICE`.
+///
+/// IRQL: PASSIVE_LEVEL.
+pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
+    let state = device.pnp.lock().state;
+    // Whatever is in flight on hardware that is there is waited for; the watchdog sees to it that it ends.
+    lose(device, || {}, passive);
+    device.pnp.lock().state = decide(state, Request::Remove).next;
+    device.core.record(EventKind::DeviceRemoved, Event::default());
+}
+
+fn query_capabilities<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+    match irp.send_and_wait(device.lower(), TAG, passive) {
+        Err(status) => irp.complete(status),
+        Ok(status) => {
+            if status.is_success()
+                && let Some(capabilities) = irp.capabilities()
+            {
+                capabilities.set_surprise_removal_ok();
+            }
+            irp.complete_as_it_is()
+        }
+    }
+}
+
+/// Asks for interrupts on all processors, unless somebody has chosen a policy.
+fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+    if let Err(status) = irp.send_and_wait(device.lower(), TAG, passive) {
+        return irp.complete(status);
+    }
+    let mut edited = 0;
+    match irp.requirements(TAG, passive) {
+        Err(status) => return irp.complete(status),
+        Ok(None) => {}
+        Ok(Some(mut requirements)) => requirements.for_each_interrupt(|interrupt| {
+            let current = interrupt.policy().map_or(Policy::MACHINE_DEFAULT, Policy);
+            if let Some(policy) = requested(current, interrupt.is_message()) {
+                interrupt.set_policy(if policy == Policy::SPREAD_MESSAGES {
+                    AffinityPolicy::SpreadMessagesAcrossAllProcessors
+                } else {
+                    AffinityPolicy::AllProcessorsInMachine
+                });
+                edited += 1;
+            }
+        }),
+    }
+    device.core.record(EventKind::RequirementsFiltered, Event { count: edited, ..Event::default() });
+    irp.complete_as_it_is()
+}
+
+/// Counts the files that keep the device from being stopped; lower drivers have their say first.
+fn usage_notification<'a>(
+    device: &Device<Fdo>,
+    mut irp: Irp<'a>,
+    in_path: bool,
+    usage: Usage,
+    passive: Passive<'_>,
+) -> Disposition<'a> {
+    if matches!(usage, Usage::Other(_)) {
+        return irp.pass_down(device.lower());
+    }
+    match irp.send_and_wait(device.lower(), TAG, passive) {
+        Err(status) => irp.complete(status),
+        Ok(status) => {
+            if status.is_success() {
+                let files = {
+                    let mut pnp = device.pnp.lock();
+                    pnp.files_in_path = usage_after(pnp.files_in_path, in_path);
+                    pnp.files_in_path
+                };
+                device.core.record(EventKind::UsageChanged, Event { count: files.into(), ..Event::default() });
+            }
+            irp.complete_as_it_is()
+        }
+    }
+}
+
+fn record(device: &Fdo, request: Request, status: NtStatus, files_in_path: u32) {
+    let kind = match request {
+        Request::QueryStop => EventKind::QueryStop,
+        Request::CancelStop => EventKind::CancelStop,
+        Request::Stop => EventKind::DeviceStopped,
+        Request::QueryRemove => EventKind::QueryRemove,
+        Request::CancelRemove => EventKind::CancelRemove,
+        Request::SurpriseRemoval => EventKind::SurpriseRemoved,
+        // These record themselves.
+        Request::Start | Request::Remove => return,
+    };
+    device.core.record(kind, Event { status: status.raw(), count: files_in_path.into(), ..Event::default() });
+}
