@@ -1,5 +1,6 @@
 //! What a developer of hotadd runs, as a library.
 
+pub mod bench;
 pub mod demo;
 pub mod package;
 pub mod setup;

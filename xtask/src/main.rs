@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::NotAllowed;
-use xtask::{demo, package, setup, test};
+use xtask::{bench, demo, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     },
     /// Hot-add processors and memory to a simulated machine that runs hotadd.sys under load.
     Demo(demo::Options),
+    /// Measure what the driver and the lab take on this machine.
+    Bench,
     /// Check formatting, lints and documentation, and run the tests.
     Test,
     /// Put hotadd.sys, its symbols and its INF into target/package.
@@ -53,6 +55,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => println!("Everything the build needs is installed."),
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
+        Command::Bench => bench::run(&hotadd()?)?,
         Command::Test => test::run()?,
         Command::Package => {
             println!("{}", package::run()?.display());

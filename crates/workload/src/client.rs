@@ -2,8 +2,8 @@
 
 use hotadd_abi::{
     Event, FactorialInput, FactorialOutput, INTERFACE_CLASS, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ,
-    IOCTL_HOTADD_JOURNAL_WAIT, IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, JournalOutput, ProcessorStatistics,
-    ProcessorsInput, ProcessorsOutput, Status, Wire,
+    IOCTL_HOTADD_JOURNAL_WAIT, IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, JournalOutput,
+    ProcessorStatistics, ProcessorsInput, ProcessorsOutput, Status, Wire,
 };
 use ntlab::{
     machine::System,
@@ -61,7 +61,8 @@ pub fn processors(handle: &Handle<'_>) -> Result<Vec<ProcessorStatistics>, user:
     let room = ProcessorsOutput::SIZE + ENTRIES * ProcessorStatistics::SIZE;
     let (mut all, mut first) = (Vec::new(), 0);
     loop {
-        let output = handle.device_control(IOCTL_HOTADD_PROCESSORS, &bytes(&ProcessorsInput { first, reserved: 0 }), room)?;
+        let output =
+            handle.device_control(IOCTL_HOTADD_PROCESSORS, &bytes(&ProcessorsInput { first, reserved: 0 }), room)?;
         let front: ProcessorsOutput = parse(&output);
         all.extend(entries::<ProcessorStatistics>(&output[ProcessorsOutput::SIZE..], front.count));
         if front.next == 0 {

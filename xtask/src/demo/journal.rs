@@ -28,12 +28,8 @@ pub struct Watch {
 impl Watch {
     /// Starts following: every event is shown as it comes, and kept.
     pub fn start<'k>(system: &'k System, handle: Rc<Handle<'k>>, view: Rc<View>) -> Self {
-        let watch = Self {
-            events: Rc::default(),
-            missed: Rc::default(),
-            stopping: Rc::default(),
-            stopped: Rc::default(),
-        };
+        let watch =
+            Self { events: Rc::default(), missed: Rc::default(), stopping: Rc::default(), stopped: Rc::default() };
         let (events, missed) = (Rc::clone(&watch.events), Rc::clone(&watch.missed));
         let (stopping, stopped) = (Rc::clone(&watch.stopping), Rc::clone(&watch.stopped));
         system.spawn("journal", move |_| {

@@ -15,8 +15,8 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
-use ntlab::machine::Machine;
+use anyhow::{Context, Result, anyhow, ensure};
+use ntlab::{config::Config, machine::Machine, report::Report};
 
 pub use self::options::Options;
 use self::{results::Results, scenario::Scenario, view::View};
@@ -39,21 +39,39 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let machine = Machine::new(config.clone())?;
     let sys = sys()?;
     let scenario = Scenario::new(options, seed, &config);
     let view = Rc::new(View::new(options.quiet, scenario.stages()));
-
-    let start = Instant::now();
-    let outcome = machine.run(|system| scenario.play(system, &sys, &view));
-    let host_seconds = start.elapsed().as_secs_f64();
-    match outcome.result {
-        Ok(results) => finish(options, &view, &Results { host_seconds, ..results }),
+    match play(&scenario, config, &sys, &view)? {
+        Ok(results) => finish(options, &view, &results),
         Err(report) => {
             view.broken(&report.to_string());
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Seconds that the demo takes as it is by default, without showing anything.
+///
+/// # Errors
+///
+/// A run that stopped, or broke a promise.
+pub fn seconds(sys: &Path) -> Result<f64> {
+    let options = Options { quiet: true, ..Options::default() };
+    let config = options.machine(1).map_err(|contradiction| anyhow!(contradiction))?;
+    let scenario = Scenario::new(&options, 1, &config);
+    let view = Rc::new(View::new(true, scenario.stages()));
+    let results = play(&scenario, config, sys, &view)?.map_err(|report| anyhow!("{report}"))?;
+    ensure!(results.broken.is_empty(), "broken promises: {}", results.broken.join("; "));
+    Ok(results.host_seconds)
+}
+
+fn play(scenario: &Scenario, config: Config, sys: &Path, view: &Rc<View>) -> Result<Result<Results, Box<Report>>> {
+    let machine = Machine::new(config)?;
+    let start = Instant::now();
+    let outcome = machine.run(|system| scenario.play(system, sys, view));
+    let host_seconds = start.elapsed().as_secs_f64();
+    Ok(outcome.result.map(|results| Results { host_seconds, ..results }))
 }
 
 fn finish(options: &Options, view: &View, results: &Results) -> Result<ExitCode> {

@@ -12,19 +12,19 @@ pub struct Options {
     #[arg(long)]
     pub seed: Option<u64>,
     /// Processors active at the start.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = Options::default().processors)]
     pub processors: u32,
     /// Processors at the end; all that are missing are added one by one.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = Options::default().max)]
     pub max: u32,
     /// Processor groups, each of the same size; the last may be smaller.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = Options::default().groups)]
     pub groups: u32,
     /// GiB of memory at the start; two modules of 2 GiB are added.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = Options::default().memory)]
     pub memory: u64,
     /// Requests that are always in flight.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = Options::default().requests)]
     pub requests: u32,
     /// Write the results to this file as JSON.
     #[arg(long, value_name = "FILE")]
@@ -39,6 +39,22 @@ pub struct Options {
 
 /// The most requests in flight.
 const MOST_REQUESTS: u32 = workload::MOST_LANES;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: None,
+            processors: 2,
+            max: 8,
+            groups: 1,
+            memory: 4,
+            requests: 64,
+            json: None,
+            picture: None,
+            quiet: false,
+        }
+    }
+}
 
 impl Options {
     /// The machine that was asked for.

@@ -115,7 +115,8 @@ impl Results {
 
     fn summary_table(&self) -> Table {
         let Counts { submitted, completed, cancelled, failed, lost } = self.counts;
-        let mut table = table(&["submitted", "completed", "cancelled", "failed", "LOST", "memory GiB", "pool KiB", "seed"]);
+        let mut table =
+            table(&["submitted", "completed", "cancelled", "failed", "LOST", "memory GiB", "pool KiB", "seed"]);
         let change = |change: Change, unit: u64| format!("{} to {}", change.before / unit, change.after / unit);
         let counts = [submitted, completed, cancelled, failed, lost].map(|count| count.to_string());
         let rest = [change(self.memory_bytes, 1 << 30), change(self.pool_bytes, 1 << 10), self.seed.to_string()];

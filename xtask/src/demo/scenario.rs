@@ -61,13 +61,17 @@ impl Scenario {
     ///
     /// If the driver does not load, start or answer at all.
     pub fn play(&self, system: &System, sys: &Path, view: &Rc<View>) -> Results {
-        view.stage(&format!("{} processors, an edu and a software device, {} requests in flight", self.processors, self.requests));
+        view.stage(&format!(
+            "{} processors, an edu and a software device, {} requests in flight",
+            self.processors, self.requests
+        ));
         system.install(workload::package(sys));
         system.plug(DeviceSpec::edu());
         system.plug(workload::software());
         let devices = Devices::open(system).expect("the driver starts its two devices");
         let watch = Watch::start(system, Rc::clone(&devices.handles[0]), Rc::clone(view));
-        let load = Load::start(system, &devices.handles, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
+        let load =
+            Load::start(system, &devices.handles, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
 
         let mut broken = Vec::new();
         let first = devices.status();
@@ -138,9 +142,15 @@ impl Scenario {
         let checks = [
             (counts.lost != 0, format!("{} requests were lost", counts.lost)),
             (missed != 0, format!("the journal lost {missed} events that were waited for")),
-            (results.processors.len() != (self.processors + self.added) as usize, "a processor has no statistics".to_owned()),
+            (
+                results.processors.len() != (self.processors + self.added) as usize,
+                "a processor has no statistics".to_owned(),
+            ),
             (idle != 0, format!("{idle} processors got no request after the last was added")),
-            (results.memory_bytes.after < results.memory_bytes.before + u64::from(MODULES) * MODULE, "memory was not noticed".to_owned()),
+            (
+                results.memory_bytes.after < results.memory_bytes.before + u64::from(MODULES) * MODULE,
+                "memory was not noticed".to_owned(),
+            ),
         ];
         results.broken.extend(checks.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, sentence)| sentence));
         results.broken.extend(not_unloaded.map(|why| format!("the driver was not unloaded: {why}")));

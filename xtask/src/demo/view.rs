@@ -102,7 +102,8 @@ impl View {
 }
 
 fn progress_bar(stages: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(stages).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar

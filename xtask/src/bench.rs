@@ -1,0 +1,117 @@
+//! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
+
+use std::{fs, path::Path, rc::Rc, time::Instant};
+
+use anyhow::{Context, Result, anyhow};
+use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use ntlab::{
+    config::Config,
+    hot_add::NewProcessor,
+    machine::{Machine, System},
+};
+use workload::{Load, Plan};
+
+use crate::demo;
+
+/// The most processors of Windows.
+const MOST_PROCESSORS: u32 = 2048;
+/// Requests that the throughput is measured over.
+const REQUESTS: u64 = 400_000;
+/// Virtual nanoseconds that they may take: an hour.
+const PATIENCE: u64 = 3_600_000_000_000;
+/// Additions that are compared at both ends of a large machine.
+const COMPARED: usize = 64;
+
+/// A figure, with what it is meant to be.
+struct Figure {
+    what: &'static str,
+    goal: &'static str,
+    measured: String,
+}
+
+/// Measures everything with the driver in the file `sys` and prints a table.
+///
+/// # Errors
+///
+/// A run that stopped, or a figure of the host that cannot be read.
+pub fn run(sys: &Path) -> Result<()> {
+    let (additions, memory) = processors(sys)?;
+    let seconds: f64 = additions.iter().sum();
+    let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len() as f64 * 1e6;
+    let ends = (mean(&additions[..COMPARED]), mean(&additions[additions.len() - COMPARED..]));
+    let figures = [
+        Figure {
+            what: "2,046 processors join a machine of 2",
+            goal: "at most 5 s",
+            measured: format!("{seconds:.2} s"),
+        },
+        Figure { what: "memory for that", goal: "under 1 GiB", measured: format!("{} MiB", memory >> 20) },
+        Figure {
+            what: "one addition: the first 64, the last 64",
+            goal: "the same",
+            measured: format!("{:.0} us, {:.0} us", ends.0, ends.1),
+        },
+        Figure {
+            what: "software-engine requests through the lab",
+            goal: "200,000 a second",
+            measured: format!("{:.0} a second", throughput(sys)?),
+        },
+        Figure { what: "the demo, built", goal: "at most 2 s", measured: format!("{:.2} s", demo::seconds(sys)?) },
+    ];
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["measure", "goal", "here"]);
+    for figure in figures {
+        table.add_row([figure.what.to_owned(), figure.goal.to_owned(), figure.measured]);
+    }
+    if let Some(column) = table.column_mut(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// Seconds for each addition, and the most bytes that were resident.
+fn processors(sys: &Path) -> Result<(Vec<f64>, u64)> {
+    let additions = in_machine(Config::new(2, MOST_PROCESSORS)?, sys, |system| {
+        let add = |_| {
+            let start = Instant::now();
+            system.add_processor(NewProcessor::default()).map(|_| start.elapsed().as_secs_f64())
+        };
+        (2..MOST_PROCESSORS).map(add).collect::<Result<Vec<f64>, _>>()
+    })?;
+    Ok((additions.map_err(|status| anyhow!("a processor was not added: {status}"))?, most_resident()?))
+}
+
+/// Requests a second.
+fn throughput(sys: &Path) -> Result<f64> {
+    in_machine(Config::new(8, 8)?, sys, |system| {
+        let handles: Vec<_> = (0..4).map(|_| workload::open(system, 0).map(Rc::new)).collect::<Result<_, _>>()?;
+        let load = Load::start(system, &handles, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
+        let start = Instant::now();
+        let flowed = load.run(REQUESTS, PATIENCE);
+        let seconds = start.elapsed().as_secs_f64();
+        let (counts, broken) = load.stop(PATIENCE);
+        if !flowed || counts.lost + counts.failed != 0 {
+            return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
+        }
+        Ok(REQUESTS as f64 / seconds)
+    })?
+}
+
+/// Runs `scenario` on a machine with the driver and its software device.
+fn in_machine<T>(config: Config, sys: &Path, scenario: impl FnOnce(&System) -> T) -> Result<T> {
+    let outcome = Machine::new(config)?.run(|system| {
+        system.install(workload::package(sys));
+        system.plug(workload::software());
+        scenario(system)
+    });
+    outcome.result.map_err(|report| anyhow!("{report}"))
+}
+
+/// The most bytes of this process that were ever resident.
+fn most_resident() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
