@@ -17,7 +17,7 @@ pub const FUNCTIONS: &[Export] =
 /// As much text as one call transmits.
 const LONGEST: usize = 512;
 
-/// "DbgPrint function".
+/// "`DbgPrint` function".
 fn dbg_print(k: &Kernel, format: Ptr<u8>, arguments: Arguments) -> i32 {
     let mut text = Formatter { k, arguments }.format(&c_string(format, LONGEST));
     text.truncate(text.floor_char_boundary(LONGEST));
@@ -25,7 +25,7 @@ fn dbg_print(k: &Kernel, format: Ptr<u8>, arguments: Arguments) -> i32 {
     0
 }
 
-/// "DbgPrintEx function". Every component and level is let through.
+/// "`DbgPrintEx` function". Every component and level is let through.
 fn dbg_print_ex(k: &Kernel, _component: u32, _level: u32, format: Ptr<u8>, arguments: Arguments) -> i32 {
     dbg_print(k, format, arguments)
 }
@@ -37,6 +37,7 @@ fn c_string(text: Ptr<u8>, longest: usize) -> Vec<u8> {
 
 /// One conversion of a format.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "so many flags a format has")]
 struct Conversion {
     left: bool,
     zeros: bool,
@@ -80,7 +81,7 @@ impl Formatter<'_> {
         let Some((&kind, after)) = rest.split_first() else { return String::new() };
         *rest = after;
         let text = self.convert(&conversion, kind);
-        pad(&conversion, text)
+        pad(&conversion, &text)
     }
 
     fn flags(conversion: &mut Conversion, rest: &mut &[u8]) {
@@ -205,7 +206,7 @@ fn size(conversion: &mut Conversion, rest: &mut &[u8]) {
     }
 }
 
-fn pad(conversion: &Conversion, text: String) -> String {
+fn pad(conversion: &Conversion, text: &str) -> String {
     let Conversion { left, zeros, width, .. } = *conversion;
     match (left, zeros) {
         (true, _) => format!("{text:<width$}"),

@@ -32,27 +32,27 @@ pub const FUNCTIONS: &[Export] = &[
     export!("KeReadStateTimer", at_most(DISPATCH_LEVEL), ke_read_state_timer),
 ];
 
-/// "KeInitializeDpc function".
+/// "`KeInitializeDpc` function".
 fn ke_initialize_dpc(k: &Kernel, dpc: Ptr<KDPC>, routine: u64, context: u64) {
     k.sched.initialize_dpc(dpc, routine, context);
 }
 
-/// "KeInsertQueueDpc function".
+/// "`KeInsertQueueDpc` function".
 fn ke_insert_queue_dpc(k: &Kernel, dpc: Ptr<KDPC>, argument1: u64, argument2: u64) -> bool {
     k.queue_dpc(dpc, [argument1, argument2])
 }
 
-/// "KeRemoveQueueDpc function".
+/// "`KeRemoveQueueDpc` function".
 fn ke_remove_queue_dpc(k: &Kernel, dpc: Ptr<KDPC>) -> bool {
     k.sched.remove_dpc(dpc)
 }
 
-/// "KeFlushQueuedDpcs function".
+/// "`KeFlushQueuedDpcs` function".
 fn ke_flush_queued_dpcs(k: &Kernel) {
     k.sched.flush_dpcs(k);
 }
 
-/// "KeSetImportanceDpc function".
+/// "`KeSetImportanceDpc` function".
 fn ke_set_importance_dpc(k: &Kernel, dpc: Ptr<KDPC>, importance: i32) {
     match u8::try_from(importance) {
         Ok(importance) if importance <= 3 => k.sched.set_dpc_importance(dpc, importance),
@@ -60,7 +60,7 @@ fn ke_set_importance_dpc(k: &Kernel, dpc: Ptr<KDPC>, importance: i32) {
     }
 }
 
-/// "KeSetTargetProcessorDpc function": a processor of group 0.
+/// "`KeSetTargetProcessorDpc` function": a processor of group 0.
 fn ke_set_target_processor_dpc(k: &Kernel, dpc: Ptr<KDPC>, number: u8) {
     match k.sched.topology.active_index(0, number) {
         Some(index) => k.sched.set_dpc_target(dpc, index),
@@ -70,7 +70,7 @@ fn ke_set_target_processor_dpc(k: &Kernel, dpc: Ptr<KDPC>, number: u8) {
     }
 }
 
-/// "KeSetTargetProcessorDpcEx function". A processor that is not active is no valid processor number.
+/// "`KeSetTargetProcessorDpcEx` function". A processor that is not active is no valid processor number.
 fn ke_set_target_processor_dpc_ex(k: &Kernel, dpc: Ptr<KDPC>, number: Ptr<PROCESSOR_NUMBER>) -> i32 {
     let PROCESSOR_NUMBER { Group, Number, Reserved } = number.read();
     match k.sched.topology.active_index(Group, Number) {
@@ -82,12 +82,12 @@ fn ke_set_target_processor_dpc_ex(k: &Kernel, dpc: Ptr<KDPC>, number: Ptr<PROCES
     }
 }
 
-/// "KeInitializeTimer function".
+/// "`KeInitializeTimer` function".
 fn ke_initialize_timer(k: &Kernel, timer: Ptr<KTIMER>) {
     k.sched.initialize_timer(timer, true);
 }
 
-/// "KeInitializeTimerEx function".
+/// "`KeInitializeTimerEx` function".
 fn ke_initialize_timer_ex(k: &Kernel, timer: Ptr<KTIMER>, kind: i32) {
     match kind {
         0 => k.sched.initialize_timer(timer, true),
@@ -96,12 +96,12 @@ fn ke_initialize_timer_ex(k: &Kernel, timer: Ptr<KTIMER>, kind: i32) {
     }
 }
 
-/// "KeSetTimer function".
+/// "`KeSetTimer` function".
 fn ke_set_timer(k: &Kernel, timer: Ptr<KTIMER>, due: i64, dpc: Ptr<KDPC>) -> bool {
     ke_set_timer_ex(k, timer, due, 0, dpc)
 }
 
-/// "KeSetTimerEx function".
+/// "`KeSetTimerEx` function".
 fn ke_set_timer_ex(k: &Kernel, timer: Ptr<KTIMER>, due: i64, period: i32, dpc: Ptr<KDPC>) -> bool {
     let Ok(period) = u32::try_from(period) else {
         Finding::not_modelled(format!("KeSetTimerEx: period {period}")).raise();
@@ -109,7 +109,7 @@ fn ke_set_timer_ex(k: &Kernel, timer: Ptr<KTIMER>, due: i64, period: i32, dpc: P
     k.sched.set_timer(k, timer, k.sched.due(due).saturating_sub(k.now()), period, dpc)
 }
 
-/// "KeSetCoalescableTimer function". The system may be as exact as it likes: here it goes off in time.
+/// "`KeSetCoalescableTimer` function". The system may be as exact as it likes: here it goes off in time.
 fn ke_set_coalescable_timer(
     k: &Kernel,
     timer: Ptr<KTIMER>,
@@ -121,12 +121,12 @@ fn ke_set_coalescable_timer(
     k.sched.set_timer(k, timer, k.sched.due(due).saturating_sub(k.now()), period, dpc)
 }
 
-/// "KeCancelTimer function".
+/// "`KeCancelTimer` function".
 fn ke_cancel_timer(k: &Kernel, timer: Ptr<KTIMER>) -> bool {
     k.sched.cancel_timer(timer)
 }
 
-/// "KeReadStateTimer function".
+/// "`KeReadStateTimer` function".
 fn ke_read_state_timer(_: &Kernel, timer: Ptr<KTIMER>) -> bool {
     crate::at!(timer, Header.SignalState).read() != 0
 }

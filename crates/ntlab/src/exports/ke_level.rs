@@ -40,99 +40,99 @@ pub const FUNCTIONS: &[Export] = &[
     export!("KeAreApcsDisabled", at_most(DISPATCH_LEVEL), ke_are_apcs_disabled),
 ];
 
-/// "KeGetCurrentIrql function".
+/// "`KeGetCurrentIrql` function".
 fn ke_get_current_irql(k: &Kernel) -> u8 {
     k.irql().0
 }
 
-/// "KeRaiseIrql macro": the function behind it.
+/// "`KeRaiseIrql` macro": the function behind it.
 fn kf_raise_irql(k: &Kernel, to: u8) -> u8 {
     k.raise_irql(Irql(to)).0
 }
 
-/// "KeRaiseIrqlToDpcLevel function".
+/// "`KeRaiseIrqlToDpcLevel` function".
 fn ke_raise_irql_to_dpc_level(k: &Kernel) -> u8 {
     k.raise_irql(DISPATCH_LEVEL).0
 }
 
-/// "KeLowerIrql function".
+/// "`KeLowerIrql` function".
 fn ke_lower_irql(k: &Kernel, to: u8) {
     k.lower_irql(Irql(to));
 }
 
-/// "KeInitializeSpinLock function".
+/// "`KeInitializeSpinLock` function".
 fn ke_initialize_spin_lock(_: &Kernel, lock: Ptr<usize>) {
     lock.write(0);
 }
 
-/// "KeAcquireSpinLockRaiseToDpc function".
+/// "`KeAcquireSpinLockRaiseToDpc` function".
 fn ke_acquire_spin_lock_raise_to_dpc(k: &Kernel, lock: Ptr<usize>) -> u8 {
     let before = k.raise_irql(DISPATCH_LEVEL);
     k.sched.acquire(k, lock);
     before.0
 }
 
-/// "KeReleaseSpinLock macro".
+/// "`KeReleaseSpinLock` macro".
 fn ke_release_spin_lock(k: &Kernel, lock: Ptr<usize>, to: u8) {
     k.sched.release(lock);
     k.lower_irql(Irql(to));
 }
 
-/// "KeAcquireSpinLockAtDpcLevel macro".
+/// "`KeAcquireSpinLockAtDpcLevel` macro".
 fn ke_acquire_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>) {
     k.sched.acquire(k, lock);
 }
 
-/// "KeReleaseSpinLockFromDpcLevel macro".
+/// "`KeReleaseSpinLockFromDpcLevel` macro".
 fn ke_release_spin_lock_from_dpc_level(k: &Kernel, lock: Ptr<usize>) {
     k.sched.release(lock);
 }
 
-/// "KeTryToAcquireSpinLockAtDpcLevel function".
+/// "`KeTryToAcquireSpinLockAtDpcLevel` function".
 fn ke_try_to_acquire_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>) -> bool {
     k.sched.try_acquire(lock)
 }
 
-/// "KeTestSpinLock function": whether the lock is free.
+/// "`KeTestSpinLock` function": whether the lock is free.
 fn ke_test_spin_lock(_: &Kernel, lock: Ptr<usize>) -> bool {
     lock.read() == 0
 }
 
-/// "KeAcquireInStackQueuedSpinLock function". Waiters get it in any order here: the order is nothing a driver may count on.
+/// "`KeAcquireInStackQueuedSpinLock` function". Waiters get it in any order here: the order is nothing a driver may count on.
 fn ke_acquire_in_stack_queued_spin_lock(k: &Kernel, lock: Ptr<usize>, handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     let before = k.raise_irql(DISPATCH_LEVEL);
     at!(handle, OldIrql).write(before.0);
     ke_acquire_in_stack_queued_spin_lock_at_dpc_level(k, lock, handle);
 }
 
-/// "KeReleaseInStackQueuedSpinLock function".
+/// "`KeReleaseInStackQueuedSpinLock` function".
 fn ke_release_in_stack_queued_spin_lock(k: &Kernel, handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     ke_release_in_stack_queued_spin_lock_from_dpc_level(k, handle);
     k.lower_irql(Irql(at!(handle, OldIrql).read()));
 }
 
-/// "KeAcquireInStackQueuedSpinLockAtDpcLevel function".
+/// "`KeAcquireInStackQueuedSpinLockAtDpcLevel` function".
 fn ke_acquire_in_stack_queued_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>, handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     at!(handle, LockQueue.Lock).cast().write(lock.address());
     k.sched.acquire(k, lock);
 }
 
-/// "KeReleaseInStackQueuedSpinLockFromDpcLevel function".
+/// "`KeReleaseInStackQueuedSpinLockFromDpcLevel` function".
 fn ke_release_in_stack_queued_spin_lock_from_dpc_level(k: &Kernel, handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     k.sched.release(Ptr::new(at!(handle, LockQueue.Lock).cast().read()));
 }
 
-/// "KeEnterCriticalRegion function".
+/// "`KeEnterCriticalRegion` function".
 fn ke_enter_critical_region(k: &Kernel) {
     k.sched.enter_critical_region();
 }
 
-/// "KeLeaveCriticalRegion function".
+/// "`KeLeaveCriticalRegion` function".
 fn ke_leave_critical_region(k: &Kernel) {
     k.sched.leave_critical_region();
 }
 
-/// "KeAreApcsDisabled function".
+/// "`KeAreApcsDisabled` function".
 fn ke_are_apcs_disabled(k: &Kernel) -> bool {
     k.sched.in_critical_region() || k.irql() >= APC_LEVEL
 }

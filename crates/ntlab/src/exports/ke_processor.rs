@@ -35,7 +35,7 @@ pub const FUNCTIONS: &[Export] = &[
 /// `INVALID_PROCESSOR_INDEX`.
 const INVALID_PROCESSOR_INDEX: u32 = u32::MAX;
 
-/// "KeGetCurrentProcessorNumberEx function".
+/// "`KeGetCurrentProcessorNumberEx` function".
 fn ke_get_current_processor_number_ex(k: &Kernel, number: Ptr<PROCESSOR_NUMBER>) -> u32 {
     let processor = k.current_processor();
     if !number.is_null() {
@@ -44,56 +44,56 @@ fn ke_get_current_processor_number_ex(k: &Kernel, number: Ptr<PROCESSOR_NUMBER>)
     processor.index
 }
 
-/// "KeGetCurrentNodeNumber function".
+/// "`KeGetCurrentNodeNumber` function".
 fn ke_get_current_node_number(k: &Kernel) -> u16 {
     k.current_processor().place.node
 }
 
-/// "KeGetProcessorIndexFromNumber function".
+/// "`KeGetProcessorIndexFromNumber` function".
 fn ke_get_processor_index_from_number(k: &Kernel, number: Ptr<PROCESSOR_NUMBER>) -> u32 {
     let PROCESSOR_NUMBER { Group, Number, Reserved } = number.read();
     let index = k.sched.topology.active_index(Group, Number).filter(|_| Reserved == 0);
     index.unwrap_or(INVALID_PROCESSOR_INDEX)
 }
 
-/// "KeGetProcessorNumberFromIndex function". It fails for a processor that is not active.
+/// "`KeGetProcessorNumberFromIndex` function". It fails for a processor that is not active.
 fn ke_get_processor_number_from_index(k: &Kernel, index: u32, number: Ptr<PROCESSOR_NUMBER>) -> i32 {
     let Some(processor) = k.sched.processor(index) else { return STATUS_INVALID_PARAMETER };
     number.write(PROCESSOR_NUMBER { Group: processor.place.group, Number: processor.place.number, Reserved: 0 });
     0
 }
 
-/// "KeQueryActiveGroupCount function".
+/// "`KeQueryActiveGroupCount` function".
 fn ke_query_active_group_count(k: &Kernel) -> u16 {
     k.sched.topology.active_groups()
 }
 
-/// "KeQueryMaximumGroupCount function".
+/// "`KeQueryMaximumGroupCount` function".
 fn ke_query_maximum_group_count(k: &Kernel) -> u16 {
     k.sched.topology.maximum_groups()
 }
 
-/// "KeQueryActiveProcessorCountEx function".
+/// "`KeQueryActiveProcessorCountEx` function".
 fn ke_query_active_processor_count_ex(k: &Kernel, group: u16) -> u32 {
     k.sched.topology.active_count(group)
 }
 
-/// "KeQueryMaximumProcessorCountEx function".
+/// "`KeQueryMaximumProcessorCountEx` function".
 fn ke_query_maximum_processor_count_ex(k: &Kernel, group: u16) -> u32 {
     k.sched.topology.maximum_count(group)
 }
 
-/// "KeQueryGroupAffinity function".
+/// "`KeQueryGroupAffinity` function".
 fn ke_query_group_affinity(k: &Kernel, group: u16) -> u64 {
     k.sched.topology.active_mask(group)
 }
 
-/// "KeQueryHighestNodeNumber function".
+/// "`KeQueryHighestNodeNumber` function".
 fn ke_query_highest_node_number(k: &Kernel) -> u16 {
     k.sched.topology.highest_node()
 }
 
-/// "KeQueryNodeActiveAffinity function".
+/// "`KeQueryNodeActiveAffinity` function".
 fn ke_query_node_active_affinity(k: &Kernel, node: u16, affinity: Ptr<GROUP_AFFINITY>, count: Ptr<u16>) {
     let (group, mask) = node_affinity(&k.sched.topology, node);
     if !affinity.is_null() {
@@ -109,13 +109,13 @@ fn node_affinity(topology: &Topology, node: u16) -> (u16, u64) {
     node.map_or((0, 0), |node| (node.group, node.mask & topology.active_mask(node.group)))
 }
 
-/// "KeQueryNodeMaximumProcessorCount function".
+/// "`KeQueryNodeMaximumProcessorCount` function".
 fn ke_query_node_maximum_processor_count(k: &Kernel, node: u16) -> u16 {
     let node = k.sched.topology.nodes().get(usize::from(node));
     node.map_or(0, |node| u16::try_from(node.mask.count_ones()).unwrap_or(u16::MAX))
 }
 
-/// "KeSetSystemGroupAffinityThread function". An affinity without an active processor, or with numbers the group does not have, changes
+/// "`KeSetSystemGroupAffinityThread` function". An affinity without an active processor, or with numbers the group does not have, changes
 /// nothing.
 fn ke_set_system_group_affinity_thread(k: &Kernel, affinity: Ptr<GROUP_AFFINITY>, previous: Ptr<GROUP_AFFINITY>) {
     let GROUP_AFFINITY { Mask, Group, Reserved } = affinity.read();
@@ -130,7 +130,7 @@ fn ke_set_system_group_affinity_thread(k: &Kernel, affinity: Ptr<GROUP_AFFINITY>
     }
 }
 
-/// "KeRevertToUserGroupAffinityThread function". What was not set by a driver is written as zero, and means any processor.
+/// "`KeRevertToUserGroupAffinityThread` function". What was not set by a driver is written as zero, and means any processor.
 fn ke_revert_to_user_group_affinity_thread(k: &Kernel, previous: Ptr<GROUP_AFFINITY>) {
     let GROUP_AFFINITY { Mask, Group, .. } = previous.read();
     let affinity = (Mask != 0).then_some(Affinity { group: Group, mask: Mask as u64 });

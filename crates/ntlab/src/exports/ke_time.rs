@@ -20,7 +20,7 @@ const FREQUENCY: u64 = 10_000_000;
 const TIME_INCREMENT: u32 = 156_250;
 const MICROSECOND: u64 = 1000;
 
-/// "KeQueryPerformanceCounter function".
+/// "`KeQueryPerformanceCounter` function".
 fn ke_query_performance_counter(k: &Kernel, frequency: Ptr<u64>) -> u64 {
     if !frequency.is_null() {
         frequency.write(FREQUENCY);
@@ -28,23 +28,23 @@ fn ke_query_performance_counter(k: &Kernel, frequency: Ptr<u64>) -> u64 {
     k.now() / UNIT
 }
 
-/// "KeQueryInterruptTimePrecise function".
+/// "`KeQueryInterruptTimePrecise` function".
 fn ke_query_interrupt_time_precise(k: &Kernel, counter: Ptr<u64>) -> u64 {
     counter.write(k.now() / UNIT);
     k.now() / UNIT
 }
 
-/// "KeQuerySystemTimePrecise function".
+/// "`KeQuerySystemTimePrecise` function".
 fn ke_query_system_time_precise(k: &Kernel, time: Ptr<u64>) {
     time.write(SYSTEM_TIME_AT_START + k.now() / UNIT);
 }
 
-/// "KeQueryTimeIncrement function".
-fn ke_query_time_increment(_: &Kernel) -> u32 {
+/// "`KeQueryTimeIncrement` function".
+const fn ke_query_time_increment(_: &Kernel) -> u32 {
     TIME_INCREMENT
 }
 
-/// "KeStallExecutionProcessor function".
+/// "`KeStallExecutionProcessor` function".
 fn ke_stall_execution_processor(k: &Kernel, microseconds: u32) {
     k.stall(u64::from(microseconds) * MICROSECOND);
 }

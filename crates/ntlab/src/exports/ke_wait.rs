@@ -41,7 +41,7 @@ const THREAD_WAIT_OBJECTS: usize = 3;
 /// `MAXIMUM_WAIT_OBJECTS`.
 const MAXIMUM_WAIT_OBJECTS: usize = 64;
 
-/// "KeInitializeEvent function".
+/// "`KeInitializeEvent` function".
 fn ke_initialize_event(k: &Kernel, event: Ptr<KEVENT>, kind: i32, state: bool) {
     let notification = match kind {
         0 => true,
@@ -51,66 +51,66 @@ fn ke_initialize_event(k: &Kernel, event: Ptr<KEVENT>, kind: i32, state: bool) {
     k.initialize_event(event, notification, state);
 }
 
-/// "KeSetEvent function".
+/// "`KeSetEvent` function".
 fn ke_set_event(k: &Kernel, event: Ptr<KEVENT>, _increment: i32, wait: bool) -> i32 {
     refuse_wait("KeSetEvent", wait);
     k.set_event(event)
 }
 
-/// "KeResetEvent function".
+/// "`KeResetEvent` function".
 fn ke_reset_event(_: &Kernel, event: Ptr<KEVENT>) -> i32 {
     at!(event, Header.SignalState).replace(0)
 }
 
-/// "KeClearEvent function".
+/// "`KeClearEvent` function".
 fn ke_clear_event(_: &Kernel, event: Ptr<KEVENT>) {
     at!(event, Header.SignalState).write(0);
 }
 
-/// "KePulseEvent function".
+/// "`KePulseEvent` function".
 fn ke_pulse_event(k: &Kernel, event: Ptr<KEVENT>, _increment: i32, wait: bool) -> i32 {
     refuse_wait("KePulseEvent", wait);
     k.sched.pulse_event(k, event)
 }
 
-/// "KeReadStateEvent function".
+/// "`KeReadStateEvent` function".
 fn ke_read_state_event(_: &Kernel, event: Ptr<KEVENT>) -> i32 {
     at!(event, Header.SignalState).read()
 }
 
-/// "KeInitializeSemaphore function".
+/// "`KeInitializeSemaphore` function".
 fn ke_initialize_semaphore(k: &Kernel, semaphore: Ptr<KSEMAPHORE>, count: i32, limit: i32) {
     k.sched.initialize_semaphore(semaphore, count, limit);
 }
 
-/// "KeReleaseSemaphore function".
+/// "`KeReleaseSemaphore` function".
 fn ke_release_semaphore(k: &Kernel, semaphore: Ptr<KSEMAPHORE>, _increment: i32, adjustment: i32, wait: bool) -> i32 {
     refuse_wait("KeReleaseSemaphore", wait);
     k.sched.release_semaphore(k, semaphore, adjustment)
 }
 
-/// "KeReadStateSemaphore function".
+/// "`KeReadStateSemaphore` function".
 fn ke_read_state_semaphore(_: &Kernel, semaphore: Ptr<KSEMAPHORE>) -> i32 {
     at!(semaphore, Header.SignalState).read()
 }
 
-/// "KeInitializeMutex function".
+/// "`KeInitializeMutex` function".
 fn ke_initialize_mutex(k: &Kernel, mutex: Ptr<KMUTANT>, _level: u32) {
     k.sched.initialize_mutex(mutex);
 }
 
-/// "KeReleaseMutex function".
+/// "`KeReleaseMutex` function".
 fn ke_release_mutex(k: &Kernel, mutex: Ptr<KMUTANT>, wait: bool) -> i32 {
     refuse_wait("KeReleaseMutex", wait);
     k.sched.release_mutex(k, mutex)
 }
 
-/// "KeReadStateMutex function".
+/// "`KeReadStateMutex` function".
 fn ke_read_state_mutex(_: &Kernel, mutex: Ptr<KMUTANT>) -> i32 {
     at!(mutex, Header.SignalState).read()
 }
 
-/// "KeWaitForSingleObject function". Nothing alerts threads here, so that an alertable wait is like any other.
+/// "`KeWaitForSingleObject` function". Nothing alerts threads here, so that an alertable wait is like any other.
 fn ke_wait_for_single_object(
     k: &Kernel,
     object: Ptr<DISPATCHER_HEADER>,
@@ -122,7 +122,7 @@ fn ke_wait_for_single_object(
     k.sched.wait(k, "KeWaitForSingleObject", &[object], Need::Any, deadline(k, timeout))
 }
 
-/// "KeWaitForMultipleObjects function".
+/// "`KeWaitForMultipleObjects` function".
 #[allow(clippy::too_many_arguments, reason = "it has so many")]
 fn ke_wait_for_multiple_objects(
     k: &Kernel,
@@ -150,7 +150,7 @@ fn ke_wait_for_multiple_objects(
     k.sched.wait(k, "KeWaitForMultipleObjects", &objects, need, deadline(k, timeout))
 }
 
-/// "KeDelayExecutionThread function".
+/// "`KeDelayExecutionThread` function".
 fn ke_delay_execution_thread(k: &Kernel, _mode: i8, _alertable: bool, interval: Ptr<i64>) -> i32 {
     k.sched.delay(k, "KeDelayExecutionThread", k.sched.due(interval.read()));
     0

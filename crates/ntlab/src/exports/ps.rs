@@ -20,7 +20,8 @@ pub const FUNCTIONS: &[Export] = &[
     export!("PsGetCurrentThreadId", any_level(), ps_get_current_thread_id),
 ];
 
-/// "PsCreateSystemThread function". Attributes matter for whose the handle is: every handle here is the kernel's.
+/// "`PsCreateSystemThread` function". Attributes matter for whose the handle is: every handle here is the kernel's.
+#[allow(clippy::too_many_arguments, reason = "it has so many")]
 fn ps_create_system_thread(
     k: &Kernel,
     handle: Ptr<u64>,
@@ -43,7 +44,7 @@ fn ps_create_system_thread(
     0
 }
 
-/// "PsTerminateSystemThread function": does not return.
+/// "`PsTerminateSystemThread` function": does not return.
 fn ps_terminate_system_thread(k: &Kernel, status: i32) -> i32 {
     if !k.current_thread().is_system() {
         let sentence = "PsTerminateSystemThread called by a thread that PsCreateSystemThread did not make";
@@ -52,12 +53,12 @@ fn ps_terminate_system_thread(k: &Kernel, status: i32) -> i32 {
     ThreadExit { status }.raise()
 }
 
-/// "PsGetCurrentThread function", "KeGetCurrentThread function".
+/// "`PsGetCurrentThread` function", "`KeGetCurrentThread` function".
 fn current_thread(k: &Kernel) -> u64 {
     k.current_thread_object()
 }
 
-/// "PsGetCurrentThreadId function". Thread identifiers are multiples of 4.
+/// "`PsGetCurrentThreadId` function". Thread identifiers are multiples of 4.
 fn ps_get_current_thread_id(k: &Kernel) -> u64 {
     u64::from(k.thread_id().0) * 4
 }

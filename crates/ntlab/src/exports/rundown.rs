@@ -34,19 +34,19 @@ const RUNDOWN: u64 = 1;
 /// One acquisition.
 const ONE: u64 = 2;
 
-/// "ExInitializeRundownProtection function".
+/// "`ExInitializeRundownProtection` function".
 fn ex_initialize_rundown_protection(_: &Kernel, reference: Ptr<u64>) {
     reference.write(0);
 }
 
-/// "ExReInitializeRundownProtection function", "ExReInitializeRundownProtectionCacheAware function": only after the run-down.
+/// "`ExReInitializeRundownProtection` function", "`ExReInitializeRundownProtectionCacheAware` function": only after the run-down.
 fn ex_re_initialize_rundown_protection(_: &Kernel, reference: Ptr<u64>) {
     if reference.replace(0) != RUNDOWN {
         misuse(reference, "run-down protection is initialised again before it was run down").raise();
     }
 }
 
-/// "ExAcquireRundownProtection function", "ExAcquireRundownProtectionCacheAware function".
+/// "`ExAcquireRundownProtection` function", "`ExAcquireRundownProtectionCacheAware` function".
 fn ex_acquire_rundown_protection(_: &Kernel, reference: Ptr<u64>) -> bool {
     let count = reference.read();
     let free = count & RUNDOWN == 0;
@@ -56,7 +56,7 @@ fn ex_acquire_rundown_protection(_: &Kernel, reference: Ptr<u64>) -> bool {
     free
 }
 
-/// "ExReleaseRundownProtection function", "ExReleaseRundownProtectionCacheAware function".
+/// "`ExReleaseRundownProtection` function", "`ExReleaseRundownProtectionCacheAware` function".
 fn ex_release_rundown_protection(_: &Kernel, reference: Ptr<u64>) {
     match reference.read().checked_sub(ONE) {
         Some(count) => reference.write(count),
@@ -64,18 +64,18 @@ fn ex_release_rundown_protection(_: &Kernel, reference: Ptr<u64>) {
     }
 }
 
-/// "ExWaitForRundownProtectionRelease function", "ExWaitForRundownProtectionReleaseCacheAware function".
+/// "`ExWaitForRundownProtectionRelease` function", "`ExWaitForRundownProtectionReleaseCacheAware` function".
 fn ex_wait_for_rundown_protection_release(k: &Kernel, reference: Ptr<u64>) {
     reference.write(reference.read() | RUNDOWN);
     k.block_until("the release of run-down protection", |_| reference.read() == RUNDOWN, None);
 }
 
-/// "ExRundownCompleted function", "ExRundownCompletedCacheAware function".
+/// "`ExRundownCompleted` function", "`ExRundownCompletedCacheAware` function".
 fn ex_rundown_completed(_: &Kernel, reference: Ptr<u64>) {
     reference.write(RUNDOWN);
 }
 
-/// "ExAllocateCacheAwareRundownProtection function". What is in the structure is the system's own affair: here it is one count.
+/// "`ExAllocateCacheAwareRundownProtection` function". What is in the structure is the system's own affair: here it is one count.
 fn ex_allocate_cache_aware_rundown_protection(k: &Kernel, kind: i32, tag: u32) -> Ptr<u64> {
     // POOL_TYPE: NonPagedPool, PagedPool, NonPagedPoolNx.
     let kind = match kind {
@@ -89,7 +89,7 @@ fn ex_allocate_cache_aware_rundown_protection(k: &Kernel, kind: i32, tag: u32) -
     k.memory.pool.allocate(request, Rc::default()).cast()
 }
 
-/// "ExFreeCacheAwareRundownProtection function".
+/// "`ExFreeCacheAwareRundownProtection` function".
 fn ex_free_cache_aware_rundown_protection(k: &Kernel, reference: Ptr<u64>) {
     if reference.read() >= ONE {
         misuse(reference, "run-down protection is freed while it is acquired").raise();

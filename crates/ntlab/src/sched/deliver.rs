@@ -26,13 +26,13 @@ impl Sched {
         let processor = self.current_processor();
         while processor.has_deliverable() {
             match processor.take_interrupt() {
-                Some(interrupt) => self.serve(k, processor, &interrupt),
-                None => self.run_dpcs(k, processor),
+                Some(interrupt) => Self::serve(k, processor, &interrupt),
+                None => Self::run_dpcs(k, processor),
             }
         }
     }
 
-    fn serve(&self, k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
+    fn serve(k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
         let before = processor.irql();
         Self::set_irql(k, processor, interrupt.irql);
         k.record(Kind::Interrupt { vector: interrupt.vector });
@@ -40,7 +40,7 @@ impl Sched {
         Self::set_irql(k, processor, before);
     }
 
-    fn run_dpcs(&self, k: &Kernel, processor: &Processor) {
+    fn run_dpcs(k: &Kernel, processor: &Processor) {
         let before = processor.irql();
         Self::set_irql(k, processor, DISPATCH_LEVEL);
         processor.in_dpc.set(true);
@@ -76,8 +76,7 @@ impl Sched {
     /// Sets the processor to which a DPC is queued from now on.
     pub fn set_dpc_target(&self, dpc: Ptr<KDPC>, index: u32) {
         check_dpc(dpc);
-        let number = u16::try_from(index).expect("there are at most 2,048 processors");
-        at!(dpc, Anonymous.Anonymous.Number).write(TARGET + number);
+        at!(dpc, Anonymous.Anonymous.Number).write(TARGET + narrow(index));
     }
 
     /// Sets where in the queue a DPC is put from now on.
@@ -108,9 +107,9 @@ impl Sched {
         at!(dpc, DpcData).cast().write(QUEUED + u64::from(target));
         let mut queue = processor.dpcs.borrow_mut();
         if importance_of(dpc) == HIGH_IMPORTANCE {
-            queue.push_front(dpc)
+            queue.push_front(dpc);
         } else {
-            queue.push_back(dpc)
+            queue.push_back(dpc);
         }
         drop(queue);
         processor.dpcs_queued.set(processor.dpcs_queued.get() + 1);
@@ -151,6 +150,10 @@ impl Sched {
             }
         }
     }
+}
+
+fn narrow(index: u32) -> u16 {
+    u16::try_from(index).expect("there are at most 2,048 processors")
 }
 
 /// The type of a DPC object; a threaded DPC has another.

@@ -278,13 +278,14 @@ impl Sched {
 
     /// The same for a thread whose `KTHREAD` counts references; returns its address. The thread holds one until it ends.
     pub fn spawn_counted(&self, k: &Kernel, name: &str, body: impl FnOnce(&Kernel) + 'static) -> u64 {
-        let id = self.spawn(k, name, Box::new(body));
-        let thread = self.thread(id).expect("a new thread has not ended");
+        // SAFETY: the body borrows nothing.
+        let thread = unsafe { self.make_thread(k, name, false, Box::new(body)) };
         let address = self.thread_object(k, &thread);
         thread.counted.set(true);
         object::add(k, address, object::Kind::Thread, move |k| {
             k.memory.free_object(Ptr::<u8>::new(address));
         });
+        self.begin_thread(k, &thread);
         address
     }
 
@@ -296,9 +297,13 @@ impl Sched {
     pub(crate) unsafe fn start_thread(&self, k: &Kernel, name: &str, body: ThreadBody<'_>) -> ThreadId {
         // SAFETY: as the caller promises.
         let thread = unsafe { self.make_thread(k, name, false, body) };
-        k.record(Kind::ThreadStarted(name.into()));
-        self.make_ready(k, &thread);
+        self.begin_thread(k, &thread);
         thread.id
+    }
+
+    fn begin_thread(&self, k: &Kernel, thread: &Rc<Thread>) {
+        k.record(Kind::ThreadStarted((*thread.name).into()));
+        self.make_ready(k, thread);
     }
 
     /// # Safety

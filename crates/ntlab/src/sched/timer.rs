@@ -19,7 +19,7 @@ pub const SYSTEM_TIME_AT_START: u64 = 134_116_992_000_000_000;
 
 impl Sched {
     /// The virtual time that a driver means: negative is from now, positive is system time; both in units of 100 ns.
-    pub fn due(&self, time: i64) -> u64 {
+    pub const fn due(&self, time: i64) -> u64 {
         let units = time.unsigned_abs();
         if time < 0 {
             return self.now().saturating_add(units.saturating_mul(UNIT));

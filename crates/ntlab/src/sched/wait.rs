@@ -59,7 +59,9 @@ impl Sched {
     /// Waits for objects until virtual time `deadline`; 0 does not wait. Returns the status of the wait: for [`Need::Any`] the position of
     /// the object that ended it.
     pub fn wait(&self, k: &Kernel, what: &'static str, objects: &[Object], need: Need, deadline: Option<u64>) -> i32 {
-        objects.iter().for_each(|&object| check(object));
+        for &object in objects {
+            check(object);
+        }
         let thread = self.current_thread();
         if let Some(status) = satisfy(k, &thread, objects, need) {
             return status;
