@@ -10,6 +10,7 @@ use crate::{
     events::{Kind, Log},
     exec::Exec,
     exports::Export,
+    faults::Faults,
     hot_add::HotAdd,
     hw::Hardware,
     io::Io,
@@ -47,6 +48,8 @@ pub struct Kernel {
     pub power: Power,
     /// Processors and memory that are added.
     pub hot_add: HotAdd,
+    /// Calls that are to fail.
+    pub faults: Faults,
     /// The trace of the run.
     pub log: Log,
 }
@@ -66,6 +69,7 @@ impl Kernel {
             pnp: Pnp::default(),
             power: Power::default(),
             hot_add: HotAdd::default(),
+            faults: Faults::default(),
             log: Log::new(config.keep_trace),
             config,
         }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod events;
 pub mod exec;
 pub mod exports;
+pub mod faults;
 pub mod finding;
 pub mod hot_add;
 pub mod hw;

@@ -102,7 +102,8 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
     let k = running();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         k.enter(export);
-        (export.call)(k, Arguments::new(Ptr::new(arguments)))
+        let failed = k.faults.strike(k, export.name);
+        failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))))
     }));
     match result {
         Ok(value) => value,
