@@ -1,7 +1,7 @@
 //! Function devices and their dispatch routines ("Device Objects and Device Stacks", "Writing Dispatch Routines").
 //!
-//! A driver says what its device does by [`Function`]. The dispatch routines here take the remove lock around each call,
-//! and carry out the removal: nothing reaches a `Function` after it is dropped.
+//! A driver says what its device does by [`Function`]. The dispatch routines here take the remove lock around each
+//! call, and carry out the removal: nothing reaches a `Function` after it is dropped.
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
@@ -79,8 +79,9 @@ pub trait Function: Send + Sync + Sized + 'static {
         irp.pass_down(device.lower())
     }
 
-    /// `IRP_MN_REMOVE_DEVICE`: ends everything that holds a [`DeviceRef`], requests too. Then the remove lock is waited for, `Self`
-    /// is dropped, and the IRP is passed down ("Handling an `IRP_MN_REMOVE_DEVICE` Request"). IRQL: PASSIVE_LEVEL.
+    /// `IRP_MN_REMOVE_DEVICE`: ends everything that holds a [`DeviceRef`], requests too. Then the remove lock is waited
+    /// for, `Self` is dropped, and the IRP is passed down ("Handling an `IRP_MN_REMOVE_DEVICE` Request"). IRQL:
+    /// PASSIVE_LEVEL.
     fn remove(device: &Device<Self>, passive: Passive<'_>);
 }
 
@@ -153,7 +154,8 @@ impl<F: Function> Deref for Device<F> {
     type Target = F;
 
     fn deref(&self) -> &F {
-        // SAFETY: dispatch routines and `DeviceRef` hold the remove lock, and it is set between `finish` and the end of that.
+        // SAFETY: dispatch routines and `DeviceRef` hold the remove lock, and it is set between `finish` and the end of
+        // that.
         unsafe { &*self.extension().function.load(Ordering::Acquire) }
     }
 }
@@ -256,7 +258,8 @@ impl<F: Function> Drop for NewDevice<F> {
 fn create_object(driver: &DriverObject, extension: usize) -> Result<NonNull<DEVICE_OBJECT>> {
     let extension = u32::try_from(extension).map_err(|_| NtStatus::INVALID_PARAMETER)?;
     let mut object = ptr::null_mut();
-    // SAFETY: called from AddDevice at PASSIVE_LEVEL with our driver object; the device has no name, as its PDO has one.
+    // SAFETY: called from AddDevice at PASSIVE_LEVEL with our driver object; the device has no name, as its PDO has
+    // one.
     check(unsafe {
         ntddk::IoCreateDevice(
             driver.as_ptr(),
@@ -326,8 +329,8 @@ fn guarded<'a, F: Function>(device: &Device<F>, irp: Irp<'a>, tag: *mut c_void) 
 }
 
 fn route<'a, F: Function>(device: &Device<F>, irp: Irp<'a>) -> Disposition<'a> {
-    // SAFETY: used for the functions that come at PASSIVE_LEVEL only ("Dispatch Routines and IRQLs"); power IRPs do, as the device is
-    // marked DO_POWER_PAGABLE.
+    // SAFETY: used for the functions that come at PASSIVE_LEVEL only ("Dispatch Routines and IRQLs"); power IRPs do, as
+    // the device is marked DO_POWER_PAGABLE.
     let passive = unsafe { Passive::assume() };
     match u32::from(irp.major()) {
         IRP_MJ_CREATE => F::create(device, irp, passive),

@@ -93,7 +93,8 @@ impl Adapter {
         Ok(Self { raw: PoolArc::new(tag, raw)? })
     }
 
-    /// A buffer of `length` bytes, zeroed, at addresses that the device reaches ("`PALLOCATE_COMMON_BUFFER` callback function").
+    /// A buffer of `length` bytes, zeroed, at addresses that the device reaches ("`PALLOCATE_COMMON_BUFFER` callback
+    /// function").
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///

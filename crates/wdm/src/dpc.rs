@@ -83,8 +83,8 @@ impl<C: DpcRoutine> Dpc<C> {
         Self { block }
     }
 
-    /// Makes it run on one processor ("`KeSetTargetProcessorDpcEx` function"). Without a target it runs where it is queued. One that is
-    /// queued already may still run on the processor that it had before.
+    /// Makes it run on one processor ("`KeSetTargetProcessorDpcEx` function"). Without a target it runs where it is
+    /// queued. One that is queued already may still run on the processor that it had before.
     ///
     /// IRQL: any.
     ///
@@ -93,7 +93,8 @@ impl<C: DpcRoutine> Dpc<C> {
     /// `INVALID_PARAMETER` where there is no such processor.
     pub fn set_target(&self, processor: ProcessorNumber) -> Result {
         let mut number = processor.raw();
-        // SAFETY: the DPC is initialised, and the kernel reads its target once when it is queued; the number outlives the call.
+        // SAFETY: the DPC is initialised, and the kernel reads its target once when it is queued; the number outlives
+        // the call.
         check(unsafe { ntddk::KeSetTargetProcessorDpcEx(self.block.dpc.get(), &raw mut number) })
     }
 
@@ -110,14 +111,15 @@ impl<C: DpcRoutine> Dpc<C> {
         unsafe { ntddk::KeSetImportanceDpc(self.block.dpc.get(), importance) };
     }
 
-    /// Queues it; says whether it was not queued before ("`KeInsertQueueDpc` function"). Where it was, it runs once for both, with
-    /// the earlier argument.
+    /// Queues it; says whether it was not queued before ("`KeInsertQueueDpc` function"). Where it was, it runs once for
+    /// both, with the earlier argument.
     ///
     /// IRQL: any.
     #[expect(clippy::must_use_candidate, reason = "a DPC that is queued already does as well")]
     pub fn queue(&self, argument: usize) -> bool {
         let argument: PVOID = ptr::without_provenance_mut(argument);
-        // SAFETY: the DPC is initialised and lives until the routine runs nowhere; the argument is a number to the kernel.
+        // SAFETY: the DPC is initialised and lives until the routine runs nowhere; the argument is a number to the
+        // kernel.
         let inserted = unsafe { ntddk::KeInsertQueueDpc(self.block.dpc.get(), argument, ptr::null_mut()) };
         inserted != 0
     }
@@ -141,7 +143,8 @@ impl<C: DpcRoutine> Drop for Dpc<C> {
     }
 }
 
-/// Takes a DPC out of its queue and waits until its routine runs nowhere ("`KeFlushQueuedDpcs` function"). Nobody queues it again.
+/// Takes a DPC out of its queue and waits until its routine runs nowhere ("`KeFlushQueuedDpcs` function"). Nobody
+/// queues it again.
 ///
 /// IRQL: PASSIVE_LEVEL.
 pub fn remove_and_flush(dpc: &Kernel<KDPC>) {

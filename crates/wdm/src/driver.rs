@@ -1,4 +1,5 @@
-//! The driver as a whole: DriverEntry, AddDevice and Unload ("Writing a DriverEntry Routine", "Writing an Unload Routine").
+//! The driver as a whole: DriverEntry, AddDevice and Unload ("Writing a DriverEntry Routine", "Writing an Unload
+//! Routine").
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -19,8 +20,8 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// The tag of its pool blocks.
     const TAG: Tag;
 
-    /// DriverEntry: what it returns lives until the driver is unloaded. Steps that came before one that fails are undone by
-    /// dropping. IRQL: PASSIVE_LEVEL.
+    /// DriverEntry: what it returns lives until the driver is unloaded. Steps that came before one that fails are
+    /// undone by dropping. IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
@@ -164,7 +165,8 @@ macro_rules! driver {
         /// # Safety
         ///
         /// Called once by the I/O manager with the driver object and the registry path, at PASSIVE_LEVEL.
-        // SAFETY: no other function of this image has the name; the section is discarded after DriverEntry, which runs once.
+        // SAFETY: no other function of this image has the name; the section is discarded after DriverEntry, which runs
+        // once.
         #[unsafe(export_name = "DriverEntry")]
         #[unsafe(link_section = "INIT")]
         pub unsafe extern "system" fn driver_entry(
@@ -177,7 +179,8 @@ macro_rules! driver {
     };
 }
 
-/// Puts a function that runs at PASSIVE_LEVEL only into the pageable section ("Making Drivers Pageable"). It must not take a spin lock.
+/// Puts a function that runs at PASSIVE_LEVEL only into the pageable section ("Making Drivers Pageable"). It must not
+/// take a spin lock.
 #[macro_export]
 macro_rules! pageable {
     ($(#[$attribute:meta])* $visibility:vis fn $($rest:tt)*) => {

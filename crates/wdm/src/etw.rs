@@ -1,5 +1,5 @@
-//! Event tracing ("Adding Event Tracing to Kernel-Mode Drivers"). A driver defines its provider and writes its events with the macros
-//! of `tracelogging`; here is the registration.
+//! Event tracing ("Adding Event Tracing to Kernel-Mode Drivers"). A driver defines its provider and writes its events
+//! with the macros of `tracelogging`; here is the registration.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +30,8 @@ impl Registration {
         }
         // From here on dropping the value makes room for the next.
         let registration = Self { provider };
-        // SAFETY: PASSIVE_LEVEL by the token; the provider is not registered, and `drop` unregisters it before the driver unloads.
+        // SAFETY: PASSIVE_LEVEL by the token; the provider is not registered, and `drop` unregisters it before the
+        // driver unloads.
         let status = unsafe { provider.register() };
         NtStatus::new(status.cast_signed()).ok()?;
         Ok(registration)

@@ -129,15 +129,15 @@ impl Event {
 pub fn wait_for(object: &impl Waitable, interval: Option<Interval>, _: Passive<'_>) -> Wait {
     let mut due = interval.map(Interval::relative);
     let due = due.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
-    // SAFETY: the object is a live dispatcher object, the interval outlives the call, and PASSIVE_LEVEL by the token allows
-    // to wait. Waiting in kernel mode and not alertable keeps the stack resident and ends for no other reason.
+    // SAFETY: the object is a live dispatcher object, the interval outlives the call, and PASSIVE_LEVEL by the token
+    // allows to wait. Waiting in kernel mode and not alertable keeps the stack resident and ends for no other reason.
     let status =
         unsafe { ntddk::KeWaitForSingleObject(object.object(), _KWAIT_REASON::Executive, KERNEL_MODE, NO, due) };
     if status == STATUS_TIMEOUT { Wait::TimedOut } else { Wait::Satisfied }
 }
 
-/// Waits until `first` or `second` is signaled or `interval`, where there is one, has passed ("`KeWaitForMultipleObjects`
-/// function").
+/// Waits until `first` or `second` is signaled or `interval`, where there is one, has passed
+/// ("`KeWaitForMultipleObjects` function").
 ///
 /// IRQL: PASSIVE_LEVEL.
 ///

@@ -21,7 +21,8 @@ use crate::status::{NtStatus, Result, check};
 
 /// What an interrupt service routine does.
 pub trait InterruptService: Send + Sync + 'static {
-    /// Acknowledges the interrupt and queues a DPC; says whether it was the device's. `message` is 0 for a line. IRQL: DIRQL.
+    /// Acknowledges the interrupt and queues a DPC; says whether it was the device's. `message` is 0 for a line. IRQL:
+    /// DIRQL.
     fn service(&self, message: u32, irql: DeviceIrql<'_>) -> bool;
 }
 
@@ -53,16 +54,16 @@ unsafe impl<S: Send> Send for Block<S> {}
 unsafe impl<S: Sync> Sync for Block<S> {}
 
 impl<S: InterruptService> Interrupt<S> {
-    /// Connects the interrupt `resource`, a translated one: as messages where it is message-signaled, else as a line with the
-    /// processors and the group of the resource ("`IoConnectInterruptEx` function"). The service routine may run before this
-    /// returns.
+    /// Connects the interrupt `resource`, a translated one: as messages where it is message-signaled, else as a line
+    /// with the processors and the group of the resource ("`IoConnectInterruptEx` function"). The service routine may
+    /// run before this returns.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` for a level that is none, or what the kernel function
-    /// returns.
+    /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` for a level that is none, or what the
+    /// kernel function returns.
     pub fn connect(tag: Tag, pdo: &Pdo, resource: &InterruptResource, service: S, _: Passive<'_>) -> Result<Self> {
         let irql = KIRQL::try_from(resource.level).map_err(|_| NtStatus::INVALID_PARAMETER)?;
         let block = PoolBox::new(tag, Block { connection: UnsafeCell::new(ptr::null_mut()), service })?;
@@ -159,7 +160,8 @@ impl<S: InterruptService> Drop for Interrupt<S> {
         let mut parameters: IO_DISCONNECT_INTERRUPT_PARAMETERS = unsafe { mem::zeroed() };
         parameters.Version = self.version;
         parameters.ConnectionContext.Generic = self.block.connection();
-        // SAFETY: the version and the context of the call that connected; the service routine does not run any more afterwards.
+        // SAFETY: the version and the context of the call that connected; the service routine does not run any more
+        // afterwards.
         unsafe { ntddk::IoDisconnectInterruptEx(&raw mut parameters) };
     }
 }

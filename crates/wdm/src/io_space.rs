@@ -11,9 +11,9 @@ use crate::status::{NtStatus, Result};
 
 /// Mapped registers; unmapped when dropped. Every access is checked against their length.
 ///
-/// What is written to a DMA buffer before a register is written is there when the device sees the register, and what is read from
-/// the buffer after a register was read is no older. The processor keeps this order for uncached memory; a fence makes the
-/// compiler keep it.
+/// What is written to a DMA buffer before a register is written is there when the device sees the register, and what is
+/// read from the buffer after a register was read is no older. The processor keeps this order for uncached memory; a
+/// fence makes the compiler keep it.
 pub struct Registers {
     start: NonNull<c_void>,
     length: usize,
@@ -31,7 +31,8 @@ impl Registers {
     ///
     /// # Errors
     ///
-    /// `INVALID_PARAMETER` for an address or a length that is none; `INSUFFICIENT_RESOURCES` where there are no system addresses left.
+    /// `INVALID_PARAMETER` for an address or a length that is none; `INSUFFICIENT_RESOURCES` where there are no system
+    /// addresses left.
     pub fn map(start: u64, length: u64, _: Passive<'_>) -> Result<Self> {
         let size = usize::try_from(length).map_err(|_| NtStatus::INVALID_PARAMETER)?;
         let address = i64::try_from(start).map_err(|_| NtStatus::INVALID_PARAMETER)?;
@@ -39,7 +40,8 @@ impl Registers {
             return Err(NtStatus::INVALID_PARAMETER);
         }
         let address = LARGE_INTEGER { QuadPart: address };
-        // SAFETY: PASSIVE_LEVEL by the token. A caller without a right to the range breaks the machine, not memory of ours.
+        // SAFETY: PASSIVE_LEVEL by the token. A caller without a right to the range breaks the machine, not memory of
+        // ours.
         let start = unsafe { ntddk::MmMapIoSpaceEx(address, length as SIZE_T, PAGE_READWRITE | PAGE_NOCACHE) };
         let start = NonNull::new(start).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
         Ok(Self { start, length: size })

@@ -1,9 +1,9 @@
 //! IRPs ("Handling IRPs").
 //!
-//! An [`Irp`] is the one that a dispatch routine was called with. It is completed, pended or passed down exactly once: each of
-//! these consumes it and returns the [`Disposition`] that the dispatch routine must return, and nothing else makes one. A
-//! [`PendedIrp`] is one that outlives its dispatch routine. What drops one of them undisposed completes it with
-//! `UNSUCCESSFUL`, so that it is never lost.
+//! An [`Irp`] is the one that a dispatch routine was called with. It is completed, pended or passed down exactly once:
+//! each of these consumes it and returns the [`Disposition`] that the dispatch routine must return, and nothing else
+//! makes one. A [`PendedIrp`] is one that outlives its dispatch routine. What drops one of them undisposed completes it
+//! with `UNSUCCESSFUL`, so that it is never lost.
 
 use core::marker::PhantomData;
 use core::mem;
@@ -266,12 +266,13 @@ impl<'a> Irp<'a> {
     ///
     /// # Errors
     ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory to wait; it was not passed down then. What the lower drivers answered is
-    /// the `Ok` value.
+    /// `INSUFFICIENT_RESOURCES` where there is no memory to wait; it was not passed down then. What the lower drivers
+    /// answered is the `Ok` value.
     pub fn send_and_wait(&mut self, lower: &LowerDevice, tag: Tag, passive: Passive<'_>) -> Result<NtStatus> {
         let done = Event::new(tag, EventKind::Notification, false)?;
         self.inner.copy_stack(signal_completion, (&raw const done).cast_mut().cast());
-        // Waits whatever the lower driver returned: the completion routine runs in every case, and then nobody but us holds it.
+        // Waits whatever the lower driver returned: the completion routine runs in every case, and then nobody but us
+        // holds it.
         self.inner.call(lower);
         done.wait(passive);
         Ok(self.status())

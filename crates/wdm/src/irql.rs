@@ -1,8 +1,8 @@
 //! IRQLs as types ("Managing Hardware Priorities").
 //!
-//! A token says at which IRQL the routine that holds it was called. Whoever calls the routine makes it: the dispatch routines of
-//! [`crate::device`], the callbacks of the other modules. A token catches mistakes, it does not prove: code that holds a spin
-//! lock still sees the token of the routine around it.
+//! A token says at which IRQL the routine that holds it was called. Whoever calls the routine makes it: the dispatch
+//! routines of [`crate::device`], the callbacks of the other modules. A token catches mistakes, it does not prove: code
+//! that holds a spin lock still sees the token of the routine around it.
 
 use core::marker::PhantomData;
 

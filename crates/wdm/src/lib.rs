@@ -1,9 +1,10 @@
 //! Safe building blocks for WDM drivers, over `wdk-sys`.
 //!
-//! Registrations, connections and mappings are values and end when they are dropped; where the kernel can, dropping waits until no
-//! handler runs any more. Values of this crate must be dropped before the driver unloads: leaking one (`core::mem::forget`)
-//! leaves the kernel with a pointer to code that is gone. Every function says at which IRQL it may be called, and where it costs
-//! nothing a token from [`irql`] says it in the types. Nothing here panics; whatever allocates can fail.
+//! Registrations, connections and mappings are values and end when they are dropped; where the kernel can, dropping
+//! waits until no handler runs any more. Values of this crate must be dropped before the driver unloads: leaking one
+//! (`core::mem::forget`) leaves the kernel with a pointer to code that is gone. Every function says at which IRQL it
+//! may be called, and where it costs nothing a token from [`irql`] says it in the types. Nothing here panics; whatever
+//! allocates can fail.
 #![no_std]
 
 pub use wdk_sys;

@@ -32,10 +32,11 @@ impl<T> SpinLock<T> {
 
     /// Takes the lock; the guard gives it back and restores the IRQL ("`KeAcquireSpinLock` macro").
     ///
-    /// IRQL: <= DISPATCH_LEVEL; raised to DISPATCH_LEVEL while the guard lives. Guards of two locks are dropped in the reverse
-    /// order, or the IRQL falls too early.
+    /// IRQL: <= DISPATCH_LEVEL; raised to DISPATCH_LEVEL while the guard lives. Guards of two locks are dropped in the
+    /// reverse order, or the IRQL falls too early.
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
-        // SAFETY: at DISPATCH_LEVEL or below; the lock stays where it is while the guard borrows it, and starts as zero.
+        // SAFETY: at DISPATCH_LEVEL or below; the lock stays where it is while the guard borrows it, and starts as
+        // zero.
         let before = unsafe { ntddk::KeAcquireSpinLockRaiseToDpc(self.lock.get()) };
         SpinLockGuard { lock: self, before, thread: PhantomData }
     }

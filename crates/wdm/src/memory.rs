@@ -44,7 +44,8 @@ const fn sum(mut next: *const PHYSICAL_MEMORY_RANGE) -> u64 {
     }
 }
 
-/// `\KernelObjects\HighMemoryCondition`: signaled while much memory is free ("Standard Event Objects"). A hint, no more.
+/// `\KernelObjects\HighMemoryCondition`: signaled while much memory is free ("Standard Event Objects"). A hint, no
+/// more.
 pub struct HighMemoryCondition {
     event: NonNull<KEVENT>,
     handle: HANDLE,
@@ -63,8 +64,8 @@ unsafe impl Waitable for HighMemoryCondition {
 }
 
 impl HighMemoryCondition {
-    /// Opens the event ("`IoCreateNotificationEvent` function"). The handle is the system process's: opened in DriverEntry or a system
-    /// thread, and dropped in one.
+    /// Opens the event ("`IoCreateNotificationEvent` function"). The handle is the system process's: opened in
+    /// DriverEntry or a system thread, and dropped in one.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///

@@ -29,8 +29,8 @@ const ARRIVAL: GUID =
 const REMOVAL: GUID =
     GUID { Data1: 0xcb3a_4005, Data2: 0x46f0, Data3: 0x11d0, Data4: [0xb0, 0x8f, 0x00, 0x60, 0x97, 0x13, 0x05, 0x3f] };
 
-/// What a driver does when an interface comes or goes. It must be quick: work goes to a work item. The same arrival may come
-/// twice.
+/// What a driver does when an interface comes or goes. It must be quick: work goes to a work item. The same arrival may
+/// come twice.
 pub trait InterfaceChange: Send + Sync + 'static {
     /// An interface arrived. IRQL: PASSIVE_LEVEL.
     fn arrived(&self, passive: Passive<'_>);
@@ -53,8 +53,8 @@ unsafe impl<C: InterfaceChange> Send for InterfaceNotification<C> {}
 unsafe impl<C: InterfaceChange> Sync for InterfaceNotification<C> {}
 
 impl<C: InterfaceChange> InterfaceNotification<C> {
-    /// Registers for interfaces of `class`, those that are there already too if `existing` ("`IoRegisterPlugPlayNotification`
-    /// function").
+    /// Registers for interfaces of `class`, those that are there already too if `existing`
+    /// ("`IoRegisterPlugPlayNotification` function").
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
@@ -72,7 +72,8 @@ impl<C: InterfaceChange> InterfaceNotification<C> {
         let context = PoolBox::new(tag, context)?;
         let flags = if existing { PNPNOTIFY_DEVICE_INTERFACE_INCLUDE_EXISTING_INTERFACES } else { 0 };
         let mut entry = ptr::null_mut();
-        // SAFETY: PASSIVE_LEVEL by the token; the class is only read, and the context lives until the registration has ended.
+        // SAFETY: PASSIVE_LEVEL by the token; the class is only read, and the context lives until the registration has
+        // ended.
         check(unsafe {
             ntddk::IoRegisterPlugPlayNotification(
                 _IO_NOTIFICATION_EVENT_CATEGORY::EventCategoryDeviceInterfaceChange,

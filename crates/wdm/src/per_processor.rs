@@ -1,7 +1,8 @@
-//! One value for each processor, found by the processor's index without a lock ("Dynamic Hardware Partitioning Driver Design").
+//! One value for each processor, found by the processor's index without a lock ("Dynamic Hardware Partitioning Driver
+//! Design").
 //!
-//! A value goes through what its processor goes through: [`PerProcessor::insert`] in AddStart, from whose end on code may run on the
-//! processor; [`PerProcessor::commit`] in AddComplete; [`PerProcessor::remove`] in AddFailure.
+//! A value goes through what its processor goes through: [`PerProcessor::insert`] in AddStart, from whose end on code
+//! may run on the processor; [`PerProcessor::commit`] in AddComplete; [`PerProcessor::remove`] in AddFailure.
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -22,7 +23,8 @@ pub struct PerProcessor<T: Send + Sync + 'static> {
 
 /// # Invariants
 ///
-/// `value` is null or came from `PoolBox::into_raw` with the table's tag. Once `committed` is set, neither changes any more.
+/// `value` is null or came from `PoolBox::into_raw` with the table's tag. Once `committed` is set, neither changes any
+/// more.
 struct Slot<T> {
     value: AtomicPtr<T>,
     committed: AtomicBool,
@@ -60,14 +62,15 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
         self.slots.get(usize::try_from(index).ok()?)
     }
 
-    /// Gives the processor its value, on the NUMA node `node` where the system can; from now on [`PerProcessor::current`] finds it there.
+    /// Gives the processor its value, on the NUMA node `node` where the system can; from now on
+    /// [`PerProcessor::current`] finds it there.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` where the index is beyond the table, `INVALID_DEVICE_STATE` where the
-    /// processor has a value already; the value is dropped.
+    /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` where the index is beyond the table,
+    /// `INVALID_DEVICE_STATE` where the processor has a value already; the value is dropped.
     pub fn insert(&self, processor: AddedProcessor, node: Option<u16>, value: T, passive: Passive<'_>) -> Result {
         let slot = self.slot(processor.index).ok_or(NtStatus::INVALID_PARAMETER)?;
         let raw = PoolBox::new_on_node(self.tag, value, node, passive)?.into_raw();
@@ -91,8 +94,8 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
 
     /// Takes the value of a processor that was not added out of the table and drops it; a committed one stays.
     ///
-    /// Where the processor runs all the same, because it is the registration that failed, the value is only hidden, and dropped with
-    /// the table: code on that processor may be looking at it.
+    /// Where the processor runs all the same, because it is the registration that failed, the value is only hidden, and
+    /// dropped with the table: code on that processor may be looking at it.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn remove(&self, processor: AddedProcessor, _: Passive<'_>) {
@@ -113,8 +116,8 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
 
     /// The value of the processor on which this is called.
     ///
-    /// The value stays valid when the thread moves to another processor: one that runs has been added, and an added processor never
-    /// leaves.
+    /// The value stays valid when the thread moves to another processor: one that runs has been added, and an added
+    /// processor never leaves.
     ///
     /// IRQL: any.
     #[must_use]

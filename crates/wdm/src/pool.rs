@@ -1,8 +1,8 @@
 //! Nonpaged pool, every allocation fallible ("`ExAllocatePool2` function", "`ExAllocatePool3` function").
 //!
-//! `PoolBox` owns one value, `PoolArc` shares one, `PoolArray` owns a run of them. Pool blocks do not move, so kernel objects
-//! and callback contexts live in them. Allocating and freeing is allowed at DISPATCH_LEVEL and below; dropping runs the drop
-//! code of what is inside, at the IRQL that this one asks for.
+//! `PoolBox` owns one value, `PoolArc` shares one, `PoolArray` owns a run of them. Pool blocks do not move, so kernel
+//! objects and callback contexts live in them. Allocating and freeing is allowed at DISPATCH_LEVEL and below; dropping
+//! runs the drop code of what is inside, at the IRQL that this one asks for.
 
 use core::mem;
 use core::ops::{Deref, DerefMut};
@@ -52,7 +52,8 @@ fn allocate<T>(tag: Tag, count: usize, node: Option<(u16, Passive<'_>)>) -> Resu
     let flags = POOL_FLAG_NON_PAGED | aligned;
     let block = match node.and_then(|(node, passive)| Some((node, preferring_allocator(passive)?))) {
         Some((node, allocator)) => allocate_near(allocator, flags, bytes, tag, node),
-        // SAFETY: nonpaged pool may be allocated at DISPATCH_LEVEL and below, where this function is called; tag and size are not 0.
+        // SAFETY: nonpaged pool may be allocated at DISPATCH_LEVEL and below, where this function is called; tag and
+        // size are not 0.
         None => unsafe { ntddk::ExAllocatePool2(flags, bytes, tag.raw()) },
     };
     let block = NonNull::new(block.cast::<T>()).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
@@ -65,8 +66,8 @@ fn allocate<T>(tag: Tag, count: usize, node: Option<(u16, Passive<'_>)>) -> Resu
 
 /// Gives back what [`allocate`] returned.
 fn free<T>(block: NonNull<T>, tag: Tag) {
-    // SAFETY: the block came from `allocate` with this tag, and its owner is done with it; nonpaged pool may be freed at
-    // DISPATCH_LEVEL and below.
+    // SAFETY: the block came from `allocate` with this tag, and its owner is done with it; nonpaged pool may be freed
+    // at DISPATCH_LEVEL and below.
     unsafe { ntddk::ExFreePoolWithTag(block.as_ptr().cast(), tag.raw()) };
 }
 

@@ -1,5 +1,5 @@
-//! Processors, groups and NUMA nodes, and their hot-add ("Supporting Systems That Have More Than 64 Processors", "Dynamic Hardware
-//! Partitioning").
+//! Processors, groups and NUMA nodes, and their hot-add ("Supporting Systems That Have More Than 64 Processors",
+//! "Dynamic Hardware Partitioning").
 //!
 //! Nothing here counts the bits of a mask, and masks may have gaps.
 
@@ -79,8 +79,8 @@ pub fn group_affinity(group: u16) -> GroupAffinity {
     GroupAffinity { group, mask }
 }
 
-/// The processor that this runs on, by index and by number ("`KeGetCurrentProcessorNumberEx` function"). Below DISPATCH_LEVEL it
-/// may be another by the time it is used.
+/// The processor that this runs on, by index and by number ("`KeGetCurrentProcessorNumberEx` function"). Below
+/// DISPATCH_LEVEL it may be another by the time it is used.
 ///
 /// IRQL: any.
 #[must_use]

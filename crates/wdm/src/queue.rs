@@ -109,7 +109,8 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
         Ok(Self { queue })
     }
 
-    /// Puts an IRP at the end ("`IoCsqInsertIrpEx` function"). One that is cancelled already goes to [`QueuedContext::cancelled`].
+    /// Puts an IRP at the end ("`IoCsqInsertIrpEx` function"). One that is cancelled already goes to
+    /// [`QueuedContext::cancelled`].
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -341,7 +342,8 @@ unsafe extern "C" fn remove<C>(csq: PIO_CSQ, irp: PIRP) {
     unsafe { (*next).Blink = previous };
 }
 
-/// The first IRP after `after`, or of all, that matches `file`, or any. Called with the lock held. IRQL: DISPATCH_LEVEL.
+/// The first IRP after `after`, or of all, that matches `file`, or any. Called with the lock held. IRQL:
+/// DISPATCH_LEVEL.
 unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, file: PVOID) -> PIRP {
     // SAFETY: called for this queue.
     let head = unsafe { queue_of::<C>(csq) }.head.get();

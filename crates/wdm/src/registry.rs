@@ -60,8 +60,8 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// `OBJECT_NAME_NOT_FOUND` where there is none, `OBJECT_TYPE_MISMATCH` where it is of another type, or what the kernel function
-    /// returns.
+    /// `OBJECT_NAME_NOT_FOUND` where there is none, `OBJECT_TYPE_MISMATCH` where it is of another type, or what the
+    /// kernel function returns.
     pub fn read_u32(&self, name: UnicodeStr<'_>, _: Passive<'_>) -> Result<u32> {
         const ROOM: u32 = 16;
         const { assert!(size_of::<DwordValue>() == ROOM as usize) };

@@ -36,7 +36,8 @@ impl RemoveLock {
         unsafe { ntddk::IoInitializeRemoveLockEx(place.cast(), tag, 0, 0, SIZE) };
     }
 
-    /// Takes the lock once more ("`IoAcquireRemoveLock` macro"); every success is followed by one release with the same tag.
+    /// Takes the lock once more ("`IoAcquireRemoveLock` macro"); every success is followed by one release with the same
+    /// tag.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -58,7 +59,8 @@ impl RemoveLock {
         unsafe { ntddk::IoReleaseRemoveLockEx(self.0.get(), tag, SIZE) };
     }
 
-    /// Gives it back, refuses it to others from now on and waits until nobody has it ("`IoReleaseRemoveLockAndWait` macro").
+    /// Gives it back, refuses it to others from now on and waits until nobody has it ("`IoReleaseRemoveLockAndWait`
+    /// macro").
     ///
     /// # Safety
     ///

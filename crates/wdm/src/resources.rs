@@ -284,9 +284,9 @@ pub struct InterruptRequirement<'a> {
 }
 
 impl Irp<'_> {
-    /// The list of `IRP_MN_FILTER_RESOURCE_REQUIREMENTS` for editing, once lower drivers have answered: the one that a lower
-    /// driver made, or a copy of the original that takes its place ("`IRP_MN_FILTER_RESOURCE_REQUIREMENTS`"). Where it is a copy
-    /// the status of the IRP becomes `SUCCESS`. None where the device asks for nothing.
+    /// The list of `IRP_MN_FILTER_RESOURCE_REQUIREMENTS` for editing, once lower drivers have answered: the one that a
+    /// lower driver made, or a copy of the original that takes its place ("`IRP_MN_FILTER_RESOURCE_REQUIREMENTS`").
+    /// Where it is a copy the status of the IRP becomes `SUCCESS`. None where the device asks for nothing.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///

@@ -82,7 +82,8 @@ impl Rundown {
     /// `DEVICE_BUSY` while another thread is inside this function or [`Rundown::wait`].
     pub fn reinitialize(&self, _: Passive<'_>) -> Result {
         self.change(CLOSED, OPEN, |this| {
-            // SAFETY: the protection lives as long as `self`; it is run down, and the state keeps others from changing it.
+            // SAFETY: the protection lives as long as `self`; it is run down, and the state keeps others from changing
+            // it.
             unsafe { ntddk::ExReInitializeRundownProtectionCacheAware(this.protection.as_ptr()) };
         })
     }

@@ -55,7 +55,8 @@ impl<C: ThreadRoutine> Thread<C> {
         let context = PoolBox::new(tag, context)?;
         let mut handle = ptr::null_mut();
         let mut attributes = kernel_attributes(ptr::null_mut());
-        // SAFETY: PASSIVE_LEVEL by the token; handle and attributes outlive the call, and the context the thread, as `drop` waits.
+        // SAFETY: PASSIVE_LEVEL by the token; handle and attributes outlive the call, and the context the thread, as
+        // `drop` waits.
         check(unsafe {
             ntddk::PsCreateSystemThread(
                 &raw mut handle,

@@ -91,8 +91,8 @@ impl<C: WorkRoutine> WorkItem<C> {
         Ok(Self { block })
     }
 
-    /// Queues it; says whether it was not queued before ("`IoQueueWorkItemEx` function"). Where it was, it runs once for both. While
-    /// it runs it can be queued again, and may then run twice at a time.
+    /// Queues it; says whether it was not queued before ("`IoQueueWorkItemEx` function"). Where it was, it runs once
+    /// for both. While it runs it can be queued again, and may then run twice at a time.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn queue(&self) -> bool {

@@ -7,7 +7,8 @@ use wdk_sys::{DEVICE_OBJECT, DEVPROP_TYPE_UINT32, DEVPROPKEY, GUID, PDEVICE_OBJE
 use crate::irql::Passive;
 use crate::status::{NtStatus, Result, check};
 
-/// Whether the device takes part in the rebalance after a processor was added ("`DEVPKEY_Device_DHP_Rebalance_Policy`").
+/// Whether the device takes part in the rebalance after a processor was added
+/// ("`DEVPKEY_Device_DHP_Rebalance_Policy`").
 pub const DEVICE_DHP_REBALANCE_POLICY: DEVPROPKEY = DEVPROPKEY { fmtid: DEVICE_PROPERTIES, pid: 2 };
 
 /// The NUMA node that the device is near to ("`DEVPKEY_Device_Numa_Node`").
@@ -52,7 +53,8 @@ impl Pdo {
     /// `OBJECT_NAME_NOT_FOUND` where it is not set, `OBJECT_TYPE_MISMATCH` where it is no 32-bit number.
     pub fn property_u32(&self, key: &DEVPROPKEY, _: Passive<'_>) -> Result<u32> {
         let (mut value, mut size, mut kind) = (0_u32, 0, 0);
-        // SAFETY: PASSIVE_LEVEL by the token; the value has the four bytes that are said, and everything outlives the call.
+        // SAFETY: PASSIVE_LEVEL by the token; the value has the four bytes that are said, and everything outlives the
+        // call.
         let status = unsafe {
             ntddk::IoGetDevicePropertyData(
                 self.as_ptr(),

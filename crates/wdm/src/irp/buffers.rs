@@ -25,13 +25,15 @@ pub struct DirectBuffer<'a> {
 }
 
 impl IrpRef {
-    /// Copies the start of the input of a buffered or direct control code ("Buffer Descriptions for I/O Control Codes").
+    /// Copies the start of the input of a buffered or direct control code ("Buffer Descriptions for I/O Control
+    /// Codes").
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
     /// # Errors
     ///
-    /// `BUFFER_TOO_SMALL` where the caller gave less than `input` takes; `INVALID_DEVICE_REQUEST` for another IRP or method.
+    /// `BUFFER_TOO_SMALL` where the caller gave less than `input` takes; `INVALID_DEVICE_REQUEST` for another IRP or
+    /// method.
     pub fn read_input(&self, input: &mut [u8]) -> Result {
         let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
         if method(control.code) == METHOD_NEITHER {
@@ -44,19 +46,21 @@ impl IrpRef {
             return Ok(());
         }
         let buffer = self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?;
-        // SAFETY: the system buffer holds at least the input length; it is pool of the I/O manager, so it does not overlap ours.
+        // SAFETY: the system buffer holds at least the input length; it is pool of the I/O manager, so it does not
+        // overlap ours.
         unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), input.as_mut_ptr(), input.len()) };
         Ok(())
     }
 
-    /// Copies `output` to the output buffer of a buffered control code, starting at `offset`. It overwrites the input, which
-    /// shares the buffer.
+    /// Copies `output` to the output buffer of a buffered control code, starting at `offset`. It overwrites the input,
+    /// which shares the buffer.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
     /// # Errors
     ///
-    /// `BUFFER_TOO_SMALL` where it does not fit; `INVALID_DEVICE_REQUEST` for another IRP or method. Nothing is written then.
+    /// `BUFFER_TOO_SMALL` where it does not fit; `INVALID_DEVICE_REQUEST` for another IRP or method. Nothing is written
+    /// then.
     pub fn write_output(&self, offset: usize, output: &[u8]) -> Result {
         let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
         if method(control.code) != METHOD_BUFFERED {
@@ -81,8 +85,8 @@ impl IrpRef {
         NonNull::new(unsafe { place.read() }.cast())
     }
 
-    /// The caller's buffer of a direct transfer, mapped ("`MmGetSystemAddressForMdlSafe` macro"). A transfer of no bytes has an
-    /// empty one.
+    /// The caller's buffer of a direct transfer, mapped ("`MmGetSystemAddressForMdlSafe` macro"). A transfer of no
+    /// bytes has an empty one.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -122,7 +126,8 @@ fn system_address(mdl: NonNull<MDL>) -> Option<NonNull<u8>> {
         return NonNull::new(unsafe { (*mdl.as_ptr()).MappedSystemVa }.cast());
     }
     let priority = _MM_PAGE_PRIORITY::NormalPagePriority | NO_EXECUTE;
-    // SAFETY: the I/O manager has locked the pages; mapping to system space is allowed at DISPATCH_LEVEL, and failure comes back as null.
+    // SAFETY: the I/O manager has locked the pages; mapping to system space is allowed at DISPATCH_LEVEL, and failure
+    // comes back as null.
     let mapped = unsafe {
         ntddk::MmMapLockedPagesSpecifyCache(
             mdl.as_ptr(),
@@ -162,8 +167,8 @@ impl DirectBuffer<'_> {
     /// `BUFFER_TOO_SMALL` where the buffer ends before `bytes` are full; nothing is copied then.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result {
         let place = self.place(offset, bytes.len())?;
-        // SAFETY: the range lies within the mapped pages, which do not overlap our slice. A caller that writes to them meanwhile
-        // gets torn bytes, as it would from any copy.
+        // SAFETY: the range lies within the mapped pages, which do not overlap our slice. A caller that writes to them
+        // meanwhile gets torn bytes, as it would from any copy.
         unsafe { ptr::copy_nonoverlapping(place.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }

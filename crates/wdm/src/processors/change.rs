@@ -25,8 +25,8 @@ pub struct AddedProcessor {
 
 /// What a driver does when processors are added. Each addition is AddStart, then AddComplete or AddFailure.
 pub trait ProcessorChange: Send + Sync + 'static {
-    /// The processor is about to be added: makes what code that runs on it needs, as it may run as soon as this returns. IRQL:
-    /// PASSIVE_LEVEL.
+    /// The processor is about to be added: makes what code that runs on it needs, as it may run as soon as this
+    /// returns. IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ impl<C: ProcessorChange> ProcessorChangeCallback<C> {
     ///
     /// # Errors
     ///
-    /// What `add_start` returned for one of them; AddFailure has come for those before it. `INSUFFICIENT_RESOURCES` where there is no
-    /// memory, `UNSUCCESSFUL` where the kernel refuses for another reason.
+    /// What `add_start` returned for one of them; AddFailure has come for those before it. `INSUFFICIENT_RESOURCES`
+    /// where there is no memory, `UNSUCCESSFUL` where the kernel refuses for another reason.
     pub fn register(tag: Tag, context: C, _: Passive<'_>) -> Result<Self> {
         let block = PoolBox::new(tag, Block { veto: AtomicI32::new(STATUS_SUCCESS), context })?;
         // SAFETY: PASSIVE_LEVEL by the token; the block lives until the registration has ended.
