@@ -1,4 +1,4 @@
-//! Text to the debugger: it goes to the trace.
+//! Text to the debugger, which goes to the trace, and bug checks that drivers ask for.
 
 use super::{Argument, Arguments, Export};
 use crate::{
@@ -28,6 +28,16 @@ fn dbg_print(k: &Kernel, format: Ptr<u8>, arguments: Arguments) -> i32 {
 /// "`DbgPrintEx` function". Every component and level is let through.
 fn dbg_print_ex(k: &Kernel, _component: u32, _level: u32, format: Ptr<u8>, arguments: Arguments) -> i32 {
     dbg_print(k, format, arguments)
+}
+
+/// "`KeBugCheck` function".
+fn ke_bug_check(_: &Kernel, code: u32) {
+    Finding::bug_check(code, [0; 4], format!("the driver called KeBugCheck({code:#x})")).raise();
+}
+
+/// "`KeBugCheckEx` function".
+fn ke_bug_check_ex(_: &Kernel, code: u32, a: u64, b: u64, c: u64, d: u64) {
+    Finding::bug_check(code, [a, b, c, d], format!("the driver called KeBugCheckEx({code:#x}, …)")).raise();
 }
 
 /// The bytes of a string to its end, at most `longest`.

@@ -1,14 +1,18 @@
 //! Events, semaphores, mutexes and waits.
 
-use windows_sys::Wdk::{
-    Foundation::{DISPATCHER_HEADER, KEVENT, KMUTANT},
-    System::SystemServices::KSEMAPHORE,
+use windows_sys::{
+    Wdk::{
+        Foundation::{DISPATCHER_HEADER, KEVENT, KMUTANT},
+        System::SystemServices::KSEMAPHORE,
+    },
+    Win32::Foundation::{STATUS_INVALID_HANDLE, STATUS_OBJECT_TYPE_MISMATCH},
 };
 
 use super::Export;
 use crate::{
     at, export,
     finding::Finding,
+    io::handle::Target,
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
@@ -31,6 +35,7 @@ pub const FUNCTIONS: &[Export] = &[
     export!("KeReadStateMutex", at_most(DISPATCH_LEVEL), ke_read_state_mutex),
     export!("KeWaitForSingleObject", at_most(DISPATCH_LEVEL), ke_wait_for_single_object),
     export!("KeWaitForMultipleObjects", at_most(DISPATCH_LEVEL), ke_wait_for_multiple_objects),
+    export!("ZwWaitForSingleObject", exactly(PASSIVE_LEVEL), zw_wait_for_single_object),
     export!("KeDelayExecutionThread", at_most(APC_LEVEL), ke_delay_execution_thread),
 ];
 
@@ -148,6 +153,17 @@ fn ke_wait_for_multiple_objects(
     };
     let objects: Vec<Object> = (0..count).map(|position| Object::new(objects.offset(position).read())).collect();
     k.sched.wait(k, "KeWaitForMultipleObjects", &objects, need, deadline(k, timeout))
+}
+
+/// "`ZwWaitForSingleObject` function".
+fn zw_wait_for_single_object(k: &Kernel, handle: u64, _alertable: bool, timeout: Ptr<i64>) -> i32 {
+    let object = match k.io.handles.get(handle).map(|open| open.target) {
+        Some(Target::Event(event)) => event.cast(),
+        Some(Target::Object(object)) => Object::new(object),
+        Some(Target::Key(_)) => return STATUS_OBJECT_TYPE_MISMATCH,
+        None => return STATUS_INVALID_HANDLE,
+    };
+    k.sched.wait(k, "ZwWaitForSingleObject", &[object], Need::Any, deadline(k, timeout))
 }
 
 /// "`KeDelayExecutionThread` function".
