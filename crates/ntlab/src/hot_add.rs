@@ -31,6 +31,9 @@ use crate::{
     user::Status,
 };
 
+/// The longest time from the start of a processor to AddComplete, in virtual nanoseconds.
+const LONGEST_START: u64 = 200_000;
+
 /// What processor is added, and how that goes.
 #[derive(Clone, Default, Debug)]
 pub struct NewProcessor {
@@ -201,7 +204,7 @@ fn add_processor(k: &Kernel, new: &NewProcessor) -> Result<u32, NTSTATUS> {
     }
     k.sched.add_processor(k, index);
     k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_PROCESSOR, &notifications::processor_link(index));
-    k.sleep(k.choices.between(0, 200_000));
+    k.sleep(k.choices.between(0, LONGEST_START));
     let complete = Change { state: KeProcessorAddCompleteNotify, index, status: STATUS_SUCCESS };
     // No thread is promised for both notifications.
     pnp::worker::on_thread(k, "processor addition", move |k| tell_all(k, &callbacks, complete));
@@ -267,11 +270,11 @@ impl System {
         Ok(())
     }
 
-    /// Waits until nothing of what was set off is under way any more: notifications and PnP actions.
+    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests.
     pub fn settle(&self) {
         self.kernel.block_until(
             "PnP to be quiet",
-            |k| k.pnp.notifications.is_quiet() && k.pnp.worker.is_quiet() && !k.hot_add.busy.get(),
+            |k| k.pnp.is_quiet() && k.power.is_quiet() && !k.hot_add.busy.get(),
             None,
         );
     }

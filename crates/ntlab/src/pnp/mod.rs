@@ -18,7 +18,7 @@ mod spec;
 pub mod worker;
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     ops::Range,
     rc::Rc,
@@ -39,7 +39,7 @@ pub use self::{
     spec::{DeviceSpec, DriverPackage},
 };
 use crate::{
-    io::{driver, interface},
+    io::{device as device_stack, driver, interface},
     kernel::Kernel,
     memory::Ptr,
 };
@@ -56,8 +56,6 @@ pub struct Pnp {
     bus: OnceCell<Ptr<DRIVER_OBJECT>>,
     packages: RefCell<Vec<DriverPackage>>,
     loaded: RefCell<BTreeMap<String, Ptr<DRIVER_OBJECT>>>,
-    /// Devices that are removed when their last handle is closed.
-    waiting_for_close: Cell<usize>,
 }
 
 impl Pnp {
@@ -102,6 +100,13 @@ impl Pnp {
         };
         let others = self.devnodes.all().into_iter().filter(|other| other.id != devnode.id);
         others.flat_map(|other| other.assigned.borrow().iter().filter_map(memory).collect::<Vec<_>>()).collect()
+    }
+
+    /// Whether nothing is under way: no action, no notification, no removal of a device that has no handle any more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let failed = self.devnodes.in_state(DeviceState::SurpriseRemoved);
+        let open = failed.iter().all(|devnode| device_stack::opens_of_stack(devnode.pdo) > 0);
+        open && self.notifications.is_quiet() && self.worker.is_quiet()
     }
 
     /// A device has lost its driver. A driver without devices may be unloaded now, or stay for later.

@@ -32,8 +32,8 @@ use crate::{
     sched::{ThreadId, VERIFIER},
 };
 
-/// The longest time between an event and its delivery, in virtual nanoseconds.
-const LATEST: u64 = 50_000_000;
+/// The longest time between an event and its delivery, in virtual nanoseconds: where it comes at once, and where it comes late.
+const LATEST: [u64; 2] = [200_000, 50_000_000];
 
 /// A callback that was registered.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Notifications {
         let times = if registration.existing && k.choices.once_in(2) { 2 } else { 1 };
         for _ in 0..times {
             let (registration, event) = (Rc::clone(registration), event.clone());
-            let delay = k.choices.between(0, LATEST);
+            let delay = k.choices.between(0, LATEST[k.choices.below(2)]);
             self.under_way.set(self.under_way.get() + 1);
             k.spawn("PnP notification", move |k| {
                 k.sleep(delay);

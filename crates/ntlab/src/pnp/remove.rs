@@ -80,11 +80,9 @@ fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
     request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
     devnode.state.set(DeviceState::SurpriseRemoved);
     let devnode = Rc::clone(devnode);
-    k.pnp.waiting_for_close.set(k.pnp.waiting_for_close.get() + 1);
     k.spawn("removal at last close", move |k| {
         k.block_until("the last handle to be closed", |_| device::opens_of_stack(devnode.pdo) == 0, None);
         worker::queue(k, move |k| {
-            k.pnp.waiting_for_close.set(k.pnp.waiting_for_close.get() - 1);
             send_remove(k, &devnode);
             end(k, &devnode, then);
         });
