@@ -1,6 +1,7 @@
 //! Resources that a device was given, and those that it asks for ("Hardware Resources").
 
 use core::marker::PhantomData;
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use wdk_sys::{
@@ -78,6 +79,14 @@ struct GroupInterrupt {
     vector: u32,
     affinity: u64,
 }
+
+const _: () = {
+    const UNION: usize = offset_of!(CM_PARTIAL_RESOURCE_DESCRIPTOR, u);
+    const VECTOR: usize = offset_of!(CM_PARTIAL_RESOURCE_DESCRIPTOR, u.Interrupt.Vector);
+    const AFFINITY: usize = offset_of!(CM_PARTIAL_RESOURCE_DESCRIPTOR, u.Interrupt.Affinity);
+    assert!(VECTOR == UNION + offset_of!(GroupInterrupt, vector), "it lies over the bindings' structure");
+    assert!(AFFINITY == UNION + offset_of!(GroupInterrupt, affinity), "it lies over the bindings' structure");
+};
 
 /// Goes through a [`ResourceList`].
 #[derive(Clone)]
@@ -266,8 +275,7 @@ struct InterruptPolicy {
 }
 
 const _: () = assert!(
-    size_of::<InterruptPolicy>()
-        <= size_of::<IO_RESOURCE_DESCRIPTOR>() - core::mem::offset_of!(IO_RESOURCE_DESCRIPTOR, u),
+    size_of::<InterruptPolicy>() <= size_of::<IO_RESOURCE_DESCRIPTOR>() - offset_of!(IO_RESOURCE_DESCRIPTOR, u),
     "the union has room for it"
 );
 
