@@ -183,6 +183,12 @@ pub fn bottom_of_stack(mut device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     }
 }
 
+/// Whether a device is open or has another attached to it.
+#[must_use]
+pub fn is_used(device: Ptr<DEVICE_OBJECT>) -> bool {
+    at!(device, ReferenceCount).read() != 0 || !upper(device).is_null()
+}
+
 /// How many opens there are of the devices of the stack that `device` is in.
 #[must_use]
 pub fn opens_of_stack(device: Ptr<DEVICE_OBJECT>) -> i32 {
@@ -289,7 +295,7 @@ pub(crate) fn count_open(k: &Kernel, device: Ptr<DEVICE_OBJECT>, change: i32) {
 /// Frees a deleted device that nothing refers to.
 fn free_if_unused(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     let references = k.io.devices.records.borrow().get(&device.address()).map(|record| record.references);
-    let used = at!(device, ReferenceCount).read() != 0 || !upper(device).is_null() || references != Some(0);
+    let used = is_used(device) || references != Some(0);
     if flags(device) & DOE_DELETE_PENDING == 0 || used {
         return;
     }

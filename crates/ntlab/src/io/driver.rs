@@ -12,7 +12,11 @@ use windows_sys::{
     Win32::Foundation::{NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, UNICODE_STRING},
 };
 
-use super::{device, irp, layout, leaks, string};
+use super::{
+    device, irp,
+    layout::{self, DOE_UNLOAD_PENDING},
+    leaks, string,
+};
 use crate::{
     at,
     exec::{self, Image},
@@ -90,8 +94,8 @@ pub enum NotUnloaded {
     /// It has no unload routine.
     #[error("the driver has no unload routine")]
     NoRoutine,
-    /// It has devices.
-    #[error("the driver still has {0} devices")]
+    /// It has devices: a PnP driver any, another one some that are open or attached to.
+    #[error("the driver still has {0} devices in use")]
     Devices(usize),
     /// Something refers to its driver object: PnP notifications above all.
     #[error("the driver object is still referenced {0} times, as each registration for PnP notification does")]
@@ -327,14 +331,17 @@ pub fn unload(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Result<(), NotUnloaded>
     if routine == 0 {
         return Err(NotUnloaded::NoRoutine);
     }
-    let devices = device::devices_of(driver).len();
-    if devices != 0 {
-        return Err(NotUnloaded::Devices(devices));
+    let is_pnp = at!(layout::load(at!(driver, DriverExtension)), AddDevice).cast::<u64>().read() != 0;
+    let devices = device::devices_of(driver);
+    let used = devices.iter().filter(|&&device| is_pnp || device::is_used(device)).count();
+    if used != 0 {
+        return Err(NotUnloaded::Devices(used));
     }
     let references = k.io.drivers.records.borrow().get(&driver.address()).map_or(0, |record| record.references);
     if references != 0 {
         return Err(NotUnloaded::References(references));
     }
+    devices.iter().for_each(|&device| device::change_flags(device, DOE_UNLOAD_PENDING, 0));
     at!(driver, Flags).write(at!(driver, Flags).read() | DRVO_UNLOAD_INVOKED);
     k.call("DriverUnload", routine, &[driver.address()]);
     leaks::check(k, driver, "DriverUnload returned");

@@ -39,10 +39,8 @@ pub type Completion = Box<dyn FnOnce(&Kernel, Ptr<IRP>)>;
 
 /// Who gets a packet back when every driver is done with it.
 pub enum Owner {
-    /// A driver: `IoAllocateIrp`, `IoBuildAsynchronousFsdRequest`, `IoInitializeIrp`. Its completion routine must keep the packet.
+    /// A driver: `IoAllocateIrp`, `IoInitializeIrp`. Its completion routine must keep the packet.
     Driver,
-    /// The I/O manager on behalf of a driver: `IoBuildDeviceIoControlRequest`, `IoBuildSynchronousFsdRequest`.
-    Thread,
     /// The I/O manager on behalf of a user's request.
     User(u32),
     /// Another part of the lab.
@@ -53,7 +51,6 @@ impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Driver => "a driver",
-            Self::Thread => "a driver's thread",
             Self::User(_) => "a user",
             Self::Lab(_) => "the system",
         })
@@ -331,7 +328,7 @@ pub const fn size_of_irp(locations: i8) -> usize {
 pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
     let block = k.memory.allocate_object_bytes(HEADER as usize + size_of_irp(locations));
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
-    let driver = if matches!(owner, Owner::Driver | Owner::Thread) { driver::running(k) } else { Ptr::null() };
+    let driver = if matches!(owner, Owner::Driver) { driver::running(k) } else { Ptr::null() };
     let index = k.io.irps.add(irp, owner, driver);
     block.cast::<u64>().write(index as u64);
     initialize(irp, locations);
@@ -380,12 +377,8 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
     if k.io.irps.is_below(index, i8::MAX) {
         violation(0x20B, irp, format!("{}: freed while drivers still have it", title()));
     }
-    match k.io.irps.records.borrow()[index].owner {
-        Owner::Driver => {}
-        Owner::Thread => {
-            violation(0x20C, irp, format!("{}: freed, but it belongs to a thread; the I/O manager frees it", title()))
-        }
-        _ => violation(0x20B, irp, format!("{}: freed by a driver that did not allocate it", title())),
+    if !matches!(k.io.irps.records.borrow()[index].owner, Owner::Driver) {
+        violation(0x20B, irp, format!("{}: freed by a driver that did not allocate it", title()));
     }
     free(k, irp);
 }
@@ -646,7 +639,6 @@ fn give_back(k: &Kernel, irp: Ptr<IRP>, index: usize) {
                 k.io.irps.title(index)
             ),
         ),
-        Owner::Thread => request::finish_threaded(k, irp),
         Owner::User(request) => request::finish(k, irp, request),
         Owner::Lab(completion) => completion(k, irp),
     }

@@ -44,3 +44,6 @@ pub struct Io {
     pub(crate) trace: trace::Trace,
     pub(crate) work_items: work_item::WorkItems,
 }
+
+#[cfg(test)]
+mod tests;

@@ -300,11 +300,6 @@ fn fetch(packet: Ptr<IRP>, transfer: Transfer, status: NTSTATUS, information: u6
     direct.or(transfer.system).map_or_else(Vec::new, |buffer| buffer.start.read_bytes(information as usize))
 }
 
-/// A packet of `IoBuildDeviceIoControlRequest` or `IoBuildSynchronousFsdRequest` is back.
-pub(crate) fn finish_threaded(_k: &Kernel, _packet: Ptr<IRP>) {
-    Finding::not_modelled("completion of an IRP that a driver built for its thread").raise();
-}
-
 /// Whether a request has ended.
 pub(crate) fn is_done(k: &Kernel, index: u32) -> bool {
     k.io.requests.with(index, |slot| slot.done.is_some())

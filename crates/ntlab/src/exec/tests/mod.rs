@@ -6,5 +6,6 @@ mod image;
 mod kernel_calls;
 mod registers;
 mod runtime;
+mod stack;
 
 pub use guest::{FUNCTIONS, Guest, build};

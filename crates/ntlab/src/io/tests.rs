@@ -1,0 +1,329 @@
+//! What the I/O manager promises drivers and user processes, tried with the driver in tests/guest/requests.rs.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use windows_sys::Win32::Foundation::{
+    STATUS_ACCESS_DENIED, STATUS_CANCELLED, STATUS_DELETE_PENDING, STATUS_DEVICE_BUSY, STATUS_INVALID_DEVICE_REQUEST,
+    STATUS_INVALID_PARAMETER, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_UNSUCCESSFUL,
+};
+
+use super::{
+    device,
+    driver::{self, LoadError, NotUnloaded},
+    name::Named,
+};
+use crate::{
+    config::Config,
+    exec::tests::build,
+    finding::{Cause, Finding},
+    machine::{Machine, Outcome, System},
+    registry::Value,
+    user::{Access, Handle, Request, Status},
+};
+
+const IO_MANAGER_VIOLATION: u32 = 0xC9;
+
+fn image() -> PathBuf {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| build("requests")).clone()
+}
+
+/// A control code that any handle may use.
+const fn code(function: u32) -> u32 {
+    0x22 << 16 | function << 2
+}
+
+fn run<T>(scenario: impl for<'k> FnOnce(&'k System) -> T) -> Outcome<T> {
+    run_with(Config::default(), scenario)
+}
+
+/// Runs a scenario with the driver loaded, which is unloaded afterwards.
+fn run_with<T>(config: Config, scenario: impl for<'k> FnOnce(&'k System) -> T) -> Outcome<T> {
+    Machine::new(config).expect("a valid machine").run(|system| {
+        let k = &system.kernel;
+        let loaded = driver::load(k, &image(), "requests", &[("Answer", Value::dword(42))]).expect("it loads");
+        let result = scenario(system);
+        driver::unload(k, loaded).expect("it unloads");
+        result
+    })
+}
+
+fn open(system: &System) -> Handle<'_> {
+    system.open(r"\\.\LabRequests", Access::ReadWrite).expect("it opens")
+}
+
+fn ask(system: &System, function: u32) -> Result<Vec<u8>, Status> {
+    open(system).device_control(code(function), &[0; 16], 16)
+}
+
+/// What stopped a run in which the device was sent one control code.
+fn finding(function: u32) -> Finding {
+    let outcome = run(|system| {
+        let device = open(system);
+        let done = device.submit(Request::Control { code: code(function), input: vec![0; 16], output: 16 }).wait();
+        // Whoever wrote to the buffer of the first request is found when the second uses it.
+        (done, device.device_control(code(0x800), &[0; 16], 16))
+    });
+    outcome.result.expect_err("the run is stopped").finding
+}
+
+fn assert_bug_check(function: u32, code: u32, first: Option<u64>) {
+    let found = finding(function);
+    let Cause::BugCheck { code: is, parameters } = found.cause else { panic!("{found:?}") };
+    assert_eq!((is, first.map(|_| parameters[0])), (code, first), "{}", found.sentence);
+}
+
+#[test]
+fn a_buffered_request_returns_as_many_bytes_as_the_driver_says() {
+    let outcome = run(|system| open(system).device_control(code(0x800), b"12345", 3));
+    assert_eq!(outcome.result.expect("no finding"), Ok(b"123".to_vec()));
+}
+
+#[test]
+fn a_request_without_buffers_has_no_system_buffer_and_succeeds() {
+    let outcome = run(|system| open(system).device_control(code(0x800), b"", 0));
+    assert_eq!(outcome.result.expect("no finding"), Ok(Vec::new()));
+}
+
+#[test]
+fn an_error_returns_no_output_and_a_warning_does() {
+    let outcome = run(|system| {
+        let device = open(system);
+        [0x808, 0x809].map(|function| {
+            device.submit(Request::Control { code: code(function), input: vec![7; 4], output: 4 }).wait()
+        })
+    });
+    let [error, warning] = outcome.result.expect("no finding");
+    assert_eq!((error.status, error.output), (Status(STATUS_UNSUCCESSFUL), vec![]));
+    assert_eq!((warning.status, warning.output), (Status(STATUS_DEVICE_BUSY), vec![7; 4]));
+}
+
+#[test]
+fn an_unknown_code_and_a_major_function_without_a_routine_are_invalid_device_requests() {
+    let outcome = run(|system| ask(system, 0xFFF));
+    assert_eq!(outcome.result.expect("no finding"), Err(Status(STATUS_INVALID_DEVICE_REQUEST)));
+}
+
+#[test]
+fn reads_and_writes_carry_their_bytes_and_their_offset() {
+    let outcome = run(|system| {
+        let device = open(system);
+        let written = device.write(5, &[5, 6, 7]);
+        let wrong = device.write(5, &[0, 0, 0]);
+        (device.read(3, 4), written, wrong, device.read(0, 0))
+    });
+    let expected = (Ok(vec![3, 4, 5, 6]), Ok(3), Err(Status(STATUS_UNSUCCESSFUL)), Ok(vec![]));
+    assert_eq!(outcome.result.expect("no finding"), expected);
+}
+
+#[test]
+fn a_negative_offset_never_reaches_the_driver() {
+    let outcome = run(|system| open(system).read(-1, 4));
+    assert_eq!(outcome.result.expect("no finding"), Err(Status(STATUS_INVALID_PARAMETER)));
+}
+
+#[test]
+fn a_handle_can_do_what_it_was_opened_for_and_no_more() {
+    let outcome = run(|system| {
+        let reader = system.open(r"\\.\LabRequests", Access::Read).expect("it opens");
+        let needs_write = code(0x800) | 2 << 14;
+        let nothing = system.open(r"\??\LABREQUESTS", Access::Attributes).expect("it opens");
+        (
+            reader.write(0, &[0]),
+            reader.device_control(needs_write, &[], 0),
+            reader.read(0, 1),
+            nothing.read(0, 1),
+            nothing.device_control(code(0x800), b"a", 1),
+        )
+    });
+    let denied = Status(STATUS_ACCESS_DENIED);
+    let expected = (Err(denied), Err(denied), Ok(vec![0]), Err(denied), Ok(b"a".to_vec()));
+    assert_eq!(outcome.result.expect("no finding"), expected);
+}
+
+#[test]
+fn opening_what_is_not_there_fails() {
+    let outcome = run(|system| system.open(r"\\.\Nobody", Access::Read).err());
+    assert_eq!(outcome.result.expect("no finding"), Some(Status(STATUS_OBJECT_NAME_NOT_FOUND)));
+}
+
+#[test]
+fn a_queued_request_ends_when_it_is_released_and_not_before() {
+    let outcome = run(|system| {
+        let device = open(system);
+        let held = device.submit(Request::Control { code: code(0x801), input: vec![], output: 0 });
+        system.sleep(1_000_000);
+        let before = held.is_done();
+        let released = device.device_control(code(0x802), &[], 0);
+        (before, released, held.wait().status)
+    });
+    assert_eq!(outcome.result.expect("no finding"), (false, Ok(vec![]), Status::SUCCESS));
+}
+
+#[test]
+fn a_cancelled_request_leaves_the_queue_and_ends_as_cancelled() {
+    let outcome = run(|system| {
+        let device = open(system);
+        let held = device.submit(Request::Control { code: code(0x801), input: vec![], output: 0 });
+        let told = held.cancel();
+        let status = held.wait().status;
+        (told, status, device.device_control(code(0x802), &[], 0))
+    });
+    let expected = (true, Status(STATUS_CANCELLED), Err(Status(STATUS_DEVICE_BUSY)));
+    assert_eq!(outcome.result.expect("no finding"), expected);
+}
+
+#[test]
+fn a_cancel_routine_of_the_drivers_own_is_called_with_the_cancel_lock() {
+    let outcome = run(|system| {
+        let device = open(system);
+        let held = device.submit(Request::Control { code: code(0x80D), input: vec![], output: 0 });
+        (held.cancel(), held.wait().status)
+    });
+    assert_eq!(outcome.result.expect("no finding"), (true, Status(STATUS_CANCELLED)));
+}
+
+#[test]
+fn closing_a_handle_cleans_up_first_and_closes_when_no_request_is_left() {
+    let outcome = run(|system| {
+        let observer = open(system);
+        let device = open(system);
+        let held = device.submit(Request::Control { code: code(0x801), input: vec![], output: 0 });
+        device.close();
+        let status = held.wait().status;
+        (status, observer.device_control(code(0x810), &[], 16))
+    });
+    let (status, counts) = outcome.result.expect("no finding");
+    assert_eq!(status, Status(STATUS_CANCELLED));
+    assert_eq!(counts, Ok([2, 1, 1, 42].map(u32::to_le_bytes).concat()));
+}
+
+#[test]
+fn a_worker_thread_runs_a_work_item_and_the_driver_may_free_it_there() {
+    let outcome = run(|system| ask(system, 0x80B).map(|output| output.len()));
+    assert_eq!(outcome.result.expect("no finding"), Ok(16));
+}
+
+#[test]
+fn a_driver_gets_a_packet_of_its_own_back_in_its_completion_routine() {
+    let outcome = run(|system| ask(system, 0x80C));
+    assert_eq!(outcome.result.expect("no finding"), Err(Status(STATUS_INVALID_DEVICE_REQUEST)));
+}
+
+#[test]
+fn a_remove_lock_refuses_after_it_was_waited_on() {
+    let outcome = run(|system| ask(system, 0x812));
+    let expected = [0, 0, STATUS_DELETE_PENDING].map(i32::to_le_bytes).concat();
+    assert_eq!(outcome.result.expect("no finding"), Ok(expected));
+}
+
+#[test]
+fn a_request_completed_twice_stops_the_run() {
+    assert_bug_check(0x803, 0x44, None);
+}
+
+#[test]
+fn status_pending_and_the_mark_must_agree() {
+    assert_bug_check(0x804, IO_MANAGER_VIOLATION, Some(0x228));
+    assert_bug_check(0x805, IO_MANAGER_VIOLATION, Some(0x226));
+}
+
+#[test]
+fn what_a_dispatch_routine_returns_must_be_what_it_completed_with() {
+    assert_bug_check(0x80E, IO_MANAGER_VIOLATION, Some(0x224));
+}
+
+#[test]
+fn a_request_that_is_neither_completed_nor_pended_stops_the_run() {
+    assert_bug_check(0x807, IO_MANAGER_VIOLATION, Some(0x226));
+}
+
+#[test]
+fn more_output_than_there_is_room_for_stops_the_run() {
+    assert_bug_check(0x806, IO_MANAGER_VIOLATION, Some(0x200));
+}
+
+#[test]
+fn completing_a_request_whose_cancel_routine_is_set_stops_the_run() {
+    assert_bug_check(0x80F, IO_MANAGER_VIOLATION, Some(0x07));
+}
+
+#[test]
+fn a_write_to_the_buffer_of_a_completed_request_stops_the_run() {
+    assert_bug_check(0x80A, IO_MANAGER_VIOLATION, Some(0x200));
+}
+
+#[test]
+fn a_write_beyond_the_end_of_a_buffer_stops_the_run() {
+    let outcome = run(|system| open(system).device_control(code(0x813), &[0; 5], 5));
+    assert!(outcome.result.is_err());
+}
+
+#[test]
+fn what_a_driver_leaves_behind_is_named_when_it_is_unloaded() {
+    let outcome = run(|system| ask(system, 0x811));
+    let sentence = outcome.result.expect_err("the leak is found").finding.sentence;
+    assert!(sentence.contains("1 work items"), "{sentence}");
+}
+
+#[test]
+fn a_driver_is_not_unloaded_while_its_object_is_referenced_or_its_device_is_open() {
+    let outcome = run(|system| {
+        let k = &system.kernel;
+        let Some((Named::Device(device), _)) = k.io.names.resolve(r"\Device\LabRequests") else { panic!("no device") };
+        let driver = device::driver_of(device);
+        driver::reference(k, driver);
+        let referenced = driver::unload(k, driver);
+        driver::dereference(k, driver);
+        let handle = open(system);
+        let opened = driver::unload(k, driver);
+        handle.close();
+        (referenced, opened)
+    });
+    let expected = (Err(NotUnloaded::References(1)), Err(NotUnloaded::Devices(1)));
+    assert_eq!(outcome.result.expect("no finding"), expected);
+}
+
+#[test]
+fn an_image_that_is_not_there_is_a_load_error() {
+    let machine = Machine::new(Config::default()).expect("a valid machine");
+    let outcome =
+        machine.run(|system| driver::load(&system.kernel, &PathBuf::from("nowhere.sys"), "nowhere", &[]).err());
+    assert!(matches!(outcome.result.expect("no finding"), Some(LoadError::Image(_))));
+}
+
+#[test]
+fn the_trace_of_requests_depends_on_the_seed_alone() {
+    let trace = |seed| {
+        let outcome = run_with(Config { keep_trace: true, ..Config::default().with_seed(seed) }, |system| {
+            let device = open(system);
+            let requests = (0..8).map(|_| Request::Control { code: code(0x801), input: vec![], output: 0 });
+            let held: Vec<_> = requests.map(|request| device.submit(request)).collect();
+            held.iter().step_by(2).for_each(|held| assert!(held.cancel()));
+            device.close();
+            held.into_iter().map(|held| held.wait().status).collect::<Vec<_>>()
+        });
+        (outcome.result.expect("no finding"), outcome.events)
+    };
+    assert_eq!(trace(3), trace(3));
+}
+
+/// The measure of the I/O manager alone: `cargo test --profile lab -p ntlab --lib requests_a_second -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn requests_a_second() {
+    const REQUESTS: u32 = 400_000;
+    for (name, function, batch) in [("completed at once", 0x800, 1), ("completed by a worker thread", 0x80B, 16)] {
+        let start = std::time::Instant::now();
+        let outcome = run(|system| {
+            let device = open(system);
+            let request = || Request::Control { code: code(function), input: vec![0; 16], output: 16 };
+            for _ in 0..REQUESTS / batch {
+                let pending: Vec<_> = (0..batch).map(|_| device.submit(request())).collect();
+                assert!(pending.into_iter().all(|pending| pending.wait().status == Status::SUCCESS));
+            }
+        });
+        outcome.result.expect("no finding");
+        println!("{name}: {:.0} requests a second", f64::from(REQUESTS) / start.elapsed().as_secs_f64());
+    }
+}
