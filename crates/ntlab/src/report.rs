@@ -2,33 +2,134 @@
 
 use std::fmt;
 
-use crate::{events::Event, finding::Finding, kernel::Kernel};
+use crate::{
+    events::Event,
+    exec::StackFrame,
+    finding::{Cause, Finding},
+    irql::Irql,
+    kernel::Kernel,
+    memory::GuardMethod,
+    sched::ThreadId,
+};
 
-/// The report of a finding, made where it was noticed.
+/// How many events a report shows.
+const EVENTS: usize = 40;
+
+/// The report of a finding.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What was found.
     pub finding: Finding,
-    /// The seed of the run.
-    pub seed: u64,
+    /// Where, if it was found in the machine.
+    pub place: Option<Place>,
     /// The last events.
     pub events: Vec<Event>,
+    /// The seed of the run.
+    pub seed: u64,
+    /// How this host made pool blocks fault.
+    pub guard_method: GuardMethod,
+    /// The parameters of the bug check as they may be said: an address as its place in the machine, for it differs from run to run.
+    parameters: Option<[String; 4]>,
+}
+
+/// Where the machine was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The driver's stack, innermost first; empty if no driver code was on it.
+    pub stack: Vec<StackFrame>,
+    /// The IRQL.
+    pub irql: Irql,
+    /// The processor.
+    pub processor: u32,
+    /// The thread.
+    pub thread: ThreadId,
 }
 
 impl Report {
-    /// The report of `finding` as the machine is now.
+    /// The report of `finding`, with the place that was noted when it began to unwind.
     #[must_use]
-    pub fn new(kernel: &Kernel, finding: Finding) -> Self {
-        Self { finding, seed: kernel.config.seed, events: kernel.log.last(40) }
+    pub fn new(k: &Kernel, finding: Finding) -> Self {
+        let place = k.exec.place().map(|place| Place {
+            stack: k.exec.describe_stack(&place.stack),
+            irql: place.irql,
+            processor: place.processor,
+            thread: place.thread,
+        });
+        let parameters = match finding.cause {
+            Cause::BugCheck { parameters, .. } => Some(parameters.map(|parameter| say(k, parameter))),
+            Cause::NotModelled => None,
+        };
+        let (seed, guard_method) = (k.config.seed, k.memory.space.guard_method());
+        Self { finding, place, events: k.log.last(EVENTS), seed, guard_method, parameters }
     }
+}
+
+fn say(k: &Kernel, parameter: u64) -> String {
+    let place = k.memory.space.locate(parameter);
+    place.map_or_else(|| format!("{parameter:#x}"), |(arena, offset)| format!("{arena:?}+{offset:#x}"))
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.finding.cause, &self.parameters) {
+            (Cause::BugCheck { code, .. }, Some(parameters)) => {
+                writeln!(f, "bug check {code:#x} {}({})", name(code), parameters.join(", "))?;
+            }
+            _ => writeln!(f, "not modelled by the lab")?,
+        }
         writeln!(f, "{}", self.finding.sentence)?;
+        if let Some(place) = &self.place {
+            write!(f, "{place}")?;
+        }
+        writeln!(f, "the last events:")?;
         for event in &self.events {
             writeln!(f, "  {event}")?;
         }
-        write!(f, "seed {}", self.seed)
+        let guard = match self.guard_method {
+            GuardMethod::Markers => "guard markers",
+            GuardMethod::Protection => "page protection",
+        };
+        write!(f, "the seed of this run is {}; pool blocks were guarded by {guard}", self.seed)
     }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "at {} on processor {}, thread {}", self.irql, self.processor, self.thread.0)?;
+        if self.stack.is_empty() {
+            return writeln!(f, "no driver code on the stack");
+        }
+        writeln!(f, "the driver's stack:")?;
+        self.stack.iter().try_for_each(|frame| writeln!(f, "  {frame}"))
+    }
+}
+
+/// The bug checks that the lab makes, by the pages of the bug check code reference.
+const NAMES: [(u32, &str); 21] = [
+    (0x0A, "IRQL_NOT_LESS_OR_EQUAL"),
+    (0x1A, "MEMORY_MANAGEMENT"),
+    (0x1E, "KMODE_EXCEPTION_NOT_HANDLED"),
+    (0x44, "MULTIPLE_IRP_COMPLETE_REQUESTS"),
+    (0x50, "PAGE_FAULT_IN_NONPAGED_AREA"),
+    (0x7F, "UNEXPECTED_KERNEL_MODE_TRAP"),
+    (0xBE, "ATTEMPTED_WRITE_TO_READONLY_MEMORY"),
+    (0xC1, "SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION"),
+    (0xC2, "BAD_POOL_CALLER"),
+    (0xC4, "DRIVER_VERIFIER_DETECTED_VIOLATION"),
+    (0xC7, "TIMER_OR_DPC_INVALID"),
+    (0xC9, "DRIVER_VERIFIER_IOMANAGER_VIOLATION"),
+    (0xCC, "PAGE_FAULT_IN_FREED_SPECIAL_POOL"),
+    (0xCD, "PAGE_FAULT_BEYOND_END_OF_ALLOCATION"),
+    (0xCE, "DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS"),
+    (0xD1, "DRIVER_IRQL_NOT_LESS_OR_EQUAL"),
+    (0xDA, "SYSTEM_PTE_MISUSE"),
+    (0xE2, "MANUALLY_INITIATED_CRASH"),
+    (0xE6, "DRIVER_VERIFIER_DMA_VIOLATION"),
+    (0xFC, "ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY"),
+    (0x139, "KERNEL_SECURITY_CHECK_FAILURE"),
+];
+
+/// The name of a bug check and a space, or nothing.
+fn name(code: u32) -> String {
+    NAMES.iter().find(|(known, _)| *known == code).map_or_else(String::new, |(_, name)| format!("{name} "))
 }

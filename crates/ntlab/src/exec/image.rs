@@ -8,7 +8,7 @@ use std::{
 };
 
 use object::{
-    LittleEndian as LE, pe,
+    LittleEndian as LE, Object as _, pe,
     read::pe::{ExportTarget, ImageThunkData, PeFile64},
 };
 use thiserror::Error;
@@ -97,6 +97,8 @@ pub struct Image {
     pub sections: Vec<Section>,
     /// What it exports.
     pub exports: BTreeMap<String, u64>,
+    /// Its symbols: the file named in it, and the number that file must have.
+    pub(super) symbols: Option<(PathBuf, [u8; 16])>,
     /// Its bytes as they were loaded.
     pub(super) bytes: Vec<u8>,
     /// Where the function table lies in `bytes`.
@@ -150,6 +152,7 @@ impl Exec {
             entry: base + u64::from(header.address_of_entry_point.get(LE)),
             sections,
             exports: exported(&pe, base)?,
+            symbols: symbols(&pe)?,
             bytes,
             function_table,
         });
@@ -297,6 +300,11 @@ fn function_table(pe: &PeFile64<'_>) -> std::ops::Range<usize> {
     let directory = pe.data_directory(pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION);
     let (start, size) = directory.map_or((0, 0), pe::ImageDataDirectory::address_range);
     start as usize..start as usize + size as usize
+}
+
+fn symbols(pe: &PeFile64<'_>) -> Result<Option<(PathBuf, [u8; 16])>, LoadError> {
+    let info = pe.pdb_info()?;
+    Ok(info.map(|info| (PathBuf::from(String::from_utf8_lossy(info.path()).as_ref()), info.guid())))
 }
 
 fn sections(pe: &PeFile64<'_>, base: u64) -> Vec<Section> {

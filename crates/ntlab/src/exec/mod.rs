@@ -13,9 +13,11 @@ mod image;
 mod registers;
 mod signals;
 mod stacks;
+mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;
 mod thunks;
+mod unwind;
 
 use std::{any::Any, cell::RefCell, ptr::NonNull, rc::Rc};
 
@@ -23,10 +25,24 @@ pub use self::{
     border::{Entered, call, enter},
     image::{Image, LoadError, Missing, Section},
     registers::Bus,
+    symbols::StackFrame,
     stacks::{Context, HostStack, KernelStack, Stacks},
 };
 use self::{entry::Border, registers::Registers, thunks::Thunks};
-use crate::{exports::Export, memory::Space};
+use crate::{exports::Export, irql::Irql, kernel::Kernel, memory::Space, sched::ThreadId};
+
+/// Where a machine was when something stopped it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where the driver was, as [`Exec::driver_stack`] says it.
+    pub stack: Rc<[u64]>,
+    /// The IRQL.
+    pub irql: Irql,
+    /// The processor.
+    pub processor: u32,
+    /// The thread.
+    pub thread: ThreadId,
+}
 
 /// What one machine needs to run driver code.
 #[derive(Debug)]
@@ -40,6 +56,8 @@ pub struct Exec {
     pub registers: Registers,
     /// Stacks of simulated threads.
     pub stacks: Stacks,
+    /// Where the machine was when something first stopped it.
+    place: RefCell<Option<Place>>,
     /// What unwinds, while it jumps over the driver's frames.
     stopped: RefCell<Option<Box<dyn Any + Send>>>,
 }
@@ -55,6 +73,7 @@ impl Exec {
             images: RefCell::default(),
             registers: Registers::new(space),
             stacks: Stacks::new(space),
+            place: RefCell::new(None),
             stopped: RefCell::new(None),
         }
     }
@@ -70,9 +89,18 @@ impl Exec {
         self.thunks.borrow().runtime_function(name)
     }
 
-    /// Where the driver is on the current thread: instruction addresses, innermost first; empty where no driver code is on the stack.
-    pub fn driver_stack(&self) -> Rc<[u64]> {
-        Rc::default()
+    /// Notes where the machine is, unless that was noted before: what stops it unwinds from here.
+    pub fn note_place(&self, k: &Kernel) {
+        let mut place = self.place.borrow_mut();
+        if place.is_none() {
+            let (irql, processor, thread) = (k.irql(), k.processor_index(), k.thread_id());
+            *place = Some(Place { stack: self.driver_stack(), irql, processor, thread });
+        }
+    }
+
+    /// Where the machine was when something first stopped it.
+    pub fn place(&self) -> Option<Place> {
+        self.place.borrow().clone()
     }
 
     const fn border(&self) -> &Border {
