@@ -12,7 +12,7 @@ use windows_sys::{
         Foundation::DEVICE_OBJECT,
         System::SystemServices::{IRP_MN_QUERY_POWER, IRP_MN_SET_POWER},
     },
-    Win32::System::Power::{PowerDeviceD0, PowerSystemHibernate, PowerSystemSleeping3, PowerSystemWorking},
+    Win32::System::Power::{PowerSystemHibernate, PowerSystemSleeping3, PowerSystemWorking},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     events::Kind,
     finding::Finding,
     io::{
-        device, irp,
+        device,
         layout::Words,
         send::{self, IrpParameters},
     },
@@ -120,7 +120,7 @@ impl Power {
 fn send_requests(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, first: Requested) {
     let mut next = Some(first);
     while let Some(requested) = next.take() {
-        send_requested(k, stack, requested);
+        send_requested(k, stack, &requested);
         k.power.under_way.set(k.power.under_way.get() - 1);
         let mut queues = k.power.queues.borrow_mut();
         next = queues.get_mut(&stack.address()).and_then(VecDeque::pop_front);
@@ -131,8 +131,8 @@ fn send_requests(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, first: Requested) {
 }
 
 /// Sends one and waits for it. The driver's completion routine runs as soon as every driver is done, where the last one was.
-fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: Requested) {
-    let Requested { device, minor, state, completion, context } = requested;
+fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: &Requested) {
+    let &Requested { device, minor, state, completion, context } = requested;
     let words = [0, DEVICE_STATE, u64::from(state), 0];
     let done = Rc::new(Cell::new(false));
     let (end, waiting) = (Rc::clone(&done), k.thread_id());
@@ -143,7 +143,6 @@ fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: Requested) {
             let arguments = [device.address(), minor.into(), state.into(), context, status];
             k.call("power completion routine", completion, &arguments);
         }
-        let _ = irp::status(packet);
         end.set(true);
         k.wake(waiting);
     });
@@ -223,5 +222,3 @@ impl System {
         worker::run(&self.kernel, "system sleep", move |k| sleep(k, state))
     }
 }
-
-const _: () = assert!(PowerDeviceD0 == 1);

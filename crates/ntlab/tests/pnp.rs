@@ -68,14 +68,18 @@ fn build(name: &str, settings: &[&str]) -> PathBuf {
 /// Runs a scenario in a machine where the driver, compiled with these settings, is installed.
 fn run_with<T>(config: Config, settings: &[&str], scenario: impl for<'k> FnOnce(&'k System) -> T) -> Outcome<T> {
     let package = DriverPackage::new(SERVICE, driver(settings)).for_ids(["PCI\\VEN_1234&DEV_11E8", "ROOT\\FUNCTION"]);
-    Machine::new(Config { keep_trace: true, ..config }).expect("a possible machine").run(move |system| {
+    Machine::new(config).expect("a possible machine").run(move |system| {
         system.install(package);
         scenario(system)
     })
 }
 
+fn traced() -> Config {
+    Config { keep_trace: true, ..Config::default() }
+}
+
 fn run<T>(scenario: impl for<'k> FnOnce(&'k System) -> T) -> (T, Vec<String>) {
-    finish(run_with(Config::default(), &[], scenario))
+    finish(run_with(traced(), &[], scenario))
 }
 
 fn finish<T>(outcome: Outcome<T>) -> (T, Vec<String>) {
@@ -99,7 +103,7 @@ fn only<'a>(said: &'a [String], beginning: &str) -> Vec<&'a str> {
 
 /// What the lab finds in the driver with a defect.
 fn finding(defect: &str, scenario: impl for<'k> FnOnce(&'k System)) -> Report {
-    let outcome = run_with(Config::default(), &[defect], scenario);
+    let outcome = run_with(traced(), &[defect], scenario);
     *outcome.result.expect_err("the defect is found")
 }
 
@@ -206,7 +210,7 @@ fn a_device_without_resources_is_asked_to_stop_and_never_stopped() {
 
 #[test]
 fn whoever_refuses_to_stop_cancels_the_stop_of_all() {
-    let (rebalanced, said) = finish(run_with(Config::default(), &["refuses_stop"], |system| {
+    let (rebalanced, said) = finish(run_with(traced(), &["refuses_stop"], |system| {
         edu(system);
         system.plug(DeviceSpec::edu());
         system.rebalance()
@@ -287,7 +291,7 @@ fn the_driver_is_unloaded_when_its_registrations_are_gone_and_not_before() {
     });
     assert_eq!(only(&said, "unload"), ["unload"]);
 
-    let (refused, said) = finish(run_with(Config::default(), &["keeps_registration"], |system| {
+    let (refused, said) = finish(run_with(traced(), &["keeps_registration"], |system| {
         edu(system);
         system.unload(SERVICE)
     }));
@@ -325,7 +329,7 @@ fn a_processor_that_does_not_start_is_reported_as_failure() {
 fn the_arrival_of_a_processor_is_told_before_or_after_add_complete_depending_on_the_seed() {
     let mut orders = std::collections::BTreeSet::new();
     for seed in 0..20 {
-        let (_, said) = finish(run_with(Config::default().with_seed(seed), &[], |system| {
+        let (_, said) = finish(run_with(traced().with_seed(seed), &[], |system| {
             edu(system);
             system.add_processor(NewProcessor::default()).expect("nobody refuses");
             system.settle();
@@ -340,7 +344,7 @@ fn the_arrival_of_a_processor_is_told_before_or_after_add_complete_depending_on_
 #[test]
 fn groups_and_gaps_show_in_the_processor_number() {
     let groups = vec![Group::new(0b1011), Group::new(0b110)];
-    let config = Config { processors: 3, groups, ..Config::default() };
+    let config = Config { processors: 3, groups, ..traced() };
     let (added, said) = finish(run_with(config, &[], |system| {
         edu(system);
         system.add_processor(NewProcessor::default())
@@ -350,6 +354,39 @@ fn groups_and_gaps_show_in_the_processor_number() {
         only(&said, "processor state 0 index")[2..],
         ["processor state 0 index 2 group 0 number 3", "processor state 0 index 3 group 1 number 1"]
     );
+}
+
+#[test]
+fn two_thousand_processors_can_be_added_one_by_one() {
+    let config = Config::new(2, 2048).expect("possible");
+    let outcome = run_with(config, &[], |system| {
+        let device = edu(system);
+        for index in 2..2048 {
+            assert_eq!(system.add_processor(NewProcessor::default()), Ok(index));
+        }
+        system.settle();
+        device.interrupts(system)[0].affinity
+    });
+    assert_eq!(outcome.result.expect("no finding"), u64::MAX);
+}
+
+#[test]
+fn whatever_the_seed_devices_come_through_additions_rebalances_and_sleep() {
+    for seed in 0..40 {
+        let (_, said) = finish(run_with(traced().with_seed(seed), &[], |system| {
+            let device = system.plug(DeviceSpec::edu().with_scarce_messages());
+            for _ in 0..3 {
+                system.add_processor(NewProcessor::default()).expect("nobody refuses");
+                raise(system, 3);
+            }
+            system.sleep_system(SystemState::S3).expect("nobody refuses");
+            assert_eq!(device.rebalance(system), Rebalance::Restarted);
+            raise(system, 3);
+            system.unload(SERVICE).expect("nothing holds it");
+            system.settle();
+        }));
+        assert_eq!(only(&said, "unload").len(), 1, "seed {seed}");
+    }
 }
 
 #[test]
@@ -376,7 +413,7 @@ fn a_file_in_the_path_is_told_to_the_driver() {
 #[test]
 fn same_seed_same_trace() {
     let trace = || {
-        let outcome = run_with(Config::default().with_seed(7), &[], |system| {
+        let outcome = run_with(traced().with_seed(7), &[], |system| {
             edu(system);
             system.add_processor(NewProcessor::default()).expect("nobody refuses");
             raise(system, 20);

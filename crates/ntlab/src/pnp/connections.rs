@@ -145,8 +145,9 @@ impl Connections {
             let (made, asked) = (name_of(connection.version), name_of(version));
             violation(format!("an interrupt that was connected as {made} is disconnected as {asked}"));
         }
-        let object =
-            self.objects.borrow_mut().remove(&connection.object.address()).expect("a connection has an object");
+        let Some(object) = self.objects.borrow_mut().remove(&connection.object.address()) else {
+            unreachable!("a connection has an object");
+        };
         if let (Some(hardware), Source::Message(_)) = (&connection.hardware, object.connected.source) {
             hardware.configure(k, |function| function.set_message(None));
         }

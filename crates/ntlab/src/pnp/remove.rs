@@ -51,7 +51,7 @@ fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
     }
     let answer = request::send(k, devnode, IRP_MN_QUERY_REMOVE_DEVICE).ok();
     let open = device::opens_of_stack(devnode.pdo) > 0;
-    let refusal = answer.err().or(open.then_some(STATUS_DEVICE_BUSY));
+    let refusal = answer.err().or_else(|| open.then_some(STATUS_DEVICE_BUSY));
     refusal.map_or(Ok(()), |status| {
         request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
         Err(status)

@@ -15,17 +15,23 @@ pub struct DeviceSpec {
     pub(crate) group: u16,
 }
 
+/// What kind of device.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum DeviceKind {
+pub enum DeviceKind {
     /// A PCI function.
-    Edu { model: EduModel, messages: Messages },
+    Edu {
+        /// Its variant.
+        model: EduModel,
+        /// Its interrupts.
+        messages: Messages,
+    },
     /// A device that the root bus enumerates, without hardware; its hardware ID.
     Software(String),
 }
 
 /// Whether a PCI function gets message-signaled interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Messages {
+pub enum Messages {
     /// Always.
     Always,
     /// Sometimes the system has none left, and assigns a line instead.
@@ -53,7 +59,7 @@ impl DeviceSpec {
 
     /// Another variant of `edu`.
     #[must_use]
-    pub fn with_model(mut self, new: EduModel) -> Self {
+    pub const fn with_model(mut self, new: EduModel) -> Self {
         if let DeviceKind::Edu { model, .. } = &mut self.kind {
             *model = new;
         }
@@ -62,17 +68,17 @@ impl DeviceSpec {
 
     /// Without message-signaled interrupts.
     #[must_use]
-    pub fn with_line_interrupts_only(self) -> Self {
+    pub const fn with_line_interrupts_only(self) -> Self {
         self.with_messages(Messages::Never)
     }
 
     /// The system does not always have messages left for it, and a rebalance may change what it gets.
     #[must_use]
-    pub fn with_scarce_messages(self) -> Self {
+    pub const fn with_scarce_messages(self) -> Self {
         self.with_messages(Messages::Scarce)
     }
 
-    fn with_messages(mut self, new: Messages) -> Self {
+    const fn with_messages(mut self, new: Messages) -> Self {
         if let DeviceKind::Edu { messages, .. } = &mut self.kind {
             *messages = new;
         }

@@ -26,7 +26,7 @@ impl fmt::Debug for Worker {
 
 impl Worker {
     /// Whether nothing waits and nothing runs.
-    pub fn is_quiet(&self) -> bool {
+    pub const fn is_quiet(&self) -> bool {
         !self.running.get()
     }
 }
