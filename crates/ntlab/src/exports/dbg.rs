@@ -11,8 +11,12 @@ use crate::{
 };
 
 /// The functions of this module.
-pub const FUNCTIONS: &[Export] =
-    &[export!("DbgPrint", any_level(), dbg_print), export!("DbgPrintEx", any_level(), dbg_print_ex)];
+pub const FUNCTIONS: &[Export] = &[
+    export!("DbgPrint", any_level(), dbg_print),
+    export!("DbgPrintEx", any_level(), dbg_print_ex),
+    export!("KeBugCheck", any_level(), ke_bug_check),
+    export!("KeBugCheckEx", any_level(), ke_bug_check_ex),
+];
 
 /// As much text as one call transmits.
 const LONGEST: usize = 512;
