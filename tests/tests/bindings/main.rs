@@ -25,7 +25,7 @@ const STRUCTURES_KNOWN_OTHERWISE: &[(&str, &str)] = &[
 ];
 
 /// Structures without a field for drivers: only the size counts.
-const OPAQUE: &[&str] = &["_KDPC"];
+const OPAQUE: &[&str] = &["_KDPC", "_KTIMER"];
 
 /// Fields behind one that wdm.h aligns to a pointer, which windows-sys has lost; debuggers show `IO_STACK_LOCATION` so.
 const FIELDS_KNOWN_OTHERWISE: &[(&str, &str, usize)] = &[
