@@ -123,17 +123,29 @@ impl Access {
     }
 }
 
+/// Whether the kind behind a byte of the page map allows an access.
+#[inline]
+pub const fn allowed(byte: u8, access: Access) -> bool {
+    byte & access.bit() != 0
+}
+
+/// Whether the kind behind a byte of the page map is pageable.
+#[inline]
+pub const fn pageable(byte: u8) -> bool {
+    byte & PAGEABLE == PAGEABLE
+}
+
 impl PageKind {
     /// Whether kernel functions may do that with the page on behalf of the driver.
     #[must_use]
     pub const fn allows(self, access: Access) -> bool {
-        self as u8 & access.bit() != 0
+        allowed(self as u8, access)
     }
 
     /// Whether the page may only be touched below `DISPATCH_LEVEL`.
     #[must_use]
     pub const fn pageable(self) -> bool {
-        self as u8 & PAGEABLE == PAGEABLE
+        pageable(self as u8)
     }
 
     /// What the host lets driver code do with the page.

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Access, PAGE, PageKind,
     host::{self, Protection},
+    page,
 };
 use crate::finding::Finding;
 
@@ -142,26 +143,38 @@ impl Space {
         if offset >= RESERVED {
             return PageKind::Free;
         }
-        let entry = (self.base + offset / PAGE) as *const u8;
-        // SAFETY: the page map has a byte for each page of the reservation, mapped since `new`, and only this thread touches it.
-        PageKind::from_byte(unsafe { entry.read() })
+        PageKind::from_byte(self.page_byte(offset))
     }
 
     /// Whether all of `length` bytes from `address` may be accessed so.
     #[inline]
     pub fn allows(&self, address: u64, length: u64, access: Access) -> bool {
-        let Some(last) = address.checked_add(length.max(1) - 1) else { return false };
-        let mut page = address;
-        loop {
-            let kind = self.kind(page);
-            if !kind.allows(access) || (kind.pageable() && !self.page_in()) {
-                return false;
-            }
-            if page / PAGE == last / PAGE {
+        let offset = address.wrapping_sub(self.base);
+        // Nearly every access is to one page that is not pageable.
+        if offset < RESERVED && offset % PAGE + length <= PAGE {
+            let byte = self.page_byte(offset);
+            if page::allowed(byte, access) && !page::pageable(byte) {
                 return true;
             }
-            page = (page / PAGE + 1) * PAGE;
         }
+        self.allows_pages(address, length, access)
+    }
+
+    fn allows_pages(&self, address: u64, length: u64, access: Access) -> bool {
+        let Some(last) = address.checked_add(length.max(1) - 1) else { return false };
+        let pages = address / PAGE..=last / PAGE;
+        pages.into_iter().all(|page| {
+            let kind = self.kind(page * PAGE);
+            kind.allows(access) && (!kind.pageable() || self.page_in())
+        })
+    }
+
+    /// The page map's byte for an offset in the reservation.
+    #[inline]
+    fn page_byte(&self, offset: u64) -> u8 {
+        let entry = (self.base + offset / PAGE) as *const u8;
+        // SAFETY: the page map has a byte for each page of the reservation, mapped since `new`, and only this thread touches it.
+        unsafe { entry.read() }
     }
 
     /// Whether pageable memory may not be touched now.
@@ -222,6 +235,9 @@ impl Space {
     /// Marks pages.
     pub fn mark(&self, address: u64, length: u64, kind: PageKind) {
         self.assert_inside(address, length);
+        if kind.pageable() {
+            self.bring_in();
+        }
         let entry = (self.base + (address - self.base) / PAGE) as *mut u8;
         // SAFETY: the page map has a byte for each page of the reservation, and the range was checked to lie in it.
         unsafe { entry.write_bytes(kind as u8, host::to_usize(length.div_ceil(PAGE))) };
@@ -229,7 +245,9 @@ impl Space {
 
     /// Takes `length` bytes, whole pages, from an arena. They fault until they are [opened](Self::open).
     pub fn take(&self, arena: Arena, length: u64) -> u64 {
-        self.bring_in();
+        if arena == Arena::PagedPool {
+            self.bring_in();
+        }
         let mut all = self.ranges.borrow_mut();
         let ranges = &mut all[arena as usize];
         if let Some(queue) = ranges.free.get_mut(&length)
@@ -295,7 +313,10 @@ impl Space {
     fn assert_inside(&self, address: u64, length: u64) {
         let offset = address.wrapping_sub(self.base);
         assert!(offset < RESERVED && length <= RESERVED - offset, "bytes outside the machine");
-        self.bring_in();
+        let paged_pool = bounds(Arena::PagedPool);
+        if self.kind(address).pageable() || (paged_pool.0..paged_pool.1).contains(&offset) {
+            self.bring_in();
+        }
     }
 
     /// Fills pages that the caller opened.
@@ -310,7 +331,9 @@ impl Space {
         self.assert_inside(address, length);
         // SAFETY: the range lies in the reservation, the caller took and opened it; nothing writes to it while this function runs.
         let bytes = unsafe { slice::from_raw_parts(address as *const u8, host::to_usize(length)) };
-        bytes.iter().position(|byte| *byte != value).map(|offset| offset as u64)
+        // Without an early exit this takes 64 bytes at a time.
+        let differ = bytes.iter().fold(0, |differ, byte| differ | (byte ^ value));
+        if differ == 0 { None } else { bytes.iter().position(|byte| *byte != value).map(|offset| offset as u64) }
     }
 
     /// Writes to pages that the caller opened, whatever their kind: for the loader.
