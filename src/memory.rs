@@ -141,8 +141,8 @@ impl BufferPool {
                 request.forget(core);
                 kept.push(request);
             }
-            // What was given back meanwhile goes on top.
-            while let Some(request) = kept.pop() {
+            let mut meanwhile = core::mem::replace(&mut *shard.0.lock(), kept);
+            while let Some(request) = meanwhile.pop() {
                 shard.0.lock().push(request);
             }
         }

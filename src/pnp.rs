@@ -156,43 +156,51 @@ pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
     device.core.record(EventKind::DeviceRemoved, Event::default());
 }
 
-fn query_capabilities<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-    match irp.send_and_wait(device.lower(), TAG, passive) {
-        Err(status) => irp.complete(status),
-        Ok(status) => {
-            if status.is_success()
-                && let Some(capabilities) = irp.capabilities()
-            {
-                capabilities.set_surprise_removal_ok();
+wdm::pageable! {
+    fn query_capabilities<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+        match irp.send_and_wait(device.lower(), TAG, passive) {
+            Err(status) => irp.complete(status),
+            Ok(status) => {
+                if status.is_success()
+                    && let Some(capabilities) = irp.capabilities()
+                {
+                    capabilities.set_surprise_removal_ok();
+                }
+                irp.complete_as_it_is()
             }
+        }
+    }
+}
+
+fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+    match ask_for_all_processors(device, &mut irp, passive) {
+        Err(status) => irp.complete(status),
+        Ok(edited) => {
+            device.core.record(EventKind::RequirementsFiltered, Event { count: edited, ..Event::default() });
             irp.complete_as_it_is()
         }
     }
 }
 
-/// Asks for interrupts on all processors, unless somebody has chosen a policy.
-fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-    if let Err(status) = irp.send_and_wait(device.lower(), TAG, passive) {
-        return irp.complete(status);
-    }
-    let mut edited = 0;
-    match irp.requirements(TAG, passive) {
-        Err(status) => return irp.complete(status),
-        Ok(None) => {}
-        Ok(Some(mut requirements)) => requirements.for_each_interrupt(|interrupt| {
+wdm::pageable! {
+    /// Asks for interrupts on all processors, unless somebody has chosen a policy. Lower drivers make the list first. Returns how many
+    /// interrupts had none.
+    fn ask_for_all_processors(device: &Device<Fdo>, irp: &mut Irp<'_>, passive: Passive<'_>) -> Result<u64> {
+        irp.send_and_wait(device.lower(), TAG, passive)?;
+        let mut edited = 0;
+        let Some(mut requirements) = irp.requirements(TAG, passive)? else { return Ok(edited) };
+        requirements.for_each_interrupt(|interrupt| {
             let current = interrupt.policy().map_or(Policy::MACHINE_DEFAULT, Policy);
-            if let Some(policy) = requested(current, interrupt.is_message()) {
-                interrupt.set_policy(if policy == Policy::SPREAD_MESSAGES {
-                    AffinityPolicy::SpreadMessagesAcrossAllProcessors
-                } else {
-                    AffinityPolicy::AllProcessorsInMachine
-                });
-                edited += 1;
-            }
-        }),
+            let Some(policy) = requested(current, interrupt.is_message()) else { return };
+            interrupt.set_policy(if policy == Policy::SPREAD_MESSAGES {
+                AffinityPolicy::SpreadMessagesAcrossAllProcessors
+            } else {
+                AffinityPolicy::AllProcessorsInMachine
+            });
+            edited += 1;
+        });
+        Ok(edited)
     }
-    device.core.record(EventKind::RequirementsFiltered, Event { count: edited, ..Event::default() });
-    irp.complete_as_it_is()
 }
 
 /// Counts the files that keep the device from being stopped; lower drivers have their say first.

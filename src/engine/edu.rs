@@ -116,12 +116,14 @@ impl DpcRoutine for Watchdog {
     }
 }
 
-/// Where the registers are, if the resources have any.
-pub fn registers_among(resources: ResourceList<'_>) -> Option<(u64, u64)> {
-    resources.iter().find_map(|resource| match resource {
-        Resource::Memory { start, length } => Some((start, length)),
-        _ => None,
-    })
+wdm::pageable! {
+    /// Where the registers are, if the resources have any.
+    pub fn registers_among(resources: ResourceList<'_>) -> Option<(u64, u64)> {
+        resources.iter().find_map(|resource| match resource {
+            Resource::Memory { start, length } => Some((start, length)),
+            _ => None,
+        })
+    }
 }
 
 impl Edu {

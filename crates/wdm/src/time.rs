@@ -39,25 +39,12 @@ impl Interval {
     }
 }
 
-/// Ticks of the performance counter since start-up ("`KeQueryPerformanceCounter` function").
-///
-/// IRQL: any.
-#[must_use]
-pub fn performance_counter() -> u64 {
-    // SAFETY: callable at any IRQL; a null frequency is allowed.
-    let ticks = unsafe { ntddk::KeQueryPerformanceCounter(core::ptr::null_mut()) };
-    quad(ticks).cast_unsigned()
-}
-
-/// Ticks of the performance counter a second; fixed while the system runs.
-///
-/// IRQL: any.
-#[must_use]
-pub fn performance_frequency() -> u64 {
+/// Ticks of the performance counter since start-up, and how many it makes a second ("`KeQueryPerformanceCounter` function").
+fn performance_counter() -> (u64, u64) {
     let mut frequency = LARGE_INTEGER { QuadPart: 0 };
     // SAFETY: callable at any IRQL; the frequency outlives the call.
-    unsafe { ntddk::KeQueryPerformanceCounter(&raw mut frequency) };
-    quad(frequency).cast_unsigned()
+    let ticks = unsafe { ntddk::KeQueryPerformanceCounter(&raw mut frequency) };
+    (quad(ticks).cast_unsigned(), quad(frequency).cast_unsigned())
 }
 
 /// Units of 100 ns since start-up, from the performance counter.
@@ -66,7 +53,7 @@ pub fn performance_frequency() -> u64 {
 #[must_use]
 pub fn now() -> u64 {
     const SECOND: u64 = 10_000_000;
-    let (ticks, frequency) = (performance_counter(), performance_frequency());
+    let (ticks, frequency) = performance_counter();
     // By parts, because all ticks at once would overflow within weeks.
     let (Some(seconds), Some(rest)) = (ticks.checked_div(frequency), ticks.checked_rem(frequency)) else { return 0 };
     let part = rest.wrapping_mul(SECOND).checked_div(frequency).unwrap_or(0);
