@@ -104,7 +104,7 @@ fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, pas
 }
 
 fn bring_up(device: &Device<Fdo>, irp: &mut Irp<'_>, restart: bool, passive: Passive<'_>) -> Result {
-    irp.send_and_wait(device.lower(), TAG, passive)?.ok()?;
+    irp.send_and_wait(device.lower(), passive).ok()?;
     let Some(Pnp::StartDevice { translated, .. }) = irp.pnp() else { return Err(NtStatus::INVALID_DEVICE_REQUEST) };
     device.engines.start(device.pdo(), translated, passive)?;
     // A stop leaves the interface enabled.
@@ -126,15 +126,12 @@ fn resume<'a>(
     reason: u32,
     passive: Passive<'_>,
 ) -> Disposition<'a> {
-    let sent = irp.send_and_wait(device.lower(), TAG, passive);
-    // A cancel cannot fail; where there was no memory to wait with, the device goes on all the same, and the IRP is passed down below.
+    // A cancel cannot fail, whatever lower drivers answer.
+    irp.send_and_wait(device.lower(), passive);
     device.pnp.lock().state = transition.next;
     record(device, request, NtStatus::SUCCESS, 0);
     device.gate.open(reason, &device.engines, passive);
-    match sent {
-        Ok(_) => irp.complete(NtStatus::SUCCESS),
-        Err(_) => succeed(device, irp),
-    }
+    irp.complete(NtStatus::SUCCESS)
 }
 
 /// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware is let go.
@@ -158,17 +155,12 @@ pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
 
 wdm::pageable! {
     fn query_capabilities<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-        match irp.send_and_wait(device.lower(), TAG, passive) {
-            Err(status) => irp.complete(status),
-            Ok(status) => {
-                if status.is_success()
-                    && let Some(capabilities) = irp.capabilities()
-                {
-                    capabilities.set_surprise_removal_ok();
-                }
-                irp.complete_as_it_is()
-            }
+        if irp.send_and_wait(device.lower(), passive).is_success()
+            && let Some(capabilities) = irp.capabilities()
+        {
+            capabilities.set_surprise_removal_ok();
         }
+        irp.complete_as_it_is()
     }
 }
 
@@ -186,7 +178,7 @@ wdm::pageable! {
     /// Asks for interrupts on all processors, unless somebody has chosen a policy. Lower drivers make the list first. Returns how many
     /// interrupts had none.
     fn ask_for_all_processors(device: &Device<Fdo>, irp: &mut Irp<'_>, passive: Passive<'_>) -> Result<u64> {
-        irp.send_and_wait(device.lower(), TAG, passive)?;
+        irp.send_and_wait(device.lower(), passive);
         let mut edited = 0;
         let Some(mut requirements) = irp.requirements(TAG, passive)? else { return Ok(edited) };
         requirements.for_each_interrupt(|interrupt| {
@@ -214,20 +206,15 @@ fn usage_notification<'a>(
     if matches!(usage, Usage::Other(_)) {
         return irp.pass_down(device.lower());
     }
-    match irp.send_and_wait(device.lower(), TAG, passive) {
-        Err(status) => irp.complete(status),
-        Ok(status) => {
-            if status.is_success() {
-                let files = {
-                    let mut pnp = device.pnp.lock();
-                    pnp.files_in_path = usage_after(pnp.files_in_path, in_path);
-                    pnp.files_in_path
-                };
-                device.core.record(EventKind::UsageChanged, Event { count: files.into(), ..Event::default() });
-            }
-            irp.complete_as_it_is()
-        }
+    if irp.send_and_wait(device.lower(), passive).is_success() {
+        let files = {
+            let mut pnp = device.pnp.lock();
+            pnp.files_in_path = usage_after(pnp.files_in_path, in_path);
+            pnp.files_in_path
+        };
+        device.core.record(EventKind::UsageChanged, Event { count: files.into(), ..Event::default() });
     }
+    irp.complete_as_it_is()
 }
 
 fn record(device: &Fdo, request: Request, status: NtStatus, files_in_path: u32) {

@@ -11,16 +11,16 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 
 use wdk_sys::{
-    DEVICE_OBJECT, IO_NO_INCREMENT, IO_STACK_LOCATION, IRP, NTSTATUS, PDEVICE_OBJECT, PIRP, PVOID, SL_INVOKE_ON_CANCEL,
-    SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED, STATUS_MORE_PROCESSING_REQUIRED, ntddk,
+    _EVENT_TYPE, _KWAIT_REASON, DEVICE_OBJECT, IO_NO_INCREMENT, IO_STACK_LOCATION, IRP, KEVENT, NTSTATUS,
+    PDEVICE_OBJECT, PIRP, PVOID, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
+    STATUS_MORE_PROCESSING_REQUIRED, ntddk,
 };
 
 use crate::device::LowerDevice;
-use crate::event::{Event, EventKind};
 use crate::irql::Passive;
-use crate::kernel::byte;
+use crate::kernel::{KERNEL_MODE, Kernel, NO, byte};
 use crate::pool::{PoolBox, Tag};
-use crate::status::{NtStatus, Result};
+use crate::status::NtStatus;
 
 mod buffers;
 mod parameters;
@@ -260,22 +260,29 @@ impl<'a> Irp<'a> {
     }
 
     /// Passes it down and waits until the lower drivers have completed it; then it is ours again ("Using IRP Completion
-    /// Routines").
+    /// Routines"). Returns what they answered. Needs no memory, so that what must not fail can be built on it.
     ///
     /// IRQL: PASSIVE_LEVEL.
-    ///
-    /// # Errors
-    ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory to wait; it was not passed down then. What the lower drivers
-    /// answered is the `Ok` value.
-    pub fn send_and_wait(&mut self, lower: &LowerDevice, tag: Tag, passive: Passive<'_>) -> Result<NtStatus> {
-        let done = Event::new(tag, EventKind::Notification, false)?;
-        self.inner.copy_stack(signal_completion, (&raw const done).cast_mut().cast());
+    pub fn send_and_wait(&mut self, lower: &LowerDevice, _: Passive<'_>) -> NtStatus {
+        let done = Kernel::<KEVENT>::zeroed();
+        // SAFETY: the event stays in this frame until the wait below is over; nothing uses it before.
+        unsafe { ntddk::KeInitializeEvent(done.get(), _EVENT_TYPE::NotificationEvent, NO) };
+        self.inner.copy_stack(signal_completion, done.get().cast());
         // Waits whatever the lower driver returned: the completion routine runs in every case, and then nobody but us
-        // holds it.
+        // holds the IRP.
         self.inner.call(lower);
-        done.wait(passive);
-        Ok(self.status())
+        // SAFETY: PASSIVE_LEVEL by the token. Waiting in kernel mode keeps the stack resident, and it ends only once the
+        // completion routine has signaled.
+        let _ = unsafe {
+            ntddk::KeWaitForSingleObject(
+                done.get().cast(),
+                _KWAIT_REASON::Executive,
+                KERNEL_MODE,
+                NO,
+                core::ptr::null_mut(),
+            )
+        };
+        self.status()
     }
 
     /// Passes it down; `then` gets it back when the lower drivers have completed it ("Using IRP Completion Routines").
@@ -313,9 +320,8 @@ struct Continuation<C> {
 
 /// IRQL: <= DISPATCH_LEVEL.
 unsafe extern "C" fn signal_completion(_: PDEVICE_OBJECT, _: PIRP, context: PVOID) -> NTSTATUS {
-    // SAFETY: `send_and_wait` passes its event and keeps it until it is signaled.
-    let done = unsafe { &*context.cast::<Event>() };
-    done.set();
+    // SAFETY: `send_and_wait` passes its event and keeps it until it is signaled; without Wait any IRQL here will do.
+    unsafe { ntddk::KeSetEvent(context.cast(), 0, NO) };
     STATUS_MORE_PROCESSING_REQUIRED
 }
 
