@@ -13,7 +13,7 @@
 //! outcome.result.unwrap();
 //! ```
 
-use std::fmt;
+use std::{borrow::Borrow, fmt};
 
 use windows_sys::Win32::{
     Foundation::{
@@ -205,7 +205,7 @@ impl System {
     }
 }
 
-/// An open handle. Closing it, or dropping it, sends IRP_MJ_CLEANUP, and IRP_MJ_CLOSE as soon as no request is left.
+/// An open handle. Closing it, or dropping it, sends `IRP_MJ_CLEANUP`, and `IRP_MJ_CLOSE` as soon as no request is left.
 pub struct Handle<'k> {
     kernel: &'k Kernel,
     file: Option<FileId>,
@@ -219,11 +219,12 @@ impl fmt::Debug for Handle<'_> {
 
 impl<'k> Handle<'k> {
     /// Sends a request and does not wait for it.
-    pub fn submit(&self, request: Request) -> Pending<'k> {
+    #[must_use = "dropping it leaves the request to itself"]
+    pub fn submit(&self, request: impl Borrow<Request>) -> Pending<'k> {
         let kernel = self.kernel;
         kernel.preempt();
         let Some(file) = self.file else { return Pending::over(kernel, Completion::refused(STATUS_INVALID_PARAMETER)) };
-        match request::submit(kernel, file, &request) {
+        match request::submit(kernel, file, request.borrow()) {
             Ok(index) => Pending { kernel, state: State::Sent(index) },
             Err(status) => Pending::over(kernel, Completion::refused(status)),
         }
@@ -235,7 +236,7 @@ impl<'k> Handle<'k> {
     ///
     /// The request's status.
     pub fn device_control(&self, code: u32, input: &[u8], output: usize) -> Result<Vec<u8>, Status> {
-        self.ask(Request::Control { code, input: input.to_vec(), output }).map(|done| done.output)
+        self.ask(&Request::Control { code, input: input.to_vec(), output }).map(|done| done.output)
     }
 
     /// Reads and waits.
@@ -244,7 +245,7 @@ impl<'k> Handle<'k> {
     ///
     /// The request's status.
     pub fn read(&self, offset: i64, length: usize) -> Result<Vec<u8>, Status> {
-        self.ask(Request::Read { offset, length }).map(|done| done.output)
+        self.ask(&Request::Read { offset, length }).map(|done| done.output)
     }
 
     /// Writes and waits: how many bytes were written.
@@ -253,10 +254,10 @@ impl<'k> Handle<'k> {
     ///
     /// The request's status.
     pub fn write(&self, offset: i64, data: &[u8]) -> Result<u64, Status> {
-        self.ask(Request::Write { offset, data: data.to_vec() }).map(|done| done.information)
+        self.ask(&Request::Write { offset, data: data.to_vec() }).map(|done| done.information)
     }
 
-    fn ask(&self, request: Request) -> Result<Completion, Status> {
+    fn ask(&self, request: &Request) -> Result<Completion, Status> {
         let done = self.submit(request).wait();
         if done.status.is_success() { Ok(done) } else { Err(done.status) }
     }
@@ -360,6 +361,7 @@ impl<'k> Pending<'k> {
     }
 
     /// Cancels it, as `CancelIoEx` does: it ends with `STATUS_CANCELLED`, unless the driver was faster. Whether a driver was told.
+    #[allow(clippy::must_use_candidate, reason = "cancelling is its effect")]
     pub fn cancel(&self) -> bool {
         match self.state {
             State::Sent(index) if !self.is_done() => request::cancel(self.kernel, index),

@@ -25,7 +25,7 @@ pub const FUNCTIONS: &[Export] = &[
     export!("EtwProviderEnabled", any_level(), etw_provider_enabled),
 ];
 
-/// "EtwRegister function".
+/// "`EtwRegister` function".
 fn etw_register(k: &Kernel, provider: Ptr<GUID>, callback: u64, context: u64, handle: Ptr<u64>) -> NTSTATUS {
     if provider.is_null() || handle.is_null() {
         return STATUS_INVALID_PARAMETER;
@@ -38,17 +38,17 @@ const fn known(registered: bool) -> NTSTATUS {
     if registered { STATUS_SUCCESS } else { STATUS_INVALID_HANDLE }
 }
 
-/// "EtwUnregister function".
+/// "`EtwUnregister` function".
 fn etw_unregister(k: &Kernel, handle: u64) -> NTSTATUS {
     known(trace::unregister(k, handle))
 }
 
-/// "EtwSetInformation function". Provider traits are for tools that read a trace; nothing in the lab does.
+/// "`EtwSetInformation` function". Provider traits are for tools that read a trace; nothing in the lab does.
 fn etw_set_information(k: &Kernel, handle: u64, _class: i32, _information: Ptr<u8>, _length: u32) -> NTSTATUS {
     known(k.io.trace.wants(handle, 0, 0).is_some())
 }
 
-/// "EtwWrite function".
+/// "`EtwWrite` function".
 fn etw_write(
     k: &Kernel,
     handle: u64,
@@ -60,7 +60,7 @@ fn etw_write(
     known(trace::write(k, handle, event, count, data))
 }
 
-/// "EtwWriteTransfer function".
+/// "`EtwWriteTransfer` function".
 fn etw_write_transfer(
     k: &Kernel,
     handle: u64,
@@ -73,13 +73,13 @@ fn etw_write_transfer(
     known(trace::write(k, handle, event, count, data))
 }
 
-/// "EtwEventEnabled function".
+/// "`EtwEventEnabled` function".
 fn etw_event_enabled(k: &Kernel, handle: u64, event: Ptr<Descriptor>) -> bool {
     let (level, keywords) = event.read().filter();
     k.io.trace.wants(handle, level, keywords) == Some(true)
 }
 
-/// "EtwProviderEnabled function".
+/// "`EtwProviderEnabled` function".
 fn etw_provider_enabled(k: &Kernel, handle: u64, level: u8, keywords: u64) -> bool {
     k.io.trace.wants(handle, level, keywords) == Some(true)
 }

@@ -1,4 +1,5 @@
 //! Device objects, remove locks and work items.
+#![allow(clippy::cast_possible_truncation, reason = "sizes are those of structures and strings, which are small")]
 
 use windows_sys::{
     Wdk::Foundation::{DEVICE_OBJECT, DRIVER_OBJECT},
@@ -47,7 +48,7 @@ pub const FUNCTIONS: &[Export] = &[
     export!("IoQueueWorkItemEx", at_most(DISPATCH_LEVEL), io_queue_work_item_ex),
 ];
 
-/// "IoCreateDevice function".
+/// "`IoCreateDevice` function".
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn io_create_device(
     k: &Kernel,
@@ -70,7 +71,7 @@ fn io_create_device(
     }
 }
 
-/// "IoAttachDeviceToDeviceStackSafe function".
+/// "`IoAttachDeviceToDeviceStackSafe` function".
 fn io_attach_device_to_device_stack_safe(
     k: &Kernel,
     source: Ptr<DEVICE_OBJECT>,
@@ -82,14 +83,14 @@ fn io_attach_device_to_device_stack_safe(
     if lower.is_null() { STATUS_NO_SUCH_DEVICE } else { STATUS_SUCCESS }
 }
 
-/// "IoGetAttachedDeviceReference function".
+/// "`IoGetAttachedDeviceReference` function".
 fn io_get_attached_device_reference(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     let top = device::top_of_stack(device);
     device::reference(k, top);
     top
 }
 
-/// "IoCreateSymbolicLink function".
+/// "`IoCreateSymbolicLink` function".
 fn io_create_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>, target: Ptr<UNICODE_STRING>) -> NTSTATUS {
     if k.io.names.insert(&string::text(link), Named::Link(string::text(target))) {
         STATUS_SUCCESS
@@ -98,7 +99,7 @@ fn io_create_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>, target: Ptr<UN
     }
 }
 
-/// "IoDeleteSymbolicLink function".
+/// "`IoDeleteSymbolicLink` function".
 fn io_delete_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>) -> NTSTATUS {
     let name = string::text(link);
     if !matches!(k.io.names.find(&name), Some(Named::Link(_))) {
@@ -108,47 +109,47 @@ fn io_delete_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>) -> NTSTATUS {
     STATUS_SUCCESS
 }
 
-/// "IoInitializeRemoveLock macro". The limits on time and count are for drivers built with `DBG`.
+/// "`IoInitializeRemoveLock` macro". The limits on time and count are for drivers built with `DBG`.
 fn io_initialize_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u32, _minutes: u32, _high_water: u32, size: u32) {
     remove_lock::initialize(k, lock, size);
 }
 
-/// "IoAcquireRemoveLock macro".
+/// "`IoAcquireRemoveLock` macro".
 fn io_acquire_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _file: u64, _line: u32, _size: u32) -> NTSTATUS {
     remove_lock::acquire(k, lock)
 }
 
-/// "IoReleaseRemoveLock macro".
+/// "`IoReleaseRemoveLock` macro".
 fn io_release_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _size: u32) {
     remove_lock::release(k, lock);
 }
 
-/// "IoReleaseRemoveLockAndWait macro".
+/// "`IoReleaseRemoveLockAndWait` macro".
 fn io_release_remove_lock_and_wait_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _size: u32) {
     remove_lock::release_and_wait(k, lock);
 }
 
-/// "IoSizeofWorkItem function".
+/// "`IoSizeofWorkItem` function".
 const fn io_sizeof_work_item(_k: &Kernel) -> u32 {
     size_of::<WorkItem>() as u32
 }
 
-/// "IoInitializeWorkItem function".
+/// "`IoInitializeWorkItem` function".
 fn io_initialize_work_item(_k: &Kernel, object: u64, item: Ptr<WorkItem>) {
     work_item::initialize(item, object);
 }
 
-/// "IoUninitializeWorkItem function".
+/// "`IoUninitializeWorkItem` function".
 fn io_uninitialize_work_item(_k: &Kernel, item: Ptr<WorkItem>) {
     work_item::uninitialize(item, "IoUninitializeWorkItem");
 }
 
-/// "IoQueueWorkItem function". Every queue type is served by the same threads.
+/// "`IoQueueWorkItem` function". Every queue type is served by the same threads.
 fn io_queue_work_item(k: &Kernel, item: Ptr<WorkItem>, routine: u64, _queue: i32, context: u64) {
     work_item::queue(k, item, routine, context, false);
 }
 
-/// "IoQueueWorkItemEx function".
+/// "`IoQueueWorkItemEx` function".
 fn io_queue_work_item_ex(k: &Kernel, item: Ptr<WorkItem>, routine: u64, _queue: i32, context: u64) {
     work_item::queue(k, item, routine, context, true);
 }

@@ -39,32 +39,32 @@ pub const FUNCTIONS: &[Export] = &[
     export!("IoCsqRemoveNextIrp", at_most(DISPATCH_LEVEL), csq::remove_next),
 ];
 
-/// "IoCompleteRequest macro". The priority boost has no meaning here: the choice of who runs next is the seed's.
+/// "`IoCompleteRequest` macro". The priority boost has no meaning here: the choice of who runs next is the seed's.
 fn iof_complete_request(k: &Kernel, packet: Ptr<IRP>, _priority_boost: i8) {
     irp::complete(k, packet);
 }
 
-/// "IoAllocateIrp function". Quota is not charged.
+/// "`IoAllocateIrp` function". Quota is not charged.
 fn io_allocate_irp(k: &Kernel, stack_size: i8, _charge_quota: bool) -> Ptr<IRP> {
     irp::allocate(k, stack_size, Owner::Driver)
 }
 
-/// "IoInitializeIrp function".
+/// "`IoInitializeIrp` function".
 fn io_initialize_irp(k: &Kernel, packet: Ptr<IRP>, _packet_size: u16, stack_size: i8) {
     irp::initialize_foreign(k, packet, stack_size);
 }
 
-/// "IoAcquireCancelSpinLock function".
+/// "`IoAcquireCancelSpinLock` function".
 fn io_acquire_cancel_spin_lock(k: &Kernel, irql: Ptr<u8>) {
     irql.write(cancel::acquire_lock(k).0);
 }
 
-/// "IoReleaseCancelSpinLock function".
+/// "`IoReleaseCancelSpinLock` function".
 fn io_release_cancel_spin_lock(k: &Kernel, irql: u8) {
     cancel::release_lock(k, Irql(irql));
 }
 
-/// "IoCsqInitialize function".
+/// "`IoCsqInitialize` function".
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn io_csq_initialize(
     _k: &Kernel,
@@ -80,7 +80,7 @@ fn io_csq_initialize(
     STATUS_SUCCESS
 }
 
-/// "IoCsqInitializeEx function".
+/// "`IoCsqInitializeEx` function".
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn io_csq_initialize_ex(
     _k: &Kernel,
@@ -96,7 +96,7 @@ fn io_csq_initialize_ex(
     STATUS_SUCCESS
 }
 
-/// "IoCsqInsertIrp function".
+/// "`IoCsqInsertIrp` function".
 fn io_csq_insert_irp(k: &Kernel, queue: Ptr<IO_CSQ>, packet: Ptr<IRP>, context: Ptr<IO_CSQ_IRP_CONTEXT>) {
     csq::insert(k, queue, packet, context, 0);
 }

@@ -1,4 +1,5 @@
 //! What drivers ask of the PnP manager about their devices: interfaces, properties, registry keys.
+#![allow(clippy::cast_possible_truncation, reason = "sizes are those of structures and strings, which are small")]
 
 use windows_sys::{
     Wdk::Foundation::{DEVICE_OBJECT, DRIVER_OBJECT},
@@ -35,7 +36,7 @@ const SOFTWARE_KEY: u32 = 2;
 /// Tag of symbolic link names that the caller frees.
 const LINK_NAME: u32 = u32::from_le_bytes(*b"IoLn");
 
-/// "IoRegisterDeviceInterface function". The caller frees the name with `RtlFreeUnicodeString`.
+/// "`IoRegisterDeviceInterface` function". The caller frees the name with `RtlFreeUnicodeString`.
 fn io_register_device_interface(
     k: &Kernel,
     pdo: Ptr<DEVICE_OBJECT>,
@@ -56,7 +57,7 @@ fn io_register_device_interface(
     status
 }
 
-/// "IoSetDeviceInterfaceState function".
+/// "`IoSetDeviceInterfaceState` function".
 fn io_set_device_interface_state(k: &Kernel, link: Ptr<UNICODE_STRING>, enable: bool) -> NTSTATUS {
     interface::set_state(k, &string::text(link), enable)
 }
@@ -71,7 +72,7 @@ fn copy_out(data: &[u8], length: u32, buffer: Ptr<u8>, needed: Ptr<u32>) -> NTST
     STATUS_SUCCESS
 }
 
-/// "IoGetDeviceProperty function".
+/// "`IoGetDeviceProperty` function".
 fn io_get_device_property(
     k: &Kernel,
     pdo: Ptr<DEVICE_OBJECT>,
@@ -93,7 +94,7 @@ fn property_key(key: Ptr<DEVPROPKEY>) -> property::PropertyKey {
     (class, at!(key, pid).read())
 }
 
-/// "IoGetDevicePropertyData function".
+/// "`IoGetDevicePropertyData` function".
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn io_get_device_property_data(
     k: &Kernel,
@@ -120,7 +121,7 @@ fn io_get_device_property_data(
     }
 }
 
-/// "IoSetDevicePropertyData function". `DEVPROP_TYPE_EMPTY`, which is 0, deletes the property.
+/// "`IoSetDevicePropertyData` function". `DEVPROP_TYPE_EMPTY`, which is 0, deletes the property.
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn io_set_device_property_data(
     k: &Kernel,
@@ -141,7 +142,7 @@ fn io_set_device_property_data(
     if changed.is_some() { STATUS_SUCCESS } else { STATUS_INVALID_DEVICE_REQUEST }
 }
 
-/// "IoOpenDeviceRegistryKey function": the hardware key or the software key of the current hardware profile.
+/// "`IoOpenDeviceRegistryKey` function": the hardware key or the software key of the current hardware profile.
 fn io_open_device_registry_key(
     k: &Kernel,
     pdo: Ptr<DEVICE_OBJECT>,
@@ -160,7 +161,7 @@ fn io_open_device_registry_key(
     STATUS_SUCCESS
 }
 
-/// "IoOpenDriverRegistryKey function": the `Parameters` key, which is `DriverRegKeyParameters`, 0.
+/// "`IoOpenDriverRegistryKey` function": the `Parameters` key, which is `DriverRegKeyParameters`, 0.
 fn io_open_driver_registry_key(
     k: &Kernel,
     object: Ptr<DRIVER_OBJECT>,

@@ -32,7 +32,7 @@ pub const FUNCTIONS: &[Export] = &[
 /// Access to an event: `EVENT_ALL_ACCESS`.
 const EVENT_ALL_ACCESS: u32 = 0x001F_0003;
 
-/// "ObReferenceObjectByHandle function". For the kernel's own handles only; a type, other than NULL, is imported data, which the lab does
+/// "`ObReferenceObjectByHandle` function". For the kernel's own handles only; a type, other than NULL, is imported data, which the lab does
 /// not have.
 fn ob_reference_object_by_handle(
     k: &Kernel,
@@ -57,25 +57,25 @@ fn ob_reference_object_by_handle(
     STATUS_SUCCESS
 }
 
-/// "ObReferenceObject macro". The count it returns is for debugging only.
+/// "`ObReferenceObject` macro". The count it returns is for debugging only.
 fn obf_reference_object(k: &Kernel, object: u64) -> u64 {
     object::reference(k, object);
     0
 }
 
-/// "ZwClose function".
+/// "`ZwClose` function".
 fn zw_close(k: &Kernel, handle: u64) -> NTSTATUS {
     if handle::close(k, handle).is_some() { STATUS_SUCCESS } else { STATUS_INVALID_HANDLE }
 }
 
-/// "IoCreateNotificationEvent function".
+/// "`IoCreateNotificationEvent` function".
 fn io_create_notification_event(k: &Kernel, name: Ptr<UNICODE_STRING>, handle: Ptr<u64>) -> Ptr<KEVENT> {
     let Some(event) = object::named_event(k, &string::text(name), true) else { return Ptr::null() };
     handle.write(k.io.handles.open(k, Target::Event(event), EVENT_ALL_ACCESS, true));
     event
 }
 
-/// "MmGetSystemRoutineAddress function": only for functions that the lab has.
+/// "`MmGetSystemRoutineAddress` function": only for functions that the lab has.
 fn mm_get_system_routine_address(k: &Kernel, name: Ptr<UNICODE_STRING>) -> u64 {
     let name = string::text(name);
     let runtime = k.exec.runtime_function(&name);

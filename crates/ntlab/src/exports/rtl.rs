@@ -1,4 +1,5 @@
 //! Strings, versions and GUIDs of the run-time library.
+#![allow(clippy::cast_possible_truncation, reason = "sizes are those of structures and strings, which are small")]
 
 use std::cmp::Ordering;
 
@@ -45,7 +46,7 @@ const PLATFORM_NT: u32 = 2;
 const SERVER: u8 = 3;
 const GUID_TEXT: u32 = u32::from_le_bytes(*b"Guid");
 
-/// "RtlInitUnicodeString function".
+/// "`RtlInitUnicodeString` function".
 fn rtl_init_unicode_string(_k: &Kernel, target: Ptr<UNICODE_STRING>, source: Ptr<u16>) {
     if source.is_null() {
         at!(target, Length).write(0);
@@ -56,7 +57,7 @@ fn rtl_init_unicode_string(_k: &Kernel, target: Ptr<UNICODE_STRING>, source: Ptr
     }
 }
 
-/// "RtlCopyUnicodeString function".
+/// "`RtlCopyUnicodeString` function".
 fn rtl_copy_unicode_string(_k: &Kernel, target: Ptr<UNICODE_STRING>, source: Ptr<UNICODE_STRING>) {
     let room = at!(target, MaximumLength).read() & !1;
     let length = if source.is_null() { 0 } else { at!(source, Length).read().min(room) };
@@ -79,7 +80,7 @@ fn compare(first: Ptr<UNICODE_STRING>, second: Ptr<UNICODE_STRING>, ignore_case:
     fold(first).cmp(&fold(second))
 }
 
-/// "RtlCompareUnicodeString function".
+/// "`RtlCompareUnicodeString` function".
 fn rtl_compare_unicode_string(
     _k: &Kernel,
     first: Ptr<UNICODE_STRING>,
@@ -89,7 +90,7 @@ fn rtl_compare_unicode_string(
     compare(first, second, ignore_case) as i32
 }
 
-/// "RtlEqualUnicodeString function".
+/// "`RtlEqualUnicodeString` function".
 fn rtl_equal_unicode_string(
     _k: &Kernel,
     first: Ptr<UNICODE_STRING>,
@@ -116,7 +117,7 @@ fn append(target: Ptr<UNICODE_STRING>, units: &[u16]) -> NTSTATUS {
     STATUS_SUCCESS
 }
 
-/// "RtlAppendUnicodeStringToString function".
+/// "`RtlAppendUnicodeStringToString` function".
 fn rtl_append_unicode_string_to_string(
     _k: &Kernel,
     target: Ptr<UNICODE_STRING>,
@@ -125,12 +126,12 @@ fn rtl_append_unicode_string_to_string(
     append(target, &string::units(source))
 }
 
-/// "RtlAppendUnicodeToString function".
+/// "`RtlAppendUnicodeToString` function".
 fn rtl_append_unicode_to_string(_k: &Kernel, target: Ptr<UNICODE_STRING>, source: Ptr<u16>) -> NTSTATUS {
     if source.is_null() { STATUS_SUCCESS } else { append(target, &string::terminated(source)) }
 }
 
-/// "RtlFreeUnicodeString function".
+/// "`RtlFreeUnicodeString` function".
 fn rtl_free_unicode_string(k: &Kernel, text: Ptr<UNICODE_STRING>) {
     let buffer = layout::load(at!(text, Buffer));
     if !buffer.is_null() {
@@ -139,7 +140,7 @@ fn rtl_free_unicode_string(k: &Kernel, text: Ptr<UNICODE_STRING>) {
     text.cast::<u8>().fill(size_of::<UNICODE_STRING>(), 0);
 }
 
-/// "RtlGetVersion function".
+/// "`RtlGetVersion` function".
 fn rtl_get_version(_k: &Kernel, version: Ptr<OSVERSIONINFOW>) -> NTSTATUS {
     let size = at!(version, dwOSVersionInfoSize).read() as usize;
     let (major, minor, build) = VERSION;
@@ -158,12 +159,12 @@ fn rtl_get_version(_k: &Kernel, version: Ptr<OSVERSIONINFOW>) -> NTSTATUS {
     STATUS_SUCCESS
 }
 
-/// "RtlIsNtDdiVersionAvailable function".
+/// "`RtlIsNtDdiVersionAvailable` function".
 const fn rtl_is_nt_ddi_version_available(_k: &Kernel, version: u32) -> bool {
     version <= DDI_VERSION
 }
 
-/// "RtlStringFromGUID function". The caller frees the text with `RtlFreeUnicodeString`.
+/// "`RtlStringFromGUID` function". The caller frees the text with `RtlFreeUnicodeString`.
 fn rtl_string_from_guid(k: &Kernel, guid: Ptr<GUID>, target: Ptr<UNICODE_STRING>) -> NTSTATUS {
     if guid.is_null() {
         return STATUS_INVALID_PARAMETER;

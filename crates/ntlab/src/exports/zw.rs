@@ -1,4 +1,5 @@
 //! The registry for drivers.
+#![allow(clippy::cast_possible_truncation, reason = "sizes are those of structures and strings, which are small")]
 
 use windows_sys::{
     Wdk::{
@@ -79,7 +80,7 @@ fn open(k: &Kernel, key: KeyId, access: u32, attributes: Ptr<OBJECT_ATTRIBUTES>,
     handle.write(k.io.handles.open(k, Target::Key(key), access, kernel));
 }
 
-/// "ZwOpenKey function".
+/// "`ZwOpenKey` function".
 fn zw_open_key(k: &Kernel, handle: Ptr<u64>, access: u32, attributes: Ptr<OBJECT_ATTRIBUTES>) -> NTSTATUS {
     let (root, name) = match name_of(k, attributes) {
         Ok(found) => found,
@@ -91,7 +92,7 @@ fn zw_open_key(k: &Kernel, handle: Ptr<u64>, access: u32, attributes: Ptr<OBJECT
     STATUS_SUCCESS
 }
 
-/// "ZwCreateKey function": only the last component is made.
+/// "`ZwCreateKey` function": only the last component is made.
 #[allow(clippy::too_many_arguments, reason = "the DDI has them")]
 fn zw_create_key(
     k: &Kernel,
@@ -121,7 +122,7 @@ fn zw_create_key(
     STATUS_SUCCESS
 }
 
-/// "ZwQueryValueKey function".
+/// "`ZwQueryValueKey` function".
 fn zw_query_value_key(
     k: &Kernel,
     handle: u64,
@@ -176,7 +177,7 @@ fn information(class: i32, name: &str, value: &Value) -> Option<(usize, Vec<u8>)
     Some((fixed, bytes))
 }
 
-/// "ZwSetValueKey function".
+/// "`ZwSetValueKey` function".
 fn zw_set_value_key(
     k: &Kernel,
     handle: u64,
@@ -192,14 +193,14 @@ fn zw_set_value_key(
     })
 }
 
-/// "ZwDeleteValueKey function".
+/// "`ZwDeleteValueKey` function".
 fn zw_delete_value_key(k: &Kernel, handle: u64, name: Ptr<UNICODE_STRING>) -> NTSTATUS {
     with_key(k, handle, KEY_SET_VALUE, |key| {
         if k.registry.remove_value(key, &string::text(name)) { STATUS_SUCCESS } else { STATUS_OBJECT_NAME_NOT_FOUND }
     })
 }
 
-/// "ZwDeleteKey function".
+/// "`ZwDeleteKey` function".
 fn zw_delete_key(k: &Kernel, handle: u64) -> NTSTATUS {
     with_key(k, handle, DELETE, |key| if k.registry.delete(key) { STATUS_SUCCESS } else { STATUS_CANNOT_DELETE })
 }

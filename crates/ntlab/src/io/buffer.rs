@@ -1,5 +1,6 @@
-//! Buffers of requests: system buffers of the I/O manager and locked buffers of user processes. They end at a page that faults, and are
-//! kept by length, so that a request in a steady state allocates nothing.
+//! Buffers of requests: system buffers of the I/O manager and locked buffers of user processes.
+//!
+//! They end at a page that faults, and are kept by length, so that a request in a steady state allocates nothing.
 
 use std::cell::RefCell;
 
@@ -58,13 +59,10 @@ pub fn take(k: &Kernel, place: Place, length: usize, data: &[u8]) -> Buffer {
             .iter_mut()
             .find(|kept| kept.place == place && kept.length == length)
             .and_then(|kept| kept.buffers.pop());
-    let buffer = match kept {
-        Some(buffer) => {
-            check_stale(k, &buffer, "a driver wrote to the buffer of a request after it had completed it");
-            buffer
-        }
-        None => make(k, place, length),
-    };
+    if let Some(buffer) = &kept {
+        check_stale(k, buffer, "a driver wrote to the buffer of a request after it had completed it");
+    }
+    let buffer = kept.unwrap_or_else(|| make(k, place, length));
     buffer.start.fill(length, FRESH);
     buffer.start.write_bytes(data);
     buffer

@@ -54,7 +54,7 @@ impl Devices {
     }
 }
 
-/// What a device is to be ("IoCreateDevice function").
+/// What a device is to be ("`IoCreateDevice` function").
 #[derive(Clone, Debug, Default)]
 pub struct NewDevice<'name> {
     /// Bytes of the device extension.

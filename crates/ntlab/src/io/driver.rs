@@ -341,7 +341,9 @@ pub fn unload(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Result<(), NotUnloaded>
     if references != 0 {
         return Err(NotUnloaded::References(references));
     }
-    devices.iter().for_each(|&device| device::change_flags(device, DOE_UNLOAD_PENDING, 0));
+    for &device in &devices {
+        device::change_flags(device, DOE_UNLOAD_PENDING, 0);
+    }
     at!(driver, Flags).write(at!(driver, Flags).read() | DRVO_UNLOAD_INVOKED);
     k.call("DriverUnload", routine, &[driver.address()]);
     leaks::check(k, driver, "DriverUnload returned");

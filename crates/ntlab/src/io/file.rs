@@ -1,4 +1,4 @@
-//! File objects: opening devices and closing them ("IRP_MJ_CREATE", "IRP_MJ_CLEANUP", "IRP_MJ_CLOSE").
+//! File objects: opening devices and closing them ("`IRP_MJ_CREATE`", "`IRP_MJ_CLEANUP`", "`IRP_MJ_CLOSE`").
 
 use std::cell::RefCell;
 
@@ -187,7 +187,7 @@ pub(crate) fn address(k: &Kernel, packet: Ptr<IRP>, file: &Opened) {
     layout::store(at!(packet, Tail.Overlay.OriginalFileObject), file.object);
 }
 
-/// Closes the handle of a file: IRP_MJ_CLEANUP at once, IRP_MJ_CLOSE when the last request has completed.
+/// Closes the handle of a file: `IRP_MJ_CLEANUP` at once, `IRP_MJ_CLOSE` when the last request has completed.
 pub fn close(k: &Kernel, id: FileId) {
     let file = k.io.files.reference(id);
     ask(k, &file, IRP_MJ_CLEANUP, IRP_CLOSE_OPERATION | IRP_SYNCHRONOUS_API, [0; 4]);
@@ -197,7 +197,7 @@ pub fn close(k: &Kernel, id: FileId) {
     release(k, id);
 }
 
-/// Takes a reference back. The last one sends IRP_MJ_CLOSE, which needs `PASSIVE_LEVEL`: elsewhere a worker thread does it.
+/// Takes a reference back. The last one sends `IRP_MJ_CLOSE`, which needs `PASSIVE_LEVEL`: elsewhere a worker thread does it.
 pub(crate) fn release(k: &Kernel, id: FileId) {
     let Some(file) = k.io.files.dereference(id) else { return };
     if k.irql() == PASSIVE_LEVEL {

@@ -3,15 +3,9 @@
 //! The packet and its stack locations lie in the machine's memory, because drivers move through them with inlined code. A record of
 //! each is kept here, found through a word in front of the packet, so that nothing is looked up by address.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    fmt,
-};
-
 use windows_sys::{
     Wdk::{
-        Foundation::{DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP},
+        Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION, IRP},
         System::SystemServices::{
             IO_TYPE_DEVICE, IO_TYPE_IRP, SL_ERROR_RETURNED, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR,
             SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
@@ -20,7 +14,12 @@ use windows_sys::{
     Win32::Foundation::{NTSTATUS, STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING},
 };
 
-use super::{driver, layout, request};
+pub use super::packet::Owner;
+use super::{
+    driver, layout,
+    packet::{Completed, State},
+    request,
+};
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
 
 /// `MULTIPLE_IRP_COMPLETE_REQUESTS`.
@@ -31,288 +30,8 @@ const NO_MORE_IRP_STACK_LOCATIONS: u32 = 0x35;
 pub(crate) const IO_MANAGER_VIOLATION: u32 = 0xC9;
 
 /// What lies in front of every packet that the lab allocates: the number of its record.
-const HEADER: u64 = 16;
+pub(super) const HEADER: u64 = 16;
 const LOCATION_SIZE: u64 = size_of::<IO_STACK_LOCATION>() as u64;
-
-/// Runs on the lab's side when a packet that it sent has come back.
-pub type Completion = Box<dyn FnOnce(&Kernel, Ptr<IRP>)>;
-
-/// Who gets a packet back when every driver is done with it.
-pub enum Owner {
-    /// A driver: `IoAllocateIrp`, `IoInitializeIrp`. Its completion routine must keep the packet.
-    Driver,
-    /// The I/O manager on behalf of a user's request.
-    User(u32),
-    /// Another part of the lab.
-    Lab(Completion),
-}
-
-impl fmt::Debug for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Driver => "a driver",
-            Self::User(_) => "a user",
-            Self::Lab(_) => "the system",
-        })
-    }
-}
-
-/// Where a packet is in its life.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// With its owner.
-    Idle,
-    /// With drivers.
-    Sent,
-    /// Freed; the record lives on while calls with the packet have not returned.
-    Freed,
-}
-
-/// A call of a dispatch routine that has not been judged: what it returned and how the packet left its stack location must agree.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    id: u32,
-    location: i8,
-    pending: bool,
-    completed: Option<Completed>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Completed {
-    marked: bool,
-    status: NTSTATUS,
-}
-
-#[derive(Debug)]
-struct Record {
-    irp: Ptr<IRP>,
-    number: u64,
-    owner: Owner,
-    /// The driver that allocated it; null for the lab's.
-    driver: Ptr<DRIVER_OBJECT>,
-    state: State,
-    major: u8,
-    minor: u8,
-    calls: u32,
-    frames: Vec<Frame>,
-}
-
-impl Record {
-    fn is_below(&self, location: i8) -> bool {
-        self.frames.iter().any(|frame| frame.location < location && frame.completed.is_none())
-    }
-
-    fn title(&self) -> String {
-        let Self { number, owner, major, minor, .. } = self;
-        format!("IRP {number} of {owner:?}, major function {major:#04x}, minor {minor:#04x}")
-    }
-
-    fn is_with_drivers(&self) -> bool {
-        self.state == State::Sent && self.is_below(i8::MAX)
-    }
-}
-
-/// Every packet of the machine.
-#[derive(Debug, Default)]
-pub(crate) struct Irps {
-    records: RefCell<Vec<Record>>,
-    unused: RefCell<Vec<usize>>,
-    /// Packets in a driver's own memory, by address.
-    foreign: RefCell<BTreeMap<u64, usize>>,
-    sequence: Cell<u64>,
-    frames: Cell<u32>,
-}
-
-impl Irps {
-    fn index_of(&self, irp: Ptr<IRP>) -> Option<usize> {
-        let foreign = self.foreign.borrow();
-        if let Some(&index) = foreign.get(&irp.address()) {
-            return Some(index);
-        }
-        drop(foreign);
-        let index = usize::try_from(Ptr::<u64>::new(irp.address().wrapping_sub(HEADER)).read()).ok()?;
-        let records = self.records.borrow();
-        let record = records.get(index)?;
-        (record.irp == irp && record.state != State::Freed).then_some(index)
-    }
-
-    fn add(&self, irp: Ptr<IRP>, owner: Owner, driver: Ptr<DRIVER_OBJECT>) -> usize {
-        let number = self.sequence.get() + 1;
-        self.sequence.set(number);
-        let mut records = self.records.borrow_mut();
-        if let Some(index) = self.unused.borrow_mut().pop() {
-            let record = &mut records[index];
-            record.frames.clear();
-            let frames = std::mem::take(&mut record.frames);
-            *record = Record { irp, number, owner, driver, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
-            return index;
-        }
-        records.push(Record {
-            irp,
-            number,
-            owner,
-            driver,
-            state: State::Idle,
-            major: 0,
-            minor: 0,
-            calls: 0,
-            frames: Vec::new(),
-        });
-        records.len() - 1
-    }
-
-    fn free(&self, index: usize) {
-        let mut records = self.records.borrow_mut();
-        let record = &mut records[index];
-        record.state = State::Freed;
-        if record.calls == 0 {
-            self.unused.borrow_mut().push(index);
-        }
-    }
-
-    /// Notes that the packet is sent to the driver at `location`.
-    fn called(&self, index: usize, location: i8, major: u8, minor: u8) -> u32 {
-        let id = self.frames.get().wrapping_add(1);
-        self.frames.set(id);
-        let mut records = self.records.borrow_mut();
-        let record = &mut records[index];
-        record.frames.retain(|frame| !frame.pending || frame.completed.is_none());
-        record.frames.push(Frame { id, location, pending: false, completed: None });
-        record.state = State::Sent;
-        (record.major, record.minor) = (major, minor);
-        record.calls += 1;
-        id
-    }
-
-    /// Notes what a dispatch routine returned, and judges it.
-    fn returned(&self, index: usize, id: u32, status: NTSTATUS) -> Result<(), Disagreement> {
-        let mut records = self.records.borrow_mut();
-        let record = &mut records[index];
-        record.calls -= 1;
-        if record.calls == 0 && record.state == State::Freed {
-            self.unused.borrow_mut().push(index);
-        }
-        let Some(position) = record.frames.iter().rposition(|frame| frame.id == id) else { return Ok(()) };
-        let frame = &mut record.frames[position];
-        match frame.completed {
-            Some(completed) => {
-                record.frames.swap_remove(position);
-                judge(status, completed)
-            }
-            None if status == STATUS_PENDING => {
-                frame.pending = true;
-                Ok(())
-            }
-            None => Err(Disagreement::NeitherCompletedNorPending(status)),
-        }
-    }
-
-    /// Notes that completion passes the stack location, and judges the calls that have returned.
-    fn passed(&self, index: usize, location: i8, completed: Completed) -> Result<(), Disagreement> {
-        let mut records = self.records.borrow_mut();
-        let mut verdict = Ok(());
-        for frame in &mut records[index].frames {
-            if frame.location == location && frame.completed.is_none() {
-                frame.completed = Some(completed);
-                if frame.pending {
-                    verdict = verdict.and(judge(STATUS_PENDING, completed));
-                }
-            }
-        }
-        verdict
-    }
-
-    fn take_owner(&self, index: usize) -> Owner {
-        let mut records = self.records.borrow_mut();
-        let record = &mut records[index];
-        record.state = State::Idle;
-        std::mem::replace(&mut record.owner, Owner::Driver)
-    }
-
-    fn state(&self, index: usize) -> State {
-        self.records.borrow()[index].state
-    }
-
-    /// Whether a driver below `location` has the packet.
-    fn is_below(&self, index: usize, location: i8) -> bool {
-        self.records.borrow()[index].is_below(location)
-    }
-
-    /// What a report calls the packet.
-    fn title(&self, index: usize) -> String {
-        self.records.borrow()[index].title()
-    }
-
-    /// Every packet that drivers still have, in the order they were made.
-    pub(crate) fn outstanding(&self) -> Vec<String> {
-        self.titles(Record::is_with_drivers)
-    }
-
-    /// Packets that a driver allocated and has not freed, in the order they were made.
-    pub(crate) fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
-        self.titles(|record| record.state != State::Freed && record.driver == driver)
-    }
-
-    fn titles(&self, wanted: impl Fn(&Record) -> bool) -> Vec<String> {
-        let records = self.records.borrow();
-        let mut titles: Vec<(u64, String)> =
-            records.iter().filter(|record| wanted(record)).map(|record| (record.number, record.title())).collect();
-        titles.sort_unstable();
-        titles.into_iter().map(|(_, title)| title).collect()
-    }
-}
-
-/// How a dispatch routine contradicted what became of its packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Disagreement {
-    NeitherCompletedNorPending(NTSTATUS),
-    MarkedButNotReturned(NTSTATUS),
-    ReturnedButNotMarked,
-    OtherStatus { returned: NTSTATUS, completed: NTSTATUS },
-}
-
-fn judge(returned: NTSTATUS, completed: Completed) -> Result<(), Disagreement> {
-    match (returned == STATUS_PENDING, completed.marked) {
-        (true, false) => Err(Disagreement::ReturnedButNotMarked),
-        (false, true) => Err(Disagreement::MarkedButNotReturned(returned)),
-        (false, false) if returned != completed.status => {
-            Err(Disagreement::OtherStatus { returned, completed: completed.status })
-        }
-        _ => Ok(()),
-    }
-}
-
-impl Disagreement {
-    fn raise(self, irp: Ptr<IRP>, title: &str) -> ! {
-        let (code, sentence) = match self {
-            Self::NeitherCompletedNorPending(status) => (
-                0x226,
-                format!(
-                    "{title}: a dispatch routine returned {status:#010x}, but neither completed the IRP nor passed it down; or it should have returned STATUS_PENDING"
-                ),
-            ),
-            Self::MarkedButNotReturned(status) => (
-                0x226,
-                format!(
-                    "{title}: marked pending at a stack location whose dispatch routine returned {status:#010x} and not STATUS_PENDING"
-                ),
-            ),
-            Self::ReturnedButNotMarked => (
-                0x228,
-                format!(
-                    "{title}: a dispatch routine returned STATUS_PENDING, but its stack location was never marked pending"
-                ),
-            ),
-            Self::OtherStatus { returned, completed } => (
-                0x224,
-                format!(
-                    "{title}: a dispatch routine returned {returned:#010x} for an IRP completed with {completed:#010x}"
-                ),
-            ),
-        };
-        Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, irp.address(), 0], sentence).raise()
-    }
-}
 
 fn violation(code: u64, irp: Ptr<IRP>, sentence: impl Into<String>) -> ! {
     Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, irp.address(), 0], sentence).raise()
@@ -337,15 +56,9 @@ pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
 
 /// Makes a packet in memory of a driver's own (`IoInitializeIrp`).
 pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
-    let known = k.io.irps.foreign.borrow().get(&irp.address()).copied();
-    if let Some(index) = known {
-        if k.io.irps.is_below(index, i8::MAX) {
-            violation(0x20B, irp, "IoInitializeIrp was called for an IRP that drivers still have");
-        }
-        k.io.irps.free(index);
+    if k.io.irps.add_foreign(irp, driver::running(k)).is_none() {
+        violation(0x20B, irp, "IoInitializeIrp was called for an IRP that drivers still have");
     }
-    let index = k.io.irps.add(irp, Owner::Driver, driver::running(k));
-    k.io.irps.foreign.borrow_mut().insert(irp.address(), index);
     initialize(irp, locations);
 }
 
@@ -377,7 +90,7 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
     if k.io.irps.is_below(index, i8::MAX) {
         violation(0x20B, irp, format!("{}: freed while drivers still have it", title()));
     }
-    if !matches!(k.io.irps.records.borrow()[index].owner, Owner::Driver) {
+    if !k.io.irps.is_drivers_own(index) {
         violation(0x20B, irp, format!("{}: freed by a driver that did not allocate it", title()));
     }
     free(k, irp);
@@ -387,7 +100,7 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
 pub fn free(k: &Kernel, irp: Ptr<IRP>) {
     let index = known(k, irp, "IoFreeIrp");
     k.io.irps.free(index);
-    if k.io.irps.foreign.borrow_mut().remove(&irp.address()).is_none() {
+    if !k.io.irps.forget_foreign(irp) {
         k.memory.free_object(Ptr::<u8>::new(irp.address() - HEADER));
     }
 }
@@ -456,7 +169,7 @@ pub fn set_status(irp: Ptr<IRP>, status: NTSTATUS, information: u64) {
     at!(irp, IoStatus.Information).cast::<u64>().write(information);
 }
 
-/// Sends a packet to the driver of `device`: IofCallDriver ("IoCallDriver macro").
+/// Sends a packet to the driver of `device`: `IofCallDriver` ("`IoCallDriver` macro").
 pub fn call_driver(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NTSTATUS {
     let index = known(k, irp, "IoCallDriver");
     check_sendable(k, device, irp, index);
@@ -503,7 +216,7 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
     }
 }
 
-/// Ends the driver's work on a packet: IofCompleteRequest ("IoCompleteRequest macro").
+/// Ends the driver's work on a packet: `IofCompleteRequest` ("`IoCompleteRequest` macro").
 pub fn complete(k: &Kernel, irp: Ptr<IRP>) {
     let index = known(k, irp, "IoCompleteRequest");
     check_completable(k, irp, index);

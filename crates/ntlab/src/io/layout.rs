@@ -46,7 +46,7 @@ pub const MDL_WRITE_OPERATION: i16 = 0x80;
 
 /// The words of `location`'s parameters.
 #[must_use]
-pub fn words(location: Ptr<IO_STACK_LOCATION>) -> Ptr<Words> {
+pub const fn words(location: Ptr<IO_STACK_LOCATION>) -> Ptr<Words> {
     Ptr::new(location.address() + std::mem::offset_of!(IO_STACK_LOCATION, Parameters) as u64)
 }
 

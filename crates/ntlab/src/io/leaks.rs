@@ -12,7 +12,7 @@ const POOL_LEAK: u64 = 0x62;
 const UNLOADED_WITHOUT_CANCELLING: u32 = 0xCE;
 
 /// Stops the run if the driver left something behind; `when` says when that was looked at.
-pub(crate) fn check(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, when: &str) {
+pub fn check(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, when: &str) {
     let left = left_behind(k, driver);
     if !left.is_empty() {
         let sentence = format!("{when} for {}, but left behind: {}", driver::name_of(k, driver), left.join("; "));

@@ -3,6 +3,12 @@
 //! Everything a driver sees lies in the machine's memory in its documented layout; what only the lab needs to know about it (who may
 //! complete an IRP, what is attached where) is kept here. Functions take the kernel and hold no borrow over a call into a driver.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "structures of Windows have narrow fields for sizes, counts, codes and status values, which are small"
+)]
+
 pub mod buffer;
 pub mod cancel;
 pub mod csq;
@@ -13,10 +19,11 @@ pub mod handle;
 pub mod interface;
 pub mod irp;
 pub mod layout;
-pub(crate) mod leaks;
+mod leaks;
 pub mod mdl;
 pub mod name;
 pub mod object;
+mod packet;
 pub mod property;
 pub mod remove_lock;
 pub mod request;
@@ -36,7 +43,7 @@ pub struct Io {
     /// Handles of the system process.
     pub handles: handle::Handles,
     pub(crate) interfaces: interface::Interfaces,
-    pub(crate) irps: irp::Irps,
+    pub(crate) irps: packet::Irps,
     pub(crate) names: name::Names,
     pub(crate) objects: object::Objects,
     pub(crate) properties: property::Properties,

@@ -73,11 +73,8 @@ impl Names {
 
     /// The entry whose name is the longest start of `path` in whole components, and the rest.
     fn longest(&self, path: &str) -> Option<(Named, String)> {
-        let path = if let Some(rest) = path.strip_prefix("\\\\?\\").or_else(|| path.strip_prefix("\\\\.\\")) {
-            format!("\\??\\{rest}")
-        } else {
-            path.to_owned()
-        };
+        let user = path.strip_prefix("\\\\?\\").or_else(|| path.strip_prefix("\\\\.\\"));
+        let path = user.map_or_else(|| path.to_owned(), |rest| format!("\\??\\{rest}"));
         let mut end = path.len();
         while end > 0 {
             if let Some(named) = self.find(&path[..end]) {

@@ -22,10 +22,13 @@ pub enum Kind {
     File,
 }
 
+/// Runs when the last reference is gone.
+type Delete = Box<dyn FnOnce(&Kernel)>;
+
 struct Object {
     kind: Kind,
     references: u64,
-    delete: Option<Box<dyn FnOnce(&Kernel)>>,
+    delete: Option<Delete>,
 }
 
 impl fmt::Debug for Object {

@@ -25,7 +25,13 @@ pub fn text(string: Ptr<UNICODE_STRING>) -> String {
 /// The text of a string that ends with a zero.
 #[must_use]
 pub fn terminated(string: Ptr<u16>) -> Vec<u16> {
-    (0..).map(|index| string.offset(index).read()).take_while(|&unit| unit != 0).collect()
+    let mut units = Vec::new();
+    loop {
+        match string.offset(units.len()).read() {
+            0 => return units,
+            unit => units.push(unit),
+        }
+    }
 }
 
 /// The bytes of `text` in UTF-16, without a zero.

@@ -10,7 +10,7 @@ use crate::{kernel::Kernel, memory::Ptr};
 
 /// `EVENT_CONTROL_CODE_ENABLE_PROVIDER`.
 const ENABLE: u64 = 1;
-/// In `EVENT_DATA_DESCRIPTOR.Type`: TraceLogging metadata of the event, and of the provider.
+/// In `EVENT_DATA_DESCRIPTOR.Type`: `TraceLogging` metadata of the event, and of the provider.
 const EVENT_METADATA: u8 = 1;
 const PROVIDER_METADATA: u8 = 2;
 
@@ -32,13 +32,13 @@ pub struct TraceEvent {
     pub provider: Class,
     /// Virtual nanoseconds since the machine started.
     pub time: u64,
-    /// Its id in a manifest; 0 for TraceLogging.
+    /// Its id in a manifest; 0 for `TraceLogging`.
     pub id: u16,
     /// Its level.
     pub level: u8,
     /// Its keywords.
     pub keywords: u64,
-    /// Its name, where it carries TraceLogging metadata.
+    /// Its name, where it carries `TraceLogging` metadata.
     pub name: String,
     /// Its fields, as bytes one after the other.
     pub payload: Vec<u8>,
@@ -187,7 +187,7 @@ pub fn write(k: &Kernel, handle: u64, descriptor: Ptr<Descriptor>, count: u32, d
     true
 }
 
-/// The name in TraceLogging metadata of an event: after its size and its tags, whose bytes but the last have the high bit.
+/// The name in `TraceLogging` metadata of an event: after its size and its tags, whose bytes but the last have the high bit.
 fn event_name(metadata: &[u8]) -> String {
     let tags = metadata.iter().skip(2).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
     let name = metadata.get(2 + tags..).unwrap_or(&[]);

@@ -1,0 +1,320 @@
+//! What the lab knows of each packet besides what lies in the machine's memory: whose it is, who has it, and whether what dispatch
+//! routines return agrees with what becomes of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+};
+
+use windows_sys::{
+    Wdk::Foundation::{DRIVER_OBJECT, IRP},
+    Win32::Foundation::{NTSTATUS, STATUS_PENDING},
+};
+
+use super::irp::{HEADER, IO_MANAGER_VIOLATION};
+use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+
+/// Runs on the lab's side when a packet that it sent has come back.
+pub type Completion = Box<dyn FnOnce(&Kernel, Ptr<IRP>)>;
+
+/// Who gets a packet back when every driver is done with it.
+pub enum Owner {
+    /// A driver: `IoAllocateIrp`, `IoInitializeIrp`. Its completion routine must keep the packet.
+    Driver,
+    /// The I/O manager on behalf of a user's request.
+    User(u32),
+    /// Another part of the lab.
+    Lab(Completion),
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Driver => "a driver",
+            Self::User(_) => "a user",
+            Self::Lab(_) => "the system",
+        })
+    }
+}
+
+/// Where a packet is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// With its owner.
+    Idle,
+    /// With drivers.
+    Sent,
+    /// Freed; the record lives on while calls with the packet have not returned.
+    Freed,
+}
+
+/// A call of a dispatch routine that has not been judged: what it returned and how the packet left its stack location must agree.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    id: u32,
+    location: i8,
+    pending: bool,
+    completed: Option<Completed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completed {
+    pub marked: bool,
+    pub status: NTSTATUS,
+}
+
+#[derive(Debug)]
+struct Record {
+    irp: Ptr<IRP>,
+    number: u64,
+    owner: Owner,
+    /// The driver that allocated it; null for the lab's.
+    driver: Ptr<DRIVER_OBJECT>,
+    state: State,
+    major: u8,
+    minor: u8,
+    calls: u32,
+    frames: Vec<Frame>,
+}
+
+impl Record {
+    fn is_below(&self, location: i8) -> bool {
+        self.frames.iter().any(|frame| frame.location < location && frame.completed.is_none())
+    }
+
+    fn title(&self) -> String {
+        let Self { number, owner, major, minor, .. } = self;
+        format!("IRP {number} of {owner:?}, major function {major:#04x}, minor {minor:#04x}")
+    }
+
+    fn is_with_drivers(&self) -> bool {
+        self.state == State::Sent && self.is_below(i8::MAX)
+    }
+}
+
+/// Every packet of the machine.
+#[derive(Debug, Default)]
+pub struct Irps {
+    records: RefCell<Vec<Record>>,
+    unused: RefCell<Vec<usize>>,
+    /// Packets in a driver's own memory, by address.
+    foreign: RefCell<BTreeMap<u64, usize>>,
+    sequence: Cell<u64>,
+    frames: Cell<u32>,
+}
+
+impl Irps {
+    pub(super) fn index_of(&self, irp: Ptr<IRP>) -> Option<usize> {
+        let foreign = self.foreign.borrow();
+        if let Some(&index) = foreign.get(&irp.address()) {
+            return Some(index);
+        }
+        drop(foreign);
+        let index = usize::try_from(Ptr::<u64>::new(irp.address().wrapping_sub(HEADER)).read()).ok()?;
+        let records = self.records.borrow();
+        let record = records.get(index)?;
+        (record.irp == irp && record.state != State::Freed).then_some(index)
+    }
+
+    pub(super) fn add(&self, irp: Ptr<IRP>, owner: Owner, driver: Ptr<DRIVER_OBJECT>) -> usize {
+        let number = self.sequence.get() + 1;
+        self.sequence.set(number);
+        let mut records = self.records.borrow_mut();
+        if let Some(index) = self.unused.borrow_mut().pop() {
+            let record = &mut records[index];
+            record.frames.clear();
+            let frames = std::mem::take(&mut record.frames);
+            *record = Record { irp, number, owner, driver, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
+            return index;
+        }
+        records.push(Record {
+            irp,
+            number,
+            owner,
+            driver,
+            state: State::Idle,
+            major: 0,
+            minor: 0,
+            calls: 0,
+            frames: Vec::new(),
+        });
+        records.len() - 1
+    }
+
+    pub(super) fn free(&self, index: usize) {
+        let mut records = self.records.borrow_mut();
+        let record = &mut records[index];
+        record.state = State::Freed;
+        if record.calls == 0 {
+            self.unused.borrow_mut().push(index);
+        }
+    }
+
+    /// Notes that the packet is sent to the driver at `location`.
+    pub(super) fn called(&self, index: usize, location: i8, major: u8, minor: u8) -> u32 {
+        let id = self.frames.get().wrapping_add(1);
+        self.frames.set(id);
+        let mut records = self.records.borrow_mut();
+        let record = &mut records[index];
+        record.frames.retain(|frame| !frame.pending || frame.completed.is_none());
+        record.frames.push(Frame { id, location, pending: false, completed: None });
+        record.state = State::Sent;
+        (record.major, record.minor) = (major, minor);
+        record.calls += 1;
+        id
+    }
+
+    /// Notes what a dispatch routine returned, and judges it.
+    pub(super) fn returned(&self, index: usize, id: u32, status: NTSTATUS) -> Result<(), Disagreement> {
+        let mut records = self.records.borrow_mut();
+        let record = &mut records[index];
+        record.calls -= 1;
+        if record.calls == 0 && record.state == State::Freed {
+            self.unused.borrow_mut().push(index);
+        }
+        let Some(position) = record.frames.iter().rposition(|frame| frame.id == id) else { return Ok(()) };
+        let frame = &mut record.frames[position];
+        match frame.completed {
+            Some(completed) => {
+                record.frames.swap_remove(position);
+                judge(status, completed)
+            }
+            None if status == STATUS_PENDING => {
+                frame.pending = true;
+                Ok(())
+            }
+            None => Err(Disagreement::NeitherCompletedNorPending(status)),
+        }
+    }
+
+    /// Notes that completion passes the stack location, and judges the calls that have returned.
+    pub(super) fn passed(&self, index: usize, location: i8, completed: Completed) -> Result<(), Disagreement> {
+        let mut records = self.records.borrow_mut();
+        let mut verdict = Ok(());
+        for frame in &mut records[index].frames {
+            if frame.location == location && frame.completed.is_none() {
+                frame.completed = Some(completed);
+                if frame.pending {
+                    verdict = verdict.and_then(|()| judge(STATUS_PENDING, completed));
+                }
+            }
+        }
+        verdict
+    }
+
+    pub(super) fn take_owner(&self, index: usize) -> Owner {
+        let mut records = self.records.borrow_mut();
+        let record = &mut records[index];
+        record.state = State::Idle;
+        std::mem::replace(&mut record.owner, Owner::Driver)
+    }
+
+    pub(super) fn state(&self, index: usize) -> State {
+        self.records.borrow()[index].state
+    }
+
+    /// Whether a driver below `location` has the packet.
+    pub(super) fn is_below(&self, index: usize, location: i8) -> bool {
+        self.records.borrow()[index].is_below(location)
+    }
+
+    /// Whether the driver that has the packet allocated it.
+    pub(super) fn is_drivers_own(&self, index: usize) -> bool {
+        matches!(self.records.borrow()[index].owner, Owner::Driver)
+    }
+
+    /// Makes a packet in a driver's own memory known, once more if it was; `None` if drivers still have it.
+    pub(super) fn add_foreign(&self, irp: Ptr<IRP>, driver: Ptr<DRIVER_OBJECT>) -> Option<usize> {
+        let known = self.foreign.borrow_mut().remove(&irp.address());
+        if let Some(index) = known {
+            if self.is_below(index, i8::MAX) {
+                return None;
+            }
+            self.free(index);
+        }
+        let index = self.add(irp, Owner::Driver, driver);
+        self.foreign.borrow_mut().insert(irp.address(), index);
+        Some(index)
+    }
+
+    /// Forgets a packet in a driver's own memory; false if it is in the lab's.
+    pub(super) fn forget_foreign(&self, irp: Ptr<IRP>) -> bool {
+        self.foreign.borrow_mut().remove(&irp.address()).is_some()
+    }
+
+    /// What a report calls the packet.
+    pub(super) fn title(&self, index: usize) -> String {
+        self.records.borrow()[index].title()
+    }
+
+    /// Every packet that drivers still have, in the order they were made.
+    pub fn outstanding(&self) -> Vec<String> {
+        self.titles(Record::is_with_drivers)
+    }
+
+    /// Packets that a driver allocated and has not freed, in the order they were made.
+    pub fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+        self.titles(|record| record.state != State::Freed && record.driver == driver)
+    }
+
+    fn titles(&self, wanted: impl Fn(&Record) -> bool) -> Vec<String> {
+        let records = self.records.borrow();
+        let mut titles: Vec<(u64, String)> =
+            records.iter().filter(|record| wanted(record)).map(|record| (record.number, record.title())).collect();
+        titles.sort_unstable();
+        titles.into_iter().map(|(_, title)| title).collect()
+    }
+}
+
+/// How a dispatch routine contradicted what became of its packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Disagreement {
+    NeitherCompletedNorPending(NTSTATUS),
+    MarkedButNotReturned(NTSTATUS),
+    ReturnedButNotMarked,
+    OtherStatus { returned: NTSTATUS, completed: NTSTATUS },
+}
+
+const fn judge(returned: NTSTATUS, completed: Completed) -> Result<(), Disagreement> {
+    match (returned == STATUS_PENDING, completed.marked) {
+        (true, false) => Err(Disagreement::ReturnedButNotMarked),
+        (false, true) => Err(Disagreement::MarkedButNotReturned(returned)),
+        (false, false) if returned != completed.status => {
+            Err(Disagreement::OtherStatus { returned, completed: completed.status })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Disagreement {
+    pub(super) fn raise(self, irp: Ptr<IRP>, title: &str) -> ! {
+        let (code, sentence) = match self {
+            Self::NeitherCompletedNorPending(status) => (
+                0x226,
+                format!(
+                    "{title}: a dispatch routine returned {status:#010x}, but neither completed the IRP nor passed it down; or it should have returned STATUS_PENDING"
+                ),
+            ),
+            Self::MarkedButNotReturned(status) => (
+                0x226,
+                format!(
+                    "{title}: marked pending at a stack location whose dispatch routine returned {status:#010x} and not STATUS_PENDING"
+                ),
+            ),
+            Self::ReturnedButNotMarked => (
+                0x228,
+                format!(
+                    "{title}: a dispatch routine returned STATUS_PENDING, but its stack location was never marked pending"
+                ),
+            ),
+            Self::OtherStatus { returned, completed } => (
+                0x224,
+                format!(
+                    "{title}: a dispatch routine returned {returned:#010x} for an IRP completed with {completed:#010x}"
+                ),
+            ),
+        };
+        Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, irp.address(), 0], sentence).raise()
+    }
+}
