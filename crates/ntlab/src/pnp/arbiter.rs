@@ -41,29 +41,30 @@ impl Policy {
 pub struct Wish {
     /// How processors are chosen.
     pub policy: Policy,
-    /// The group they are chosen from.
-    pub group: u16,
-    /// The mask for [`Policy::Specified`].
+    /// The group they are chosen from; none for any one group.
+    pub group: Option<u16>,
+    /// The mask for [`Policy::Specified`]; it counts only with a group.
     pub targeted: u64,
     /// The device's NUMA node.
     pub node: u16,
 }
 
-/// The processors of `active` that an interrupt with this wish may go to, as a mask in the wish's group. None if there is no such
+/// The processors of `active` that an interrupt with this wish may go to: a group, and a mask in it. None if there is no such
 /// processor.
 #[must_use]
-pub fn affinity(wish: Wish, active: &[Place], choices: &Choices) -> Option<u64> {
-    let group: Vec<_> = active.iter().copied().filter(|processor| processor.group == wish.group).collect();
-    let on_node: Vec<_> = group.iter().copied().filter(|processor| processor.node == wish.node).collect();
-    let close = if on_node.is_empty() { &group } else { &on_node };
+pub fn affinity(wish: Wish, active: &[Place], choices: &Choices) -> Option<(u16, u64)> {
+    let group = wish.group.or_else(|| active.get(choices.below(active.len())).map(|place| place.group))?;
+    let members: Vec<_> = active.iter().copied().filter(|processor| processor.group == group).collect();
+    let on_node: Vec<_> = members.iter().copied().filter(|processor| processor.node == wish.node).collect();
+    let close = if on_node.is_empty() { &members } else { &on_node };
     let mask = match wish.policy {
-        Policy::MachineDefault => one_of(&group, choices),
+        Policy::Specified if wish.group.is_some() => mask_of(&members) & wish.targeted,
+        Policy::MachineDefault | Policy::Specified => one_of(&members, choices),
         Policy::AllClose => mask_of(close),
         Policy::OneClose => one_of(close, choices),
-        Policy::All | Policy::SpreadMessages => mask_of(&group),
-        Policy::Specified => mask_of(&group) & wish.targeted,
+        Policy::All | Policy::SpreadMessages => mask_of(&members),
     };
-    (mask != 0).then_some(mask)
+    (mask != 0).then_some((group, mask))
 }
 
 const fn bit(processor: Place) -> u64 {
@@ -92,46 +93,56 @@ mod tests {
     ];
 
     fn wish(policy: Policy) -> Wish {
-        Wish { policy, group: 0, targeted: 0b1100, node: 0 }
+        Wish { policy, group: Some(0), targeted: 0b1100, node: 0 }
     }
 
-    fn chosen(wish: Wish) -> Option<u64> {
+    fn chosen(wish: Wish) -> Option<(u16, u64)> {
         affinity(wish, &ACTIVE, &Choices::new(1))
     }
 
     #[test]
     fn all_processors_are_those_active_in_the_group_gaps_left_out() {
-        assert_eq!(chosen(wish(Policy::All)), Some(0b1011));
-        assert_eq!(chosen(wish(Policy::SpreadMessages)), Some(0b1011));
-        assert_eq!(chosen(Wish { group: 1, ..wish(Policy::All) }), Some(1 | 1 << 63));
+        assert_eq!(chosen(wish(Policy::All)), Some((0, 0b1011)));
+        assert_eq!(chosen(wish(Policy::SpreadMessages)), Some((0, 0b1011)));
+        assert_eq!(chosen(Wish { group: Some(1), ..wish(Policy::All) }), Some((1, 1 | 1 << 63)));
     }
 
     #[test]
     fn close_processors_are_those_of_the_node_or_all_where_the_node_has_none() {
-        assert_eq!(chosen(wish(Policy::AllClose)), Some(0b0011));
-        assert_eq!(chosen(Wish { node: 1, ..wish(Policy::AllClose) }), Some(0b1000));
-        assert_eq!(chosen(Wish { node: 7, ..wish(Policy::AllClose) }), Some(0b1011));
+        assert_eq!(chosen(wish(Policy::AllClose)), Some((0, 0b0011)));
+        assert_eq!(chosen(Wish { node: 1, ..wish(Policy::AllClose) }), Some((0, 0b1000)));
+        assert_eq!(chosen(Wish { node: 7, ..wish(Policy::AllClose) }), Some((0, 0b1011)));
     }
 
     #[test]
     fn one_processor_is_one_of_those_allowed() {
         for seed in 0..50 {
-            let one = |policy| affinity(wish(policy), &ACTIVE, &Choices::new(seed)).unwrap_or(0);
+            let one = |policy| affinity(wish(policy), &ACTIVE, &Choices::new(seed)).map_or(0, |(_, mask)| mask);
             assert_eq!((one(Policy::OneClose).count_ones(), one(Policy::OneClose) & !0b0011), (1, 0));
             assert_eq!((one(Policy::MachineDefault).count_ones(), one(Policy::MachineDefault) & !0b1011), (1, 0));
         }
     }
 
     #[test]
+    fn without_a_group_one_that_has_processors_is_taken_and_targets_do_not_count() {
+        let any = |policy, seed| affinity(Wish { group: None, ..wish(policy) }, &ACTIVE, &Choices::new(seed));
+        let all: std::collections::BTreeSet<_> = (0..50).map(|seed| any(Policy::All, seed)).collect();
+        assert_eq!(all.into_iter().collect::<Vec<_>>(), [Some((0, 0b1011)), Some((1, 1 | 1 << 63))]);
+        for seed in 0..50 {
+            assert_eq!(any(Policy::Specified, seed).map(|(_, mask)| mask.count_ones()), Some(1));
+        }
+    }
+
+    #[test]
     fn specified_processors_count_only_as_far_as_they_are_active() {
-        assert_eq!(chosen(wish(Policy::Specified)), Some(0b1000));
+        assert_eq!(chosen(wish(Policy::Specified)), Some((0, 0b1000)));
         assert_eq!(chosen(Wish { targeted: 0b0100, ..wish(Policy::Specified) }), None);
     }
 
     #[test]
     fn a_group_without_processors_satisfies_nothing() {
-        assert_eq!(chosen(Wish { group: 2, ..wish(Policy::All) }), None);
-        assert_eq!(chosen(Wish { group: 2, ..wish(Policy::MachineDefault) }), None);
+        assert_eq!(chosen(Wish { group: Some(2), ..wish(Policy::All) }), None);
+        assert_eq!(chosen(Wish { group: Some(2), ..wish(Policy::MachineDefault) }), None);
     }
 
     #[test]

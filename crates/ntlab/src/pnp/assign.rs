@@ -20,6 +20,9 @@ const FIRST_VECTOR: u32 = 0x51;
 /// Levels of device interrupts: a few below the highest and above the lowest, which are the system's.
 const LEVELS: (u64, u64) = (DIRQL_MIN.0 as u64 + 2, DIRQL_MAX.0 as u64 - 1);
 
+/// `ALL_PROCESSOR_GROUPS`: the driver knows of groups, and takes any one.
+const ALL_PROCESSOR_GROUPS: u16 = 0xFFFF;
+
 /// What has been given away.
 #[derive(Debug)]
 pub struct Arbiter {
@@ -85,12 +88,12 @@ fn interrupt(k: &Kernel, devnode: &Devnode, wanted: InterruptWanted) -> Option<A
         Finding::not_modelled(format!("{} messages for a function that can send one", wanted.messages())).raise();
     }
     let active: Vec<_> = k.sched.active().map(|processor| processor.place).collect();
-    let affinity = arbiter::affinity(wish_of(devnode, wanted), &active, &k.choices)?;
+    let (group, affinity) = arbiter::affinity(wish_of(devnode, wanted), &active, &k.choices)?;
     let vector = k.pnp.arbiter.next_vector.get();
     k.pnp.arbiter.next_vector.set(vector + 1);
     let irql = u8::try_from(k.choices.between(LEVELS.0, LEVELS.1)).unwrap_or(DIRQL_MIN.0);
     let line = if wanted.message { 0 } else { wanted.lowest };
-    Some(AssignedInterrupt { message: wanted.message, line, vector, irql, group: wanted.group, affinity })
+    Some(AssignedInterrupt { message: wanted.message, line, vector, irql, group, affinity })
 }
 
 fn messages_left(k: &Kernel, devnode: &Devnode) -> bool {
@@ -106,5 +109,6 @@ fn wish_of(devnode: &Devnode, wanted: InterruptWanted) -> Wish {
         let sentence = format!("interrupt affinity policy {} is reserved for the system or unknown", wanted.policy);
         Finding::bug_check(VERIFIER, [0; 4], sentence).raise()
     });
-    Wish { policy, group: wanted.group, targeted: wanted.targeted, node: devnode.spec.node }
+    let any_group = wanted.group == ALL_PROCESSOR_GROUPS;
+    Wish { policy, group: (!any_group).then_some(wanted.group), targeted: wanted.targeted, node: devnode.spec.node }
 }

@@ -5,14 +5,16 @@
 
 use windows_sys::Wdk::System::SystemServices::{
     CM_RESOURCE_INTERRUPT_LATCHED, CM_RESOURCE_INTERRUPT_LEVEL_SENSITIVE, CM_RESOURCE_INTERRUPT_MESSAGE,
-    CmResourceShareDeviceExclusive, CmResourceShareShared, CmResourceTypeInterrupt, CmResourceTypeMemory,
-    IO_RESOURCE_ALTERNATIVE, IO_RESOURCE_PREFERRED, PCIBus,
+    CM_RESOURCE_INTERRUPT_POLICY_INCLUDED, CmResourceShareDeviceExclusive, CmResourceShareShared,
+    CmResourceTypeInterrupt, CmResourceTypeMemory, IO_RESOURCE_ALTERNATIVE, IO_RESOURCE_PREFERRED, PCIBus,
 };
 
 /// `CmResourceTypeMemory`.
 const TYPE_MEMORY: u8 = narrow(CmResourceTypeMemory);
 /// `CmResourceTypeInterrupt`.
 const TYPE_INTERRUPT: u8 = narrow(CmResourceTypeInterrupt);
+/// The driver or the registry named an affinity policy.
+const POLICY_INCLUDED: u16 = narrow(CM_RESOURCE_INTERRUPT_POLICY_INCLUDED) as u16;
 /// `CM_RESOURCE_INTERRUPT_MESSAGE_TOKEN`: the highest vector of a message requirement.
 pub const MESSAGE_TOKEN: u32 = 0xFFFF_FFFE;
 const REQUIREMENTS_HEADER: usize = 32;
@@ -63,7 +65,7 @@ pub struct InterruptWanted {
     pub lowest: u32,
     /// `MaximumVector`.
     pub highest: u32,
-    /// `AffinityPolicy`.
+    /// `AffinityPolicy`, if `CM_RESOURCE_INTERRUPT_POLICY_INCLUDED` says that there is one; else the default.
     pub policy: u16,
     /// `Group`.
     pub group: u16,
@@ -204,20 +206,17 @@ impl InterruptWanted {
 
     fn write(&self, option: u8, bytes: &mut Writer) {
         bytes.u8(option).u8(TYPE_INTERRUPT).u8(share_of(self.message)).u8(0);
-        bytes.u16(interrupt_flags(self.message)).u16(0).u32(self.lowest).u32(self.highest);
+        let included = if self.policy == 0 { 0 } else { POLICY_INCLUDED };
+        bytes.u16(interrupt_flags(self.message) | included).u16(0).u32(self.lowest).u32(self.highest);
         bytes.u16(self.policy).u16(self.group).u32(self.priority).u64(self.targeted);
     }
 
     fn read(flags: u16, union: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
-            message: u32::from(flags) & CM_RESOURCE_INTERRUPT_MESSAGE != 0,
-            lowest: union.u32()?,
-            highest: union.u32()?,
-            policy: union.u16()?,
-            group: union.u16()?,
-            priority: union.u32()?,
-            targeted: union.u64()?,
-        })
+        let message = u32::from(flags) & CM_RESOURCE_INTERRUPT_MESSAGE != 0;
+        let (lowest, highest) = (union.u32()?, union.u32()?);
+        let (policy, group, priority, targeted) = (union.u16()?, union.u16()?, union.u32()?, union.u64()?);
+        let plain = Self { message, lowest, highest, policy: 0, group: 0, priority: 0, targeted: 0 };
+        Ok(if flags & POLICY_INCLUDED == 0 { plain } else { Self { policy, group, priority, targeted, ..plain } })
     }
 }
 
@@ -433,6 +432,16 @@ mod tests {
         let bytes = requirements().to_bytes();
         assert_eq!(Requirements::size_of(bytes[..4].try_into().unwrap()), bytes.len());
         assert_eq!(Requirements::from_bytes(&bytes), Ok(requirements()));
+    }
+
+    #[test]
+    fn a_policy_counts_only_where_the_flags_say_that_there_is_one() {
+        let mut bytes = requirements().to_bytes();
+        let flags = REQUIREMENTS_HEADER + LIST_HEADER + REQUIREMENT + 4;
+        assert_eq!(bytes[flags], 0b111);
+        bytes[flags] = 0b011;
+        let read = Requirements::from_bytes(&bytes).unwrap().lists[0][1].what;
+        assert_eq!(read, Wanted::Interrupt(InterruptWanted::message()));
     }
 
     #[test]

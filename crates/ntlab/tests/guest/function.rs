@@ -473,7 +473,9 @@ unsafe fn filter(irp: Pointer) {
         for index in 0..get::<u32>(list, 36) as usize {
             let descriptor = list.add(40 + index * 32);
             if get::<u8>(descriptor, 1) == 2 && get::<u16>(descriptor, 16) == 0 {
+                put(descriptor, 4, get::<u16>(descriptor, 4) | 4);
                 put(descriptor, 16, 3_u16);
+                put(descriptor, 18, if cfg!(knows_groups) { 0xFFFF_u16 } else { 0 });
             }
         }
         put(irp, 0x30, 0);
