@@ -1,7 +1,7 @@
 //! Builds the workspace's WDM drivers, on Linux as on Windows, with the genuine `wdk` crates.
 //!
 //! On Windows the crates are used as published, over the installed WDK. On Linux the same locked versions are used over
-//! a kit staged from the public-domain headers of mingw-w64 ([`stage`]), with small edits of `wdk-build` ([`vendor`]),
+//! a kit staged from the public-domain headers of mingw-w64 (`stage.rs`), with small edits of `wdk-build` (`vendor.rs`),
 //! the only one that asks what host it runs on.
 
 mod build;
