@@ -137,7 +137,9 @@ pub fn call(k: &Kernel, function: u64, arguments: &[u64]) -> u64 {
     let returned = unsafe { call_guest(function, stack) };
     if returned.stopped != 0 {
         let payload = k.exec.stopped.take();
-        panic::resume_unwind(payload.unwrap_or_else(|| Box::new(Finding::not_modelled("driver code was left for no reason"))));
+        panic::resume_unwind(
+            payload.unwrap_or_else(|| Box::new(Finding::not_modelled("driver code was left for no reason"))),
+        );
     }
     returned.value
 }

@@ -170,7 +170,9 @@ pub fn offset(name: &str) -> Option<u64> {
 pub fn name_at(offset: u64) -> Option<&'static str> {
     let starts = FUNCTIONS.into_iter().filter_map(|(name, _)| Some((self::offset(name)?, name)));
     let before = starts.filter(|(start, _)| *start <= offset);
-    before.fold(None, |best: Option<(u64, &str)>, next| Some(best.filter(|best| best.0 >= next.0).unwrap_or(next))).map(|(_, name)| name)
+    before
+        .fold(None, |best: Option<(u64, &str)>, next| Some(best.filter(|best| best.0 >= next.0).unwrap_or(next)))
+        .map(|(_, name)| name)
 }
 
 /// How many bytes the function that has the instruction at `offset` in [`code`] has pushed there.

@@ -71,7 +71,7 @@ pub struct CallFrame {
     rsp: u64,
 }
 const CALL_FRAME_ROOM: usize = 64;
-const _: () = assert!(size_of::<CallFrame>() <= CALL_FRAME_ROOM && size_of::<TrapFrame>() % 16 == 0);
+const _: () = assert!(size_of::<CallFrame>() <= CALL_FRAME_ROOM && size_of::<TrapFrame>().is_multiple_of(16));
 
 /// What `call_guest` returns, in rax and rdx.
 #[repr(C)]

@@ -114,7 +114,8 @@ fn interrupt(event: &Event) -> ! {
         Finding::not_modelled(format!("int {number:#x} in the driver")).raise();
     }
     let code = event.registers[RCX];
-    Finding::bug_check(KERNEL_SECURITY_CHECK_FAILURE, [code, 0, 0, 0], format!("fast fail {code} in the driver")).raise()
+    Finding::bug_check(KERNEL_SECURITY_CHECK_FAILURE, [code, 0, 0, 0], format!("fast fail {code} in the driver"))
+        .raise()
 }
 
 /// What the processor refuses in user mode, where the driver really runs, or everywhere.
@@ -144,8 +145,12 @@ fn protection(k: &Kernel, event: &mut Event) {
 /// The register that an instruction reads the task priority to, true, or writes it from, false. cr8 is the IRQL.
 fn task_priority(instruction: &Instruction) -> Option<(usize, bool)> {
     match instruction.code() {
-        Code::Mov_r64_cr if instruction.op1_register() == Register::CR8 => Some((instruction.op0_register().number(), true)),
-        Code::Mov_cr_r64 if instruction.op0_register() == Register::CR8 => Some((instruction.op1_register().number(), false)),
+        Code::Mov_r64_cr if instruction.op1_register() == Register::CR8 => {
+            Some((instruction.op0_register().number(), true))
+        }
+        Code::Mov_cr_r64 if instruction.op0_register() == Register::CR8 => {
+            Some((instruction.op1_register().number(), false))
+        }
         _ => None,
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 /// The modules whose functions the lab has.
 const MODULES: [&str; 2] = ["ntoskrnl.exe", "hal.dll"];
 /// Where `IMAGE_LOAD_CONFIG_DIRECTORY64` has the address of the security cookie.
-const SECURITY_COOKIE: usize = 0x58;
+const SECURITY_COOKIE: u32 = 0x58;
 /// What the loader writes there. Windows takes a random number, which would make runs differ.
 const COOKIE: u64 = 0x0000_5EC0_9A1D_27B3;
 
@@ -285,10 +285,10 @@ fn imports(pe: &PeFile64<'_>) -> Result<Vec<Import>, LoadError> {
 fn set_cookie(pe: &PeFile64<'_>, bytes: &mut [u8], base: u64) -> Result<(), LoadError> {
     let Some(directory) = pe.data_directory(pe::IMAGE_DIRECTORY_ENTRY_LOAD_CONFIG) else { return Ok(()) };
     let (start, size) = directory.address_range();
-    if start == 0 || (size as usize) < SECURITY_COOKIE + 8 {
+    if start == 0 || size < SECURITY_COOKIE + 8 {
         return Ok(());
     }
-    let cookie = get(bytes, start + SECURITY_COOKIE as u32)?;
+    let cookie = get(bytes, start + SECURITY_COOKIE)?;
     match u32::try_from(cookie.wrapping_sub(base)) {
         Ok(rva) if cookie != 0 => put(bytes, rva, COOKIE),
         _ => Ok(()),

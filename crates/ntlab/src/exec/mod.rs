@@ -25,8 +25,8 @@ pub use self::{
     border::{Entered, call, enter},
     image::{Image, LoadError, Missing, Section},
     registers::Bus,
-    symbols::StackFrame,
     stacks::{Context, HostStack, KernelStack, Stacks},
+    symbols::StackFrame,
 };
 use self::{entry::Border, registers::Registers, thunks::Thunks};
 use crate::{exports::Export, irql::Irql, kernel::Kernel, memory::Space, sched::ThreadId};

@@ -11,18 +11,15 @@ use iced_x86::{
     Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
 };
 
-use super::{
-    entry::resume_entry,
-    event::Event,
-};
+use super::{entry::resume_entry, event::Event};
 use crate::{
     finding::Finding,
     kernel::Kernel,
-    memory::{Access, Arena, PAGE, PageKind, Ptr, Space, current, fault},
+    memory::{Access, Arena, PAGE, PageKind, Ptr, Space, current, fault, host},
 };
 
 /// The longest instruction.
-const LONGEST: u64 = 15;
+const LONGEST: usize = 15;
 /// Room for the code of one instruction and the jump behind it, and for its cell.
 const SLOT: u64 = 64;
 /// Instructions that can access registers in one run.
@@ -166,7 +163,7 @@ fn accesses(instruction: &Instruction) -> (bool, bool) {
     let movable = own.len() == 1
         && instruction.op_kinds().any(|kind| kind == OpKind::Memory)
         && instruction.flow_control() == FlowControl::Next
-        && instruction.memory_size().size() <= SLOT as usize;
+        && instruction.memory_size().size() as u64 <= SLOT;
     if !movable {
         Finding::not_modelled(format!("`{instruction}` at device registers")).raise();
     }
@@ -178,17 +175,19 @@ fn accesses(instruction: &Instruction) -> (bool, bool) {
 
 /// The instruction at an address of the driver's code.
 pub(super) fn decode(rip: u64) -> Instruction {
-    let mut bytes = [0; LONGEST as usize];
-    let to_end = PAGE - rip % PAGE;
-    let length = if current::allows(rip, LONGEST, Access::Read) { LONGEST } else { to_end.min(LONGEST) };
-    let code = &mut bytes[..length as usize];
+    let mut bytes = [0; LONGEST];
+    let to_end = host::to_usize(PAGE - rip % PAGE);
+    let length = if current::allows(rip, LONGEST as u64, Access::Read) { LONGEST } else { to_end.min(LONGEST) };
+    let code = &mut bytes[..length];
     Ptr::new(rip).read_into(code);
     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
 }
 
 /// Offsets and sizes of the accesses that an operand of `size` bytes makes.
 fn words(size: usize) -> impl Iterator<Item = (usize, u8)> {
-    (0..size).step_by(WORD).map(move |offset| (offset, (size - offset).min(WORD) as u8))
+    (0..size)
+        .step_by(WORD)
+        .map(move |offset| (offset, u8::try_from((size - offset).min(WORD)).expect("a word has 8 bytes")))
 }
 
 fn put(address: u64, size: u8, value: u64) {

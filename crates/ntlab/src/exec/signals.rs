@@ -47,8 +47,10 @@ pub fn install() -> io::Result<()> {
     let mut refused = None;
     BEFORE.get_or_init(|| {
         let each = SIGNALS.into_iter().map(|signal| (signal, replace(signal)));
-        each.filter_map(|(signal, before)| before.map_err(|error| refused = Some(error)).ok().map(|before| (signal, before)))
-            .collect()
+        each.filter_map(|(signal, before)| {
+            before.map_err(|error| refused = Some(error)).ok().map(|before| (signal, before))
+        })
+        .collect()
     });
     refused.map_or(Ok(()), Err)
 }
@@ -73,11 +75,14 @@ fn replace(signal: i32) -> io::Result<libc::sigaction> {
 /// Called by the host's kernel only.
 unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the host passes a `ucontext_t` that is this handler's alone until it returns.
-    let machine = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    let interrupted = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let machine = &mut interrupted.uc_mcontext;
     let ours = current::get().is_some_and(|memory| in_driver(&memory.space, machine));
     if ours {
-        // SAFETY: the host passes a valid `siginfo_t`, which has an address for faults and a harmless number else.
-        let address = unsafe { (*info).si_addr() } as u64;
+        // SAFETY: the host passes a valid `siginfo_t`.
+        let information = unsafe { &*info };
+        // SAFETY: it has an address for faults, and a harmless number else.
+        let address = unsafe { information.si_addr() } as u64;
         redirect(signal, address, machine);
     } else {
         forward(signal, info, context);
@@ -123,8 +128,8 @@ fn redirect(signal: i32, address: u64, machine: &mut libc::mcontext_t) {
     machine.gregs[libc::REG_EFL as usize] &= !STEP_AND_DIRECTION;
 }
 
-fn register(machine: &libc::mcontext_t, name: i32) -> u64 {
-    machine.gregs[name as usize].cast_unsigned()
+const fn register(machine: &libc::mcontext_t, name: i32) -> u64 {
+    machine.gregs[name.unsigned_abs() as usize].cast_unsigned()
 }
 
 /// A fault of the lab itself, or of another part of the process: as if this handler were not there.

@@ -68,7 +68,7 @@ unsafe impl Stack for HostStack {
     }
 }
 
-fn address(address: u64) -> StackPointer {
+const fn address(address: u64) -> StackPointer {
     NonZeroUsize::new(host::to_usize(address)).expect("the reservation does not start at 0")
 }
 

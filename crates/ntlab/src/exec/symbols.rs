@@ -34,7 +34,10 @@ impl fmt::Display for StackFrame {
 impl Exec {
     /// The frames behind what [`Exec::driver_stack`] returned, inlined ones too, innermost first.
     pub fn describe_stack(&self, stack: &[u64]) -> Vec<StackFrame> {
-        stack.chunk_by(|a, b| self.image_index(*a) == self.image_index(*b)).flat_map(|part| self.describe_part(part)).collect()
+        stack
+            .chunk_by(|a, b| self.image_index(*a) == self.image_index(*b))
+            .flat_map(|part| self.describe_part(part))
+            .collect()
     }
 
     fn image_index(&self, address: u64) -> Option<usize> {
@@ -51,7 +54,8 @@ impl Exec {
         let module = image.path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let offsets: Vec<u64> = part.iter().map(|address| address - image.base).collect();
         with_symbols(&image, &module, &offsets).unwrap_or_else(|| {
-            let plain = |offset: &u64| StackFrame { module: module.clone(), offset: *offset, function: None, line: None };
+            let plain =
+                |offset: &u64| StackFrame { module: module.clone(), offset: *offset, function: None, line: None };
             offsets.iter().map(plain).collect()
         })
     }
@@ -66,7 +70,9 @@ impl Exec {
 /// None where there are no symbols that belong to the image.
 fn with_symbols(image: &Image, module: &str, offsets: &[u64]) -> Option<Vec<StackFrame>> {
     let data = ContextPdbData::try_from_pdb(open(image)?).ok()?;
-    let context = data.make_context_with_formatter_flags(TypeFormatterFlags::NO_ARGUMENTS | TypeFormatterFlags::NO_FUNCTION_RETURN).ok()?;
+    let context = data
+        .make_context_with_formatter_flags(TypeFormatterFlags::NO_ARGUMENTS | TypeFormatterFlags::NO_FUNCTION_RETURN)
+        .ok()?;
     let mut frames = Vec::new();
     for offset in offsets {
         let found = context.find_frames(u32::try_from(*offset).ok()?).ok().flatten();
@@ -96,6 +102,7 @@ fn open(image: &Image) -> Option<PDB<'static, File>> {
 
 /// The last parts of a path: the file, its folder and the folder of that.
 fn short(path: &str) -> String {
-    let parts: Vec<&str> = path.rsplit(['/', '\\']).take(3).collect();
-    parts.into_iter().rev().collect::<Vec<_>>().join("/")
+    let mut parts: Vec<&str> = path.rsplit(['/', '\\']).take(3).collect();
+    parts.reverse();
+    parts.join("/")
 }

@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, rc::Rc};
 
 use pe_unwind_info::x86_64::{
-    FunctionEpilogInstruction, FunctionTableEntries, Register, RuntimeFunction, UnwindInfo, UnwindInfoTrailer, UnwindState,
-    XmmRegister,
+    FunctionEpilogInstruction, FunctionTableEntries, Register, RuntimeFunction, UnwindInfo, UnwindInfoTrailer,
+    UnwindState, XmmRegister,
 };
 
 use super::{
@@ -201,7 +201,7 @@ impl<'i> Walker<'i> {
                 Err(_) => return Some(false),
             }
         }
-        let at = i64::from(end) - code.len() as i64;
+        let at = i64::from(end) - i64::try_from(code.len()).ok()?;
         if jump_target(code, at).is_some_and(|target| i64::from(begin) < target && target < i64::from(end)) {
             return Some(false);
         }

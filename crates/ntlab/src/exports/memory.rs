@@ -4,7 +4,8 @@ use windows_sys::{
     Wdk::{
         Foundation::MDL,
         System::SystemServices::{
-            MdlMappingNoWrite, MdlMappingWithGuardPtes, PAGE_NOCACHE, PAGE_READWRITE, PAGE_WRITECOMBINE, PHYSICAL_MEMORY_RANGE,
+            MdlMappingNoWrite, MdlMappingWithGuardPtes, PAGE_NOCACHE, PAGE_READWRITE, PAGE_WRITECOMBINE,
+            PHYSICAL_MEMORY_RANGE,
         },
     },
     Win32::Foundation::UNICODE_STRING,
@@ -17,7 +18,7 @@ use crate::{
     hw::DEVICE_MEMORY,
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
-    memory::{Access, Memory, PAGE, PageKind, PoolKind, Ptr},
+    memory::{Access, Memory, PAGE, PageKind, PoolKind, Ptr, host},
 };
 
 /// The functions of this module.
@@ -112,7 +113,8 @@ fn map(k: &Kernel, physical: u64, bytes: u64) -> Ptr<u8> {
     let end = physical.checked_add(bytes);
     let in_device_memory = physical >= DEVICE_MEMORY.start && end.is_some_and(|end| end <= DEVICE_MEMORY.end);
     if bytes == 0 || !in_device_memory {
-        Finding::not_modelled(format!("mapping {bytes} bytes at physical address {physical:#x}, no device memory")).raise();
+        Finding::not_modelled(format!("mapping {bytes} bytes at physical address {physical:#x}, no device memory"))
+            .raise();
     }
     k.memory.mappings.map(physical, bytes, k.exec.driver_stack())
 }
@@ -134,7 +136,7 @@ fn mm_build_mdl_for_non_paged_pool(k: &Kernel, mdl: Ptr<MDL>) {
             let sentence = format!("MmBuildMdlForNonPagedPool of memory that is no nonpaged pool ({kind:?})");
             Finding::bug_check(MEMORY_MANAGEMENT, [0, address, 0, 0], sentence).raise();
         }
-        frames(mdl).offset(page as usize).write(k.memory.physical_address(address) / PAGE);
+        frames(mdl).offset(host::to_usize(page)).write(k.memory.physical_address(address) / PAGE);
     }
     at!(mdl, MappedSystemVa).cast::<u64>().write(start + offset);
     set_flags(mdl, MDL_SOURCE_IS_NONPAGED_POOL, 0);
@@ -166,7 +168,8 @@ fn map_mdl(k: &Kernel, mdl: Ptr<MDL>) -> Ptr<u8> {
     let flags = flags(mdl);
     if flags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
         let parameters = [DUPLICATE, 0, mdl.address(), 0];
-        Finding::bug_check(SYSTEM_PTE_MISUSE, parameters, "a second system mapping of a memory descriptor list").raise();
+        Finding::bug_check(SYSTEM_PTE_MISUSE, parameters, "a second system mapping of a memory descriptor list")
+            .raise();
     }
     if flags & MDL_PAGES_LOCKED == 0 {
         let parameters = [0, mdl.address(), flags.into(), 0];
@@ -184,7 +187,7 @@ fn place(memory: &Memory, mdl: Ptr<MDL>) -> Ptr<u8> {
     let bytes = u64::from(at!(mdl, ByteCount).read());
     let mut start = None;
     for page in 0..(offset + bytes).div_ceil(PAGE) {
-        let frame = frames(mdl).offset(page as usize).read();
+        let frame = frames(mdl).offset(host::to_usize(page)).read();
         let address = memory.physical.find(frame * PAGE).map(|address| address.wrapping_sub(page * PAGE));
         let Some(address) = address.filter(|address| *start.get_or_insert(*address) == *address) else {
             Finding::not_modelled("mapping pages that are not one buffer of the machine").raise()
@@ -210,14 +213,14 @@ fn mm_unmap_locked_pages(k: &Kernel, address: u64, mdl: Ptr<MDL>) {
 
 impl Memory {
     /// Takes away the system mapping of a memory descriptor list.
-    #[allow(clippy::unused_self, reason = "the memory it is the mapping of")]
+    #[allow(clippy::unused_self, reason = "the memory of which it is a mapping")]
     pub fn unmap_mdl(&self, mdl: Ptr<MDL>) {
         at!(mdl, MappedSystemVa).cast::<u64>().write(0);
         set_flags(mdl, 0, MDL_MAPPED_TO_SYSTEM_VA);
     }
 }
 
-fn frames(mdl: Ptr<MDL>) -> Ptr<u64> {
+const fn frames(mdl: Ptr<MDL>) -> Ptr<u64> {
     mdl.offset(1).cast()
 }
 

@@ -47,6 +47,8 @@ const NOT_THE_DRIVERS: u64 = 0x46;
 /// The bit of `POOL_EXTENDED_PARAMETER` that says that it may be ignored, above its type.
 const PARAMETER_OPTIONAL: u64 = 1 << 8;
 const PARAMETER_TYPE: u64 = 0xFF;
+const PRIORITY: u64 = PoolExtendedParameterPriority.unsigned_abs() as u64;
+const NUMA_NODE: u64 = PoolExtendedParameterNumaNode.unsigned_abs() as u64;
 
 /// `POOL_TYPE` of `ExAllocatePoolWithTag`.
 const NON_PAGED_POOL: i32 = 0;
@@ -71,9 +73,9 @@ fn ex_allocate_pool3(
     for index in 0..count as usize {
         let parameter = parameters.offset(index);
         let bits = at!(parameter, Anonymous1._bitfield).read();
-        match i32::try_from(bits & PARAMETER_TYPE) {
-            Ok(PoolExtendedParameterPriority) => {}
-            Ok(PoolExtendedParameterNumaNode) if flags & flags::NON_PAGED != 0 => {
+        match bits & PARAMETER_TYPE {
+            PRIORITY => {}
+            NUMA_NODE if flags & flags::NON_PAGED != 0 => {
                 node = Some(at!(parameter, Anonymous2.PreferredNode).read());
             }
             _ if bits & PARAMETER_OPTIONAL != 0 => {}
@@ -101,15 +103,18 @@ fn allocate_with_flags(k: &Kernel, flags: u64, bytes: u64, tag: u32, node: Optio
     if required & !flags::REQUIRED != 0 || tag == 0 {
         return Ptr::null();
     }
-    let block = allocate(k, Request {
-        kind,
-        bytes,
-        tag: Tag(tag),
-        zeroed: required & flags::UNINITIALIZED == 0,
-        alignment: if required & flags::CACHE_ALIGNED == 0 { 0 } else { CACHE_LINE },
-        node,
-        owner: Owner::Driver,
-    });
+    let block = allocate(
+        k,
+        Request {
+            kind,
+            bytes,
+            tag: Tag(tag),
+            zeroed: required & flags::UNINITIALIZED == 0,
+            alignment: if required & flags::CACHE_ALIGNED == 0 { 0 } else { CACHE_LINE },
+            node,
+            owner: Owner::Driver,
+        },
+    );
     if block.is_null() && required & flags::RAISE_ON_FAILURE != 0 {
         Finding::not_modelled("the exception of POOL_FLAG_RAISE_ON_FAILURE").raise();
     }

@@ -58,7 +58,8 @@ pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Findi
 fn classify(memory: &Memory, kind: PageKind, address: u64, access: Access) -> (u32, String) {
     match kind {
         PageKind::PoolGuard => {
-            let block = memory.pool.around(address).map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
+            let block =
+                memory.pool.around(address).map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
             (PAGE_FAULT_BEYOND_END_OF_ALLOCATION, format!("memory beyond the end of {block}"))
         }
         PageKind::PoolFreed => {

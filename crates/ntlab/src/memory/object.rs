@@ -54,7 +54,8 @@ impl ObjectStore {
         let address = self.take(size);
         if let Some(offset) = self.space.first_other(address, size, POISON) {
             let parameters = [address + offset, 1, 0, 0];
-            let sentence = format!("write to offset {offset:#x} of a kernel structure of {size} bytes after it was freed");
+            let sentence =
+                format!("write to offset {offset:#x} of a kernel structure of {size} bytes after it was freed");
             Finding::bug_check(fault::PAGE_FAULT_IN_FREED_SPECIAL_POOL, parameters, sentence).raise();
         }
         self.space.fill(address, size, 0);
@@ -115,7 +116,7 @@ impl ObjectStore {
     fn state(&self, address: u64) -> State {
         let objects = self.objects.borrow();
         let offset = address.wrapping_sub(objects.base);
-        if objects.sizes.is_empty() || offset % GRANULE != 0 {
+        if objects.sizes.is_empty() || !offset.is_multiple_of(GRANULE) {
             return State::None;
         }
         objects.states.get(host::to_usize(offset / GRANULE)).copied().unwrap_or(State::None)

@@ -34,43 +34,43 @@ page_kinds! {
     /// Nothing was ever here.
     Free = 0,
     /// Headers and read-only sections of an image.
-    ImageReadOnly = READ | 1,
+    ImageReadOnly = READ | 0x01,
     /// Code of an image.
-    ImageCode = READ | EXECUTE | 2,
+    ImageCode = READ | EXECUTE | 0x02,
     /// Writable sections of an image.
-    ImageData = READ | WRITE | 3,
+    ImageData = READ | WRITE | 0x03,
     /// A section that is writable and executable.
-    ImageWritableCode = READ | WRITE | EXECUTE | 4,
+    ImageWritableCode = READ | WRITE | EXECUTE | 0x04,
     /// INIT sections after initialization.
-    ImageDiscarded = 5,
+    ImageDiscarded = 0x05,
     /// An image that was unloaded.
-    ImageUnloaded = 6,
+    ImageUnloaded = 0x06,
     /// Nonpaged pool.
-    NonPagedPool = READ | WRITE | 7,
+    NonPagedPool = READ | WRITE | 0x07,
     /// Nonpaged pool that may hold code.
-    ExecutablePool = READ | WRITE | EXECUTE | 8,
+    ExecutablePool = READ | WRITE | EXECUTE | 0x08,
     /// The page after a pool block.
-    PoolGuard = 10,
+    PoolGuard = 0x0a,
     /// A freed pool block.
-    PoolFreed = 11,
+    PoolFreed = 0x0b,
     /// Structures made by the kernel: IRPs, threads, file objects.
-    Object = READ | WRITE | 12,
+    Object = READ | WRITE | 0x0c,
     /// A kernel stack.
-    Stack = READ | WRITE | 13,
+    Stack = READ | WRITE | 0x0d,
     /// The pages below a kernel stack.
-    StackGuard = 14,
+    StackGuard = 0x0e,
     /// Device registers.
-    Mmio = 15,
+    Mmio = 0x0f,
     /// Device registers that were unmapped.
-    MmioUnmapped = 16,
+    MmioUnmapped = 0x10,
     /// Memory of a user process.
-    User = READ | WRITE | 17,
+    User = READ | WRITE | 0x11,
     /// Import thunks and the C runtime functions of the kernel.
-    KernelCode = READ | EXECUTE | 18,
+    KernelCode = READ | EXECUTE | 0x12,
     /// The processor control region that gs points at.
-    ProcessorControl = 19,
+    ProcessorControl = 0x13,
     /// The lab's own: nothing a driver could have an address of.
-    Host = 20,
+    Host = 0x14,
     /// Code of an image in a pageable section.
     PagedCode = READ | EXECUTE | PAGEABLE,
     /// A read-only pageable section.

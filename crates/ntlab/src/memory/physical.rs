@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Access, PAGE, Ptr, Space};
+use super::{Access, PAGE, Ptr, Space, host};
 use crate::finding::Finding;
 
 const MIB: u64 = 1 << 20;
@@ -119,7 +119,9 @@ impl Physical {
             return None;
         }
         let frame = again(&mut self.free.borrow_mut()).or_else(|| self.take(&self.next, PAGE, u64::MAX));
-        let frame = frame.unwrap_or_else(|| Finding::not_modelled("more pages with physical addresses than the machine has RAM").raise());
+        let frame = frame.unwrap_or_else(|| {
+            Finding::not_modelled("more pages with physical addresses than the machine has RAM").raise()
+        });
         self.bind(page, frame);
         Some(frame + offset)
     }
@@ -129,7 +131,7 @@ impl Physical {
         let again = self.free_low.borrow_mut().get_mut(&length).and_then(again);
         let again = again.filter(|first| first + length - 1 <= highest);
         let first = again.or_else(|| self.take(&self.next_low, length, highest.min(KEPT.1 - 1)))?;
-        for offset in (0..length).step_by(PAGE as usize) {
+        for offset in (0..length).step_by(host::to_usize(PAGE)) {
             self.bind(start + offset, first + offset);
         }
         Some(first)
@@ -233,10 +235,9 @@ fn pages(physical: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::R
     let mut done = 0;
     std::iter::from_fn(move || {
         let at = physical.wrapping_add(done as u64);
-        let part = (length - done).min((PAGE - at % PAGE) as usize);
+        let part = (length - done).min(host::to_usize(PAGE - at % PAGE));
         let range = done..done + part;
         done += part;
         (part > 0).then_some((at, range))
     })
 }
-

@@ -4,8 +4,10 @@ use std::{fmt, marker::PhantomData, mem::MaybeUninit};
 
 use super::{Access, current};
 
-/// The address of a `T` in the machine's memory, as the driver handed it over or will see it. Nothing is known about it: every access is
-/// checked against the machine's page map, and a bad one is a finding with the driver's stack.
+/// The address of a `T` in the machine's memory, as the driver handed it over or will see it.
+///
+/// Nothing is known about it: every access is checked against the machine's page map, and a bad one is a finding with the driver's
+/// stack.
 pub struct Ptr<T> {
     address: u64,
     target: PhantomData<*mut T>,
@@ -76,6 +78,14 @@ impl<T> Ptr<T> {
     }
 }
 
+impl<T, const N: usize> Ptr<[T; N]> {
+    /// The pointer to an element. Arrays at the end of structures are longer than their type says.
+    #[must_use]
+    pub const fn element(self, index: usize) -> Ptr<T> {
+        self.cast::<T>().offset(index)
+    }
+}
+
 impl<T: Copy> Ptr<T> {
     /// Reads the value. What lies there is taken for a `T`: `T` is a type of which any bytes are a value.
     #[must_use]
@@ -142,15 +152,18 @@ impl Ptr<u8> {
     }
 }
 
-/// The pointer to a field of what a [`Ptr`] points to: `at!(irp, IoStatus.Information)`.
+/// The pointer to a field of what a [`Ptr`] points to, or to an element of an array field: `at!(irp, IoStatus.Information)`.
 #[macro_export]
 macro_rules! at {
-    ($pointer:expr, $($field:tt)+) => {{
+    ($pointer:expr, $($field:ident).+ [$index:expr]) => {
+        $crate::at!($pointer, $($field).+).element($index)
+    };
+    ($pointer:expr, $($field:ident).+) => {{
         let pointer = $pointer;
         let whole = $crate::memory::placeholder(pointer);
         let whole = whole.as_ptr();
         // SAFETY: the place lies in `whole`, and only its address is taken.
-        let field = unsafe { &raw const (*whole).$($field)+ };
+        let field = unsafe { &raw const (*whole).$($field).+ };
         pointer.field(whole, field)
     }};
 }

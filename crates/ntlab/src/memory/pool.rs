@@ -218,11 +218,12 @@ impl Pool {
     fn check_padding(&self, block: &Block) {
         let (start, length) = block.pages();
         let end = block.address + block.request.bytes;
-        let checks = [(start, block.address, BEFORE_OR_BESIDE, "before"), (end, start + length, AFTER_THE_END, "behind")];
+        let checks =
+            [(start, block.address, BEFORE_OR_BESIDE, "before"), (end, start + length, AFTER_THE_END, "behind")];
         for (from, to, violation, place) in checks {
             if let Some(offset) = self.space.first_other(from, to - from, PADDING) {
                 let parameters = [block.address, from + offset, 0, violation];
-                let sentence = format!("free of {}, and memory {place} it was overwritten", block);
+                let sentence = format!("free of {block}, and memory {place} it was overwritten");
                 Finding::bug_check(SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION, parameters, sentence).raise();
             }
         }
@@ -233,9 +234,9 @@ impl Pool {
         let (violation, sentence) = match (freed, self.around(address)) {
             (_, Some(block)) => {
                 let offset = address - block.address;
-                (NOT_A_BLOCK, format!("free of an address {offset} bytes into {}", block))
+                (NOT_A_BLOCK, format!("free of an address {offset} bytes into {block}"))
             }
-            (Some(block), None) => (FREED_ALREADY, format!("free of {}, which was freed already", block)),
+            (Some(block), None) => (FREED_ALREADY, format!("free of {block}, which was freed already")),
             (None, None) => (NEVER_IN_POOL, "free of an address that is no pool block".to_owned()),
         };
         Finding::bug_check(BAD_POOL_CALLER, [violation, address, 0, 0], sentence).raise()

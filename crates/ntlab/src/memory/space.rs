@@ -138,7 +138,7 @@ impl Space {
 
     /// What the page of an address is.
     #[inline]
-    pub fn kind(&self, address: u64) -> PageKind {
+    pub const fn kind(&self, address: u64) -> PageKind {
         let offset = address.wrapping_sub(self.base);
         if offset >= RESERVED {
             return PageKind::Free;
@@ -171,7 +171,7 @@ impl Space {
 
     /// The page map's byte for an offset in the reservation.
     #[inline]
-    fn page_byte(&self, offset: u64) -> u8 {
+    const fn page_byte(&self, offset: u64) -> u8 {
         let entry = (self.base + offset / PAGE) as *const u8;
         // SAFETY: the page map has a byte for each page of the reservation, mapped since `new`, and only this thread touches it.
         unsafe { entry.read() }
@@ -264,7 +264,7 @@ impl Space {
         ranges.next = end;
         if self.method == GuardMethod::Markers && end > ranges.grown {
             let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
-            self.grow(ranges.grown, grown - ranges.grown);
+            Self::grow(ranges.grown, grown - ranges.grown);
             ranges.grown = grown;
         }
         address
@@ -275,7 +275,7 @@ impl Space {
         self.ranges.borrow_mut()[arena as usize].free.entry(length).or_default().push_back(address);
     }
 
-    fn grow(&self, address: u64, length: u64) {
+    fn grow(address: u64, length: u64) {
         // SAFETY: the range is a part of the reservation that was never handed out.
         host_result(unsafe { host::protect(address, length, Protection::ReadWrite) });
         // SAFETY: as above.

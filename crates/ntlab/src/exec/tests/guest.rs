@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     config::Config,
-    exec::{self, Image, Entered},
+    exec::{self, Entered, Image},
     export,
     exports::Export,
     finding::Finding,
@@ -63,9 +63,25 @@ pub fn build(name: &str) -> PathBuf {
     let image = folder.join(name).with_extension("sys");
     let output = Command::new("rustc")
         .current_dir(here)
-        .args(["--edition=2024", "--crate-type=cdylib", "--target=x86_64-pc-windows-msvc", "-Cpanic=abort", "-Copt-level=3"])
-        .args(["-Cdebuginfo=line-tables-only", "-Clinker=rust-lld", "-Clink-arg=/NODEFAULTLIB", "-Clink-arg=/SUBSYSTEM:NATIVE"])
-        .args(["-Clink-arg=/DRIVER", "-Clink-arg=/ENTRY:DriverEntry", "-Clink-arg=/DYNAMICBASE", "-Clink-arg=/SECTION:INIT,ERD"])
+        .args([
+            "--edition=2024",
+            "--crate-type=cdylib",
+            "--target=x86_64-pc-windows-msvc",
+            "-Cpanic=abort",
+            "-Copt-level=3",
+        ])
+        .args([
+            "-Cdebuginfo=line-tables-only",
+            "-Clinker=rust-lld",
+            "-Clink-arg=/NODEFAULTLIB",
+            "-Clink-arg=/SUBSYSTEM:NATIVE",
+        ])
+        .args([
+            "-Clink-arg=/DRIVER",
+            "-Clink-arg=/ENTRY:DriverEntry",
+            "-Clink-arg=/DYNAMICBASE",
+            "-Clink-arg=/SECTION:INIT,ERD",
+        ])
         .arg("-o")
         .arg(&image)
         .arg(here.join("tests/guest").join(name).with_extension("rs"))

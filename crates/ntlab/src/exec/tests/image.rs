@@ -29,7 +29,10 @@ fn every_import_that_is_missing_is_named_with_its_module() {
         };
         let mut names: Vec<String> = missing.iter().map(ToString::to_string).collect();
         names.sort();
-        assert_eq!(names, ["ndis.sys!LabSum", "ntoskrnl.exe!LabNoSuchFunction", "ntoskrnl.exe!LabNoSuchFunctionEither"]);
+        assert_eq!(
+            names,
+            ["ndis.sys!LabSum", "ntoskrnl.exe!LabNoSuchFunction", "ntoskrnl.exe!LabNoSuchFunctionEither"]
+        );
     });
 }
 

@@ -3,7 +3,11 @@
 use std::cell::RefCell;
 
 use super::guest::{Guest, Running};
-use crate::{exec::Bus, finding::Cause, memory::Ptr};
+use crate::{
+    exec::Bus,
+    finding::Cause,
+    memory::{Ptr, host},
+};
 
 const REGISTERS: u64 = 0xD000_0000;
 
@@ -19,7 +23,7 @@ fn with<T>(act: impl FnOnce(&mut [u8; 4096], &mut Vec<String>) -> T) -> T {
 fn map(guest: &Running<'_>) -> Ptr<u8> {
     let read = |_: &_, address: u64, size: u8| {
         with(|memory, log| {
-            let at = (address - REGISTERS) as usize;
+            let at = host::to_usize(address - REGISTERS);
             let mut value = [0; 8];
             value[..size.into()].copy_from_slice(&memory[at..at + usize::from(size)]);
             let value = u64::from_le_bytes(value);
@@ -29,7 +33,7 @@ fn map(guest: &Running<'_>) -> Ptr<u8> {
     };
     let write = |_: &_, address: u64, size: u8, value: u64| {
         with(|memory, log| {
-            let at = (address - REGISTERS) as usize;
+            let at = host::to_usize(address - REGISTERS);
             log.push(format!("w{}@{at:#x}={value:x}", size * 8));
             memory[at..at + usize::from(size)].copy_from_slice(&value.to_le_bytes()[..size.into()]);
         });
