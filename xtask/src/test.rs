@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--locked", "--all-targets", "--", "--deny", "warnings"], &[])?;
     kit::clippy(&windows)?;
-    cargo(&["doc", "--locked", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
+    cargo(&["doc", "--locked", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     kit::doc(&windows)?;
     cargo(&["test", "--locked"], &[])
 }

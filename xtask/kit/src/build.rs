@@ -53,14 +53,16 @@ pub fn clippy(packages: &[&str]) -> Result<()> {
     run(with_packages(&mut command, packages).args(["--", "--deny", "warnings"]))
 }
 
-/// Documents `packages` for the Windows target; a warning is an error.
+/// Documents `packages` for the Windows target, for those who work on them: private items too. A warning is an error.
 ///
 /// # Errors
 ///
 /// As for [`driver`], or rustdoc has something to say.
 pub fn doc(packages: &[&str]) -> Result<()> {
     let mut command = windows_cargo("doc")?;
-    run(with_packages(&mut command, packages).arg("--no-deps").env("RUSTDOCFLAGS", "--deny warnings"))
+    run(with_packages(&mut command, packages)
+        .args(["--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
 /// The directory with the bindings that `wdk-sys` generated for the driver `package`.
