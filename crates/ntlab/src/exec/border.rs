@@ -113,7 +113,9 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
 
 /// Carries what unwinds over the driver's frames to the `call` above them, where it goes on unwinding.
 pub fn stop(k: &Kernel, payload: Box<dyn Any + Send>) -> ! {
-    k.exec.note_place(k);
+    if payload.is::<Finding>() {
+        k.exec.note_place(k);
+    }
     k.exec.stopped.replace(Some(payload));
     // SAFETY: kernel calls and events are the only callers, and nothing of theirs is left to drop.
     unsafe { abandon() }

@@ -40,6 +40,12 @@ fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
     }
     left.extend(k.io.trace.providers_of(driver));
     if let Some(image) = driver::image_of(k, driver) {
+        let mapped = k.memory.mappings.live();
+        let own = mapped.iter().filter(|mapping| mapping.stack.iter().any(|&rip| image.contains(rip)));
+        left.extend(own.map(|mapping| {
+            let from = mapped_or_allocated_in(k, &mapping.stack);
+            format!("{} bytes of device registers at {:#x}, mapped{from}", mapping.length, mapping.physical)
+        }));
         left.extend(pnp::left_behind(k, driver, &(image.base..image.base + image.length)));
     }
     left
@@ -51,6 +57,16 @@ fn pool_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
     let blocks = k.memory.pool.driver_blocks();
     let own =
         blocks.iter().filter(|block| block.stack.is_empty() || block.stack.iter().any(|&rip| image.contains(rip)));
-    own.map(|block| format!("block {} of {} bytes, tag {}", block.sequence, block.request.bytes, block.request.tag))
-        .collect()
+    own.map(|block| {
+        let from = mapped_or_allocated_in(k, &block.stack);
+        let request = block.request;
+        format!("block {} of {} bytes, tag '{}', allocated{from}", block.sequence, request.bytes, request.tag)
+    })
+    .collect()
+}
+
+/// " in" and the innermost function of a stack; nothing where none is known.
+fn mapped_or_allocated_in(k: &Kernel, stack: &[u64]) -> String {
+    let frames = k.exec.describe_stack(stack);
+    frames.first().map_or_else(String::new, |frame| format!(" in {frame}"))
 }
