@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     fmt,
 };
 
@@ -81,32 +80,29 @@ impl fmt::Display for Event {
 pub struct Log {
     keep_all: bool,
     count: Cell<u64>,
-    events: RefCell<VecDeque<Event>>,
+    /// All events, or the last [`KEPT`] in a ring.
+    events: RefCell<Vec<Event>>,
 }
 
 impl Log {
     /// An empty trace, of which everything is kept or the last events.
     #[must_use]
     pub fn new(keep_all: bool) -> Self {
-        Self { keep_all, count: Cell::new(0), events: RefCell::new(VecDeque::with_capacity(KEPT)) }
+        Self { keep_all, count: Cell::new(0), events: RefCell::new(Vec::with_capacity(KEPT)) }
     }
 
-    /// Adds an event to the trace.
+    /// Adds an event to the trace. Inlined, so that the event is made where it stays: this is done at every kernel call.
+    #[inline]
     pub fn record(&self, kernel: &Kernel, kind: Kind) {
         let number = self.count.get();
         self.count.set(number + 1);
-        let event = Event {
-            number,
-            time: kernel.now(),
-            processor: kernel.processor_index(),
-            thread: kernel.thread_id().0,
-            kind,
-        };
+        let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
         let mut events = self.events.borrow_mut();
-        if !self.keep_all && events.len() == KEPT {
-            events.pop_front();
+        if self.keep_all || events.len() < KEPT {
+            events.push(Event { number, time: kernel.now(), processor, thread, kind });
+        } else {
+            events[place(number)] = Event { number, time: kernel.now(), processor, thread, kind };
         }
-        events.push_back(event);
     }
 
     /// How many events there were.
@@ -117,12 +113,27 @@ impl Log {
     /// The last events, at most `count`, oldest first.
     pub fn last(&self, count: usize) -> Vec<Event> {
         let events = self.events.borrow();
+        let (newer, older) = events.split_at(self.oldest(events.len()));
         let skipped = events.len().saturating_sub(count);
-        events.iter().skip(skipped).cloned().collect()
+        older.iter().chain(newer).skip(skipped).cloned().collect()
     }
 
-    /// Takes what was kept out of the log.
+    /// Takes what was kept out of the log, oldest first.
     pub fn take(&self) -> Vec<Event> {
-        self.events.take().into()
+        let mut events = self.events.take();
+        let oldest = self.oldest(events.len());
+        events.rotate_left(oldest);
+        events
     }
+
+    /// Where the oldest of `kept` events is.
+    const fn oldest(&self, kept: usize) -> usize {
+        if self.keep_all || kept < KEPT { 0 } else { place(self.count.get()) }
+    }
+}
+
+/// The place of an event in the ring.
+#[allow(clippy::cast_possible_truncation, reason = "the remainder is small")]
+const fn place(number: u64) -> usize {
+    (number % KEPT as u64) as usize
 }

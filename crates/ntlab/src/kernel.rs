@@ -76,6 +76,7 @@ impl Kernel {
     }
 
     /// Adds an event to the trace.
+    #[inline]
     pub fn record(&self, kind: Kind) {
         self.log.record(self, kind);
     }

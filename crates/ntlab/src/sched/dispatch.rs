@@ -109,6 +109,7 @@ impl Sched {
     fn leave(&self, k: &Kernel, processor: &Processor, thread: &Rc<Thread>) {
         thread.irql.set(processor.irql());
         processor.thread.take();
+        processor.current.set(ThreadId(0));
         let next = if processor.pending.get() > PASSIVE_LEVEL { None } else { self.take_ready(k, processor) };
         match thread.state.get() {
             State::Ready => self.make_ready(k, thread),
@@ -350,6 +351,7 @@ impl Sched {
     pub(crate) fn forget_threads(&self) {
         for processor in self.active() {
             processor.thread.take();
+            processor.current.set(ThreadId(0));
             processor.idle_thread.take();
         }
         self.ready.take();
@@ -388,6 +390,7 @@ fn assign(thread: &Rc<Thread>, processor: &Processor) {
     thread.state.set(State::Running);
     thread.processor.set(processor.index);
     processor.irql.set(thread.irql.get());
+    processor.current.set(thread.id);
     let before = processor.thread.replace(Some(Rc::clone(thread)));
     debug_assert!(before.is_none(), "processor {} has a thread", processor.index);
 }

@@ -190,7 +190,7 @@ impl Sched {
     }
 
     pub(crate) fn thread_id(&self) -> ThreadId {
-        self.current_processor().thread.borrow().as_ref().map_or(ThreadId(0), |thread| thread.id)
+        self.current_processor().current.get()
     }
 
     pub(crate) const fn now(&self) -> u64 {

@@ -24,6 +24,8 @@ pub struct Processor {
     /// The highest level at which something is pending here; `PASSIVE_LEVEL` if nothing is.
     pub(super) pending: Cell<Irql>,
     pub(super) thread: RefCell<Option<Rc<Thread>>>,
+    /// The number of that thread.
+    pub(super) current: Cell<ThreadId>,
     /// Serves interrupts and DPCs while no thread is current.
     pub(super) idle_thread: RefCell<Option<Rc<Thread>>>,
     /// The thread that ran last.
@@ -52,6 +54,7 @@ impl Processor {
             irql: Cell::new(PASSIVE_LEVEL),
             pending: Cell::new(PASSIVE_LEVEL),
             thread: RefCell::new(None),
+            current: Cell::new(ThreadId(0)),
             idle_thread: RefCell::new(None),
             last: Cell::new(ThreadId(0)),
             in_dpc: Cell::new(false),
