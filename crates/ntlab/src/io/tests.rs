@@ -100,7 +100,7 @@ fn an_error_returns_no_output_and_a_warning_does() {
 
 #[test]
 fn an_unknown_code_and_a_major_function_without_a_routine_are_invalid_device_requests() {
-    let outcome = run(|system| ask(system, 0xFFF));
+    let outcome = run(|system| ask(system, 0x8FF));
     assert_eq!(outcome.result.expect("no finding"), Err(Status(STATUS_INVALID_DEVICE_REQUEST)));
 }
 
@@ -208,6 +208,53 @@ fn a_worker_thread_runs_a_work_item_and_the_driver_may_free_it_there() {
 fn a_driver_gets_a_packet_of_its_own_back_in_its_completion_routine() {
     let outcome = run(|system| ask(system, 0x80C));
     assert_eq!(outcome.result.expect("no finding"), Err(Status(STATUS_INVALID_DEVICE_REQUEST)));
+}
+
+/// Runs something with a handle to a stack of two devices.
+fn with_stack<T>(action: impl FnOnce(&Handle<'_>) -> T) -> Outcome<T> {
+    run(|system| {
+        ask(system, 0x814).expect("the upper device is attached");
+        let device = system.open(r"\Device\LabLower", Access::ReadWrite).expect("it opens");
+        let result = action(&device);
+        device.close();
+        ask(system, 0x815).expect("the upper device is detached");
+        result
+    })
+}
+
+/// Sends a control code to the stack: how many bytes it returned.
+fn ask_stack(function: u32) -> Outcome<Result<usize, Status>> {
+    with_stack(|device| device.device_control(code(function), &[0; 16], 16).map(|output| output.len()))
+}
+
+#[test]
+fn a_packet_passes_down_a_stack_and_completes_up_it_whether_the_lower_driver_pends_it_or_not() {
+    for way in [0x900, 0xA00, 0xC00] {
+        assert_eq!(ask_stack(way).result.expect("no finding"), Ok(16), "{way:#x} at once");
+        assert_eq!(ask_stack(way | 0x0B).result.expect("no finding"), Ok(16), "{way:#x} pended");
+    }
+}
+
+#[test]
+fn a_completion_routine_that_drops_the_mark_stops_the_run() {
+    let found = ask_stack(0xB0B).result.expect_err("the mark is missed").finding;
+    assert!(found.sentence.contains("PendingReturned"), "{}", found.sentence);
+    assert_eq!(ask_stack(0xB00).result.expect("no finding"), Ok(16), "nothing was pended");
+}
+
+#[test]
+fn an_upper_driver_that_hides_that_the_lower_one_pended_stops_the_run() {
+    let found = ask_stack(0xD0B).result.expect_err("the status is wrong").finding;
+    assert!(matches!(found.cause, Cause::BugCheck { code: IO_MANAGER_VIOLATION, .. }), "{}", found.sentence);
+}
+
+#[test]
+fn direct_reads_and_writes_go_to_the_users_own_pages() {
+    let outcome = with_stack(|device| {
+        let bytes: Vec<u8> = (0..5000_u32).map(|index| index as u8).collect();
+        (device.read(0, 5000) == Ok(bytes.clone()), device.write(0, &bytes), device.read(0, 0))
+    });
+    assert_eq!(outcome.result.expect("no finding"), (true, Ok(5000), Ok(vec![])));
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! A driver with one device, `\Device\LabRequests`, whose every control code is one experiment with the I/O manager.
+//! A driver whose every control code is one experiment with the I/O manager. Its device is `\Device\LabRequests`; over
+//! `\Device\LabLower`, which does direct I/O, lies one without a name that passes everything down, in the way the control code's upper
+//! bits say.
 #![no_std]
 #![allow(static_mut_refs)]
 
@@ -16,6 +18,16 @@ unsafe extern "system" {
         device: *mut usize,
     ) -> i32;
     fn IoDeleteDevice(device: usize);
+    fn IoAttachDeviceToDeviceStack(source: usize, target: usize) -> usize;
+    fn IoDetachDevice(lower: usize);
+    fn MmMapLockedPagesSpecifyCache(
+        mdl: usize,
+        mode: i8,
+        cache: i32,
+        address: usize,
+        bug_check: u32,
+        priority: u32,
+    ) -> usize;
     fn IoCreateSymbolicLink(link: *const Unicode, target: *const Unicode) -> i32;
     fn IoDeleteSymbolicLink(link: *const Unicode) -> i32;
     fn IofCompleteRequest(irp: usize, boost: i8);
@@ -120,12 +132,14 @@ unsafe fn set<T>(base: usize, offset: usize, value: T) {
 
 /// Offsets in an IRP and in its stack locations.
 mod at {
+    pub const MDL: usize = 8;
     pub const SYSTEM_BUFFER: usize = 24;
     pub const STATUS: usize = 48;
     pub const INFORMATION: usize = 56;
     pub const PENDING_RETURNED: usize = 65;
     pub const CANCEL_IRQL: usize = 69;
     pub const CANCEL_ROUTINE: usize = 104;
+    pub const CURRENT: usize = 67;
     pub const LIST: usize = 168;
     pub const LOCATION: usize = 184;
     pub const CONTROL: usize = 3;
@@ -135,6 +149,8 @@ mod at {
 }
 
 static mut DEVICE: usize = 0;
+static mut LOWER: usize = 0;
+static mut UPPER: usize = 0;
 static mut QUEUE: [usize; 8] = [0; 8];
 static mut LOCK: usize = 0;
 /// Queued packets, first come first.
@@ -231,7 +247,7 @@ unsafe fn send_own() -> i32 {
         let irp = IoAllocateIrp(1, 0);
         let next = location(irp) - 72;
         set(next, 0, 14_u8);
-        set(next, at::WORDS + 16, 0x22_0000_u64);
+        set(next, at::WORDS + 16, 0x22_03FC_u64);
         set(next, at::COMPLETION, keep as *const () as usize);
         set(next, at::CONTEXT, &raw mut done as usize);
         set(next, at::CONTROL, 0xE0_u8);
@@ -243,14 +259,52 @@ unsafe fn send_own() -> i32 {
     }
 }
 
-extern "system" fn control(_: usize, irp: usize) -> i32 {
+/// Propagates the mark.
+extern "system" fn mark(_: usize, irp: usize, _: usize) -> i32 {
     unsafe {
+        if get::<u8>(irp, at::PENDING_RETURNED) != 0 {
+            mark_pending(irp);
+        }
+    }
+    SUCCESS
+}
+
+/// Forgets to.
+extern "system" fn forget(_: usize, _: usize, _: usize) -> i32 {
+    SUCCESS
+}
+
+/// What the upper device does with a packet: function codes 0x9xx skip, 0xAxx copy and mark, 0xBxx copy and forget to mark, 0xCxx copy
+/// without a completion routine, 0xDxx copy and return STATUS_SUCCESS whatever the lower driver returned.
+unsafe fn pass_down(irp: usize, way: u32) -> i32 {
+    unsafe {
+        let place = location(irp);
+        if way == 9 {
+            set(irp, at::CURRENT, get::<i8>(irp, at::CURRENT) + 1);
+            set(irp, at::LOCATION, place + 72);
+            return IofCallDriver(LOWER, irp);
+        }
+        memcpy((place - 72) as *mut u8, place as *const u8, 56);
+        set(place - 72, at::CONTROL, if way == 0xC { 0_u8 } else { 0xE0 });
+        let routine: extern "system" fn(usize, usize, usize) -> i32 = if way == 0xB { forget } else { mark };
+        set(place - 72, at::COMPLETION, routine as *const () as usize);
+        let status = IofCallDriver(LOWER, irp);
+        if way == 0xD { SUCCESS } else { status }
+    }
+}
+
+extern "system" fn control(device: usize, irp: usize) -> i32 {
+    unsafe {
+        if device == UPPER {
+            let code: u32 = get(location(irp), at::WORDS + 16);
+            return pass_down(irp, code >> 10 & 0xF);
+        }
         let place = location(irp);
         let output = get::<u32>(place, at::WORDS) as usize;
         let input = get::<u32>(place, at::WORDS + 8) as usize;
         let code: u32 = get(place, at::WORDS + 16);
         let buffer: usize = get(irp, at::SYSTEM_BUFFER);
-        match code >> 2 & 0xFFF {
+        match code >> 2 & 0xFF | 0x800 {
             // Echo.
             0x800 => complete(irp, SUCCESS, input.min(output)),
             // Hold in the queue.
@@ -352,6 +406,15 @@ extern "system" fn control(_: usize, irp: usize) -> i32 {
                 }
                 complete(irp, SUCCESS, 12)
             }
+            // Puts the upper device over the lower one, and takes it off.
+            0x814 => {
+                let on = IoAttachDeviceToDeviceStack(UPPER, LOWER) == LOWER;
+                complete(irp, if on { SUCCESS } else { UNSUCCESSFUL }, 0)
+            }
+            0x815 => {
+                IoDetachDevice(LOWER);
+                complete(irp, SUCCESS, 0)
+            }
             // Writes beyond the end of the buffer.
             0x813 => {
                 set(buffer, output, 1_u8);
@@ -363,12 +426,19 @@ extern "system" fn control(_: usize, irp: usize) -> i32 {
 }
 
 /// Reads return the low byte of each byte's offset; writes are accepted if that is what they have.
-extern "system" fn read_write(_: usize, irp: usize) -> i32 {
+extern "system" fn read_write(device: usize, irp: usize) -> i32 {
     unsafe {
+        if device == UPPER {
+            return pass_down(irp, 9);
+        }
         let place = location(irp);
         let length = get::<u32>(place, at::WORDS) as usize;
         let offset: i64 = get(place, at::WORDS + 16);
-        let buffer: usize = get(irp, at::SYSTEM_BUFFER);
+        let mdl: usize = get(irp, at::MDL);
+        let buffer = match mdl {
+            0 => get(irp, at::SYSTEM_BUFFER),
+            _ => MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 16),
+        };
         let is_read = get::<u8>(place, 0) == 3;
         let mut same = true;
         for index in 0..length {
@@ -383,14 +453,20 @@ extern "system" fn read_write(_: usize, irp: usize) -> i32 {
     }
 }
 
-extern "system" fn create(_: usize, irp: usize) -> i32 {
+extern "system" fn create(device: usize, irp: usize) -> i32 {
     unsafe {
+        if device == UPPER {
+            return pass_down(irp, 9);
+        }
         OPENED += 1;
         complete(irp, SUCCESS, 0)
     }
 }
-extern "system" fn cleanup(_: usize, irp: usize) -> i32 {
+extern "system" fn cleanup(device: usize, irp: usize) -> i32 {
     unsafe {
+        if device == UPPER {
+            return pass_down(irp, 9);
+        }
         CLEANED += 1;
         loop {
             let held = IoCsqRemoveNextIrp(&raw mut QUEUE, 0);
@@ -402,8 +478,11 @@ extern "system" fn cleanup(_: usize, irp: usize) -> i32 {
         complete(irp, SUCCESS, 0)
     }
 }
-extern "system" fn close(_: usize, irp: usize) -> i32 {
+extern "system" fn close(device: usize, irp: usize) -> i32 {
     unsafe {
+        if device == UPPER {
+            return pass_down(irp, 9);
+        }
         CLOSED += 1;
         complete(irp, SUCCESS, 0)
     }
@@ -439,7 +518,29 @@ extern "system" fn unload(_: usize) {
         let mut text = [0; 32];
         IoDeleteSymbolicLink(&wide("\\??\\LabRequests", &mut text));
         IoDeleteDevice(DEVICE);
+        IoDeleteDevice(UPPER);
+        IoDeleteDevice(LOWER);
     }
+}
+
+/// Makes the devices of the stack.
+unsafe fn make_others(driver: usize) -> i32 {
+    unsafe {
+        let mut name = [0; 32];
+        let name = wide("\\Device\\LabLower", &mut name);
+        let status = IoCreateDevice(driver, 0, &name, 0x22, 0, 0, &raw mut LOWER);
+        if status < 0 {
+            return status;
+        }
+        let status = IoCreateDevice(driver, 0, core::ptr::null(), 0x22, 0, 0, &raw mut UPPER);
+        if status < 0 {
+            return status;
+        }
+        for device in [LOWER, UPPER] {
+            set(device, 48, get::<u32>(device, 48) & !0x80 | 0x10);
+        }
+    }
+    SUCCESS
 }
 
 #[unsafe(no_mangle)]
@@ -466,6 +567,6 @@ pub extern "system" fn DriverEntry(driver: usize, path: *const Unicode) -> i32 {
             set(table, major * 8, handler as *const () as usize);
         }
         set(driver, 104, unload as *const () as usize);
+        make_others(driver)
     }
-    SUCCESS
 }
