@@ -28,6 +28,7 @@ use crate::{
     io::{
         device,
         driver::{self, LoadError},
+        layout::DOE_START_PENDING,
     },
     kernel::Kernel,
     memory::Ptr,
@@ -129,6 +130,7 @@ pub fn start(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
     lists::free(k, raw);
     lists::free(k, translated);
     answer.ok()?;
+    device::change_flags(devnode.pdo, 0, DOE_START_PENDING);
     devnode.state.set(DeviceState::Started);
     Ok(())
 }

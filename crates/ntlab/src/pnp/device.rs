@@ -29,6 +29,7 @@ use crate::{
     io::{
         device::{self, NewDevice},
         driver::{self, NotUnloaded},
+        layout::DOE_START_PENDING,
         property::{self, DeviceNode},
     },
     kernel::Kernel,
@@ -155,6 +156,8 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
 
     let (hardware, ids, instance) = identity(k, &spec, id);
     property::set_node(k, pdo, node_of(&spec, &instance));
+    // Until it is started, it cannot be opened.
+    device::change_flags(pdo, DOE_START_PENDING, 0);
     let devnode = Rc::new(Devnode {
         id,
         spec,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     finding::Finding,
-    io::{device, interface},
+    io::{device, interface, layout::DOE_START_PENDING},
     kernel::Kernel,
     sched::VERIFIER,
     user::Status,
@@ -77,6 +77,7 @@ fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
         end(k, devnode, then);
         return;
     }
+    device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
     devnode.state.set(DeviceState::SurpriseRemoved);
     let devnode = Rc::clone(devnode);
@@ -99,6 +100,7 @@ fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
 
 /// Sends the removal, after which the driver must have left the stack.
 pub fn send_remove(k: &Kernel, devnode: &Devnode) {
+    device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
     for link in interface::enabled_of(k, devnode.pdo) {
         interface::set_state(k, &link, false);
