@@ -39,7 +39,8 @@ pub struct Config {
     pub memory: u64,
     /// Virtual nanoseconds that a kernel call takes.
     pub call_ns: u32,
-    /// A switch to another processor or thread is considered once in about so many kernel calls; 1 is every call.
+    /// A switch to another processor or thread is considered once in about so many scheduling points, of which a kernel call has two, one
+    /// before and one after it; 1 is every point.
     pub switch_every: u32,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
@@ -107,7 +108,7 @@ impl Default for Config {
             groups: vec![Group::new(0xFF)],
             memory: 4 << 30,
             call_ns: 100,
-            switch_every: 8,
+            switch_every: 12,
             time_limit_ns: 600_000_000_000,
             keep_trace: false,
         }

@@ -64,7 +64,6 @@ pub struct Event {
     /// The thread that was current there.
     pub thread: u32,
     /// What happened.
-    #[serde(flatten)]
     pub kind: Kind,
 }
 

@@ -87,6 +87,11 @@ impl Kernel {
         self.sched.enter(self, export);
     }
 
+    /// What a kernel call does after its function ran: it is a scheduling point once more.
+    pub fn leave(&self) {
+        self.sched.leave(self);
+    }
+
     /// The IRQL of the current processor.
     pub fn irql(&self) -> Irql {
         self.current_processor().irql()

@@ -103,7 +103,9 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         k.enter(export);
         let failed = k.faults.strike(k, export.name);
-        failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))))
+        let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));
+        k.leave();
+        value
     }));
     match result {
         Ok(value) => value,

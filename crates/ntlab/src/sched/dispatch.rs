@@ -90,7 +90,7 @@ impl Sched {
         }
         Self::resume(k, &thread);
         if thread.state.get() != State::Running {
-            self.leave(k, processor, &thread);
+            self.part(k, processor, &thread);
         }
     }
 
@@ -106,7 +106,7 @@ impl Sched {
     }
 
     /// The thread of a processor does not go on: another one does, or none.
-    fn leave(&self, k: &Kernel, processor: &Processor, thread: &Rc<Thread>) {
+    fn part(&self, k: &Kernel, processor: &Processor, thread: &Rc<Thread>) {
         thread.irql.set(processor.irql());
         processor.thread.take();
         processor.current.set(ThreadId(0));

@@ -180,6 +180,18 @@ fn a_synchronization_event_lets_one_thread_go_and_a_notification_event_all() {
 }
 
 #[test]
+fn what_a_call_sets_off_may_happen_before_the_driver_goes_on() {
+    let seen = |seed| {
+        let outcome = run(Config::default().with_seed(seed), |driver| {
+            driver.call_in_threads(&[("announce", 0, 0), ("wait_then_count", 0, 0)])[0]
+        });
+        outcome.result.unwrap_or_else(|report| panic!("{report}"))
+    };
+    let seen: Vec<u64> = (0..40).map(seen).collect();
+    assert!(seen.contains(&0) && seen.contains(&7), "{seen:?}");
+}
+
+#[test]
 fn a_wait_times_out_when_it_should() {
     result(|driver| {
         let start = driver.k.now();

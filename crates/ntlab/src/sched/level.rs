@@ -31,6 +31,12 @@ impl Sched {
         if self.clock.pass(self.share.get()) {
             self.ring(k);
         }
+        self.leave(k);
+    }
+
+    /// What a kernel call does after its function ran: a scheduling point that takes no time. What the driver does next is so not bound
+    /// to what it asked the kernel for: another processor may come in between.
+    pub(crate) fn leave(&self, k: &Kernel) {
         if self.current_processor().has_deliverable() {
             self.deliver(k);
         }

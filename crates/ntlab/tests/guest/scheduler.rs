@@ -203,6 +203,18 @@ pub extern "C" fn test_event(index: u64, _: u64) -> u64 {
 pub extern "C" fn set_event(index: u64, _: u64) -> u64 {
     unsafe { KeSetEvent(event(index as usize), 0, 0) as u64 }
 }
+/// Lets whoever waits for event 1 go; returns the counter as it is right after that.
+#[unsafe(no_mangle)]
+pub extern "C" fn announce(_: u64, _: u64) -> u64 {
+    set_event(1, 0);
+    counter(0, 0)
+}
+#[unsafe(no_mangle)]
+pub extern "C" fn wait_then_count(_: u64, _: u64) -> u64 {
+    wait_for_event(1, 0);
+    unsafe { write_volatile(&raw mut COUNTER, 7) };
+    0
+}
 /// Waits for events 1 and 2: all (0) or any (1).
 #[unsafe(no_mangle)]
 pub extern "C" fn wait_for_two(kind: u64, _: u64) -> u64 {
