@@ -23,6 +23,7 @@ use crate::{
     at,
     events::Kind,
     finding::Finding,
+    io::object,
     kernel::Kernel,
     machine::System,
     memory::Ptr,
@@ -268,6 +269,21 @@ impl System {
         k.hot_add.memory_devices.set(device + 1);
         k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_MEMORY, &notifications::memory_link(device));
         Ok(())
+    }
+
+    /// Adds memory that no device announces, as what a hypervisor hands over at run time.
+    ///
+    /// # Errors
+    ///
+    /// As [`System::add_memory`].
+    pub fn add_memory_without_device(&self, bytes: u64, node: u16) -> Result<(), Status> {
+        self.kernel.memory.physical.add(bytes, node).map(drop).ok_or(Status(STATUS_INVALID_PARAMETER))
+    }
+
+    /// Signals or resets `\KernelObjects\HighMemoryCondition` ("Standard Event Objects"): whether much memory is free, which the lab
+    /// leaves to the scenario.
+    pub fn set_high_memory_condition(&self, plentiful: bool) {
+        object::set_system_event(&self.kernel, r"\KernelObjects\HighMemoryCondition", plentiful);
     }
 
     /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests.

@@ -40,6 +40,9 @@ pub struct Counts {
     pub lost: u64,
 }
 
+/// How long a lane waits after a request that ended with a status that the scenario expects.
+const PAUSE: u64 = 50_000;
+
 /// What a load does.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -63,6 +66,7 @@ struct Shared {
     stopping: Cell<bool>,
     running: Cell<u32>,
     broken: RefCell<Vec<String>>,
+    expected: &'static [Status],
 }
 
 impl Shared {
@@ -81,17 +85,34 @@ impl<'k> Load<'k> {
     /// Without handles, or with more lanes than [`MOST_LANES`].
     #[must_use]
     pub fn start(system: &'k System, handles: &[Rc<Handle<'k>>], plan: Plan) -> Self {
+        Self::start_expecting(system, handles, plan, &[])
+    }
+
+    /// The same where requests may also end with one of `expected`: those count as failed, and break no promise.
+    ///
+    /// # Panics
+    ///
+    /// As [`Load::start`].
+    #[must_use]
+    pub fn start_expecting(
+        system: &'k System,
+        handles: &[Rc<Handle<'k>>],
+        plan: Plan,
+        expected: &'static [Status],
+    ) -> Self {
         assert!(!handles.is_empty(), "a load needs a handle");
         assert!(plan.lanes <= MOST_LANES, "{} lanes are more than {MOST_LANES}", plan.lanes);
-        let shared = Rc::new(Shared::default());
-        shared.running.set(plan.lanes);
+        let shared = Rc::new(Shared { running: plan.lanes.into(), expected, ..Shared::default() });
         for (number, handle) in (0..plan.lanes).zip(handles.iter().cycle()) {
-            let mut lane = Lane::new(number, Rc::clone(handle), Rc::clone(&shared), plan);
+            let mut lane = Lane::new(system, number, Rc::clone(handle), Rc::clone(&shared), plan);
             system.spawn("lane", move |_| {
-                while !lane.shared.stopping.get() {
+                let shared = Rc::clone(&lane.shared);
+                while !shared.stopping.get() {
                     lane.turn();
                 }
-                lane.shared.running.update(|running| running - 1);
+                // The handle first, so that nothing of a load that was stopped is open.
+                drop(lane);
+                shared.running.update(|running| running - 1);
             });
         }
         Self { system, shared }
@@ -134,6 +155,7 @@ impl<'k> Load<'k> {
 
 /// One request after the other, on one thread.
 struct Lane<'k> {
+    system: &'k System,
     number: u32,
     handle: Rc<Handle<'k>>,
     shared: Rc<Shared>,
@@ -144,9 +166,9 @@ struct Lane<'k> {
 }
 
 impl<'k> Lane<'k> {
-    fn new(number: u32, handle: Rc<Handle<'k>>, shared: Rc<Shared>, plan: Plan) -> Self {
+    fn new(system: &'k System, number: u32, handle: Rc<Handle<'k>>, shared: Rc<Shared>, plan: Plan) -> Self {
         let random = ChaCha8Rng::seed_from_u64(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(number));
-        Self { number, handle, shared, random, cancel_one_in: plan.cancel_one_in, contents: None }
+        Self { system, number, handle, shared, random, cancel_one_in: plan.cancel_one_in, contents: None }
     }
 
     fn turn(&mut self) {
@@ -204,6 +226,10 @@ impl<'k> Lane<'k> {
         match done.status {
             Status::SUCCESS => return Some(done),
             Status(CANCELLED) if cancelled => self.shared.count(|counts| counts.cancelled += 1),
+            status if self.shared.expected.contains(&status) => {
+                self.shared.count(|counts| counts.failed += 1);
+                self.system.sleep(PAUSE);
+            }
             status => {
                 self.shared.count(|counts| counts.failed += 1);
                 self.shared.broken.borrow_mut().push(format!("a request of lane {} ended with {status}", self.number));

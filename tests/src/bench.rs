@@ -1,0 +1,139 @@
+//! A machine's devices with the driver installed for them.
+
+use hotadd_abi::{Event, EventKind, INTERFACE_CLASS, Status};
+use ntlab::{
+    hw::edu::EduModel,
+    machine::System,
+    pnp::{Device, DeviceSpec, DeviceState, DriverPackage},
+    user::{self, Access, Handle},
+};
+
+use crate::{run, small, sys};
+
+/// The service that the driver is installed as.
+pub const SERVICE: &str = "hotadd";
+
+/// An `edu` and a software device that work.
+#[derive(Clone, Copy)]
+pub struct Bench<'k> {
+    /// The machine.
+    pub system: &'k System,
+    /// The device with hardware.
+    pub edu: Device,
+    /// The one without.
+    pub software: Device,
+}
+
+impl<'k> Bench<'k> {
+    /// Installs the driver and plugs both devices in.
+    ///
+    /// # Panics
+    ///
+    /// Where a device does not work.
+    #[must_use]
+    pub fn new(system: &'k System) -> Self {
+        Self::with(system, workload::package(sys()), quick_edu())
+    }
+
+    /// The same with parameters in the package, or a particular `edu`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Bench::new`].
+    #[must_use]
+    pub fn with(system: &'k System, package: DriverPackage, edu: DeviceSpec) -> Self {
+        system.install(package);
+        let edu = system.plug(edu);
+        let software = system.plug(workload::software());
+        for device in [edu, software] {
+            assert_eq!(device.state(system), DeviceState::Started, "the driver starts its device");
+        }
+        Self { system, edu, software }
+    }
+
+    /// Opens the `edu` device.
+    #[must_use]
+    pub fn open_edu(&self) -> Handle<'k> {
+        open(self.system, "PCI").expect("the edu device opens")
+    }
+
+    /// Opens the software device.
+    #[must_use]
+    pub fn open_software(&self) -> Handle<'k> {
+        open(self.system, "ROOT").expect("the software device opens")
+    }
+
+    /// What the driver says of the `edu` device.
+    #[must_use]
+    pub fn edu_status(&self) -> Status {
+        workload::status(&self.open_edu()).expect("any handle may ask for the status")
+    }
+
+    /// What the driver says of both devices.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Status> {
+        let handles = [self.open_edu(), self.open_software()];
+        handles.iter().map(|handle| workload::status(handle).expect("any handle may ask for the status")).collect()
+    }
+
+    /// Every event that the driver's journal keeps.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Event> {
+        workload::journal_from(&self.open_software(), 0).expect("the journal can be read").events
+    }
+
+    /// The journal's events of one kind.
+    #[must_use]
+    pub fn events(&self, kind: EventKind) -> Vec<Event> {
+        self.journal().into_iter().filter(|event| event.kind == kind.code()).collect()
+    }
+
+    /// Unloads the driver; see [`end`].
+    pub fn end(self) {
+        end(self.system);
+    }
+}
+
+/// An `edu` whose transfers take as long as with QEMU's `-icount shift=0,sleep=off`, not 100 ms: while one is waited for, the software
+/// device answers thousands of requests.
+#[must_use]
+pub fn quick_edu() -> DeviceSpec {
+    DeviceSpec::edu().with_model(EduModel { dma_time: 200_000, ..EduModel::QEMU_7 })
+}
+
+/// Opens the first device of the driver's whose bus is `bus`.
+///
+/// # Errors
+///
+/// The status that opening ended with.
+pub fn open<'k>(system: &'k System, bus: &str) -> Result<Handle<'k>, user::Status> {
+    let links = system.interfaces(INTERFACE_CLASS);
+    let link = links.iter().find(|link| link.to_uppercase().contains(&format!("{bus}#")));
+    link.map_or(Err(crate::status::NO_SUCH_DEVICE), |link| system.open(link, Access::ReadWrite))
+}
+
+/// What every scenario ends with: nothing of the driver's is under way, and it is unloaded, which stops the machine if it leaves anything
+/// behind.
+///
+/// # Panics
+///
+/// Where a request has not ended, or the driver cannot be unloaded.
+pub fn end(system: &System) {
+    system.settle();
+    assert_eq!(system.outstanding_requests(), Vec::<String>::new(), "every request has ended");
+    // A driver whose last device went may have been unloaded then.
+    if system.is_loaded(SERVICE) {
+        system.unload(SERVICE).expect("a driver without devices is unloaded");
+    }
+    assert!(!system.is_loaded(SERVICE), "nothing is left of the driver");
+}
+
+/// Runs `scenario` on a small machine with both devices, and unloads the driver afterwards.
+pub fn on_bench<T>(seed: u64, scenario: impl for<'k> FnOnce(Bench<'k>) -> T) -> T {
+    run(small().with_seed(seed), |system| {
+        let bench = Bench::new(system);
+        let result = scenario(bench);
+        bench.end();
+        result
+    })
+}

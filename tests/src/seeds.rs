@@ -1,0 +1,40 @@
+//! Seeds: each test that leaves something to chance runs with several, always the same.
+
+use std::{env, path::Path, thread};
+
+/// Runs `test` with `count` seeds, or with the one in `HOTADD_SEED`.
+///
+/// # Panics
+///
+/// Where `HOTADD_SEED` is no number, and where `test` does.
+pub fn each_seed(count: u64, test: impl Fn(u64)) {
+    let chosen = env::var("HOTADD_SEED").ok().map(|text| text.parse().expect("HOTADD_SEED is a number"));
+    let seeds = chosen.map_or(0..count, |seed| seed..seed + 1);
+    for seed in seeds {
+        let _failure = OnFailure { seed };
+        test(seed);
+    }
+}
+
+/// Says how to repeat the test if it fails while this lives.
+struct OnFailure {
+    seed: u64,
+}
+
+impl Drop for OnFailure {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("to repeat this: {}", command(self.seed));
+        }
+    }
+}
+
+fn command(seed: u64) -> String {
+    let thread = thread::current();
+    // With one test thread, tests run on the main one, which says nothing of the test.
+    let test = thread.name().filter(|name| *name != "main").map(|name| format!(" -- --exact {name}"));
+    let program = env::args().next().unwrap_or_default();
+    let file = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let file = file.rsplit_once('-').map_or(file.as_str(), |(name, _)| name);
+    format!("HOTADD_SEED={seed} cargo test --package hotadd-tests --test {file}{}", test.unwrap_or_default())
+}

@@ -1,0 +1,80 @@
+//! Load on both devices, and what must be true of it at the end.
+
+use std::rc::Rc;
+
+use hotadd_abi::Status;
+use ntlab::user;
+use workload::{Counts, Load, Plan};
+
+use crate::{Bench, PATIENCE};
+
+/// A load through two handles of each device.
+pub struct Traffic<'k> {
+    bench: Bench<'k>,
+    load: Load<'k>,
+}
+
+impl<'k> Traffic<'k> {
+    /// Keeps `lanes` requests in flight, of which one in eight is cancelled.
+    #[must_use]
+    pub fn start(bench: Bench<'k>, lanes: u32, seed: u64) -> Self {
+        Self::start_expecting(bench, lanes, seed, &[])
+    }
+
+    /// The same where requests may fail with one of `expected`.
+    #[must_use]
+    pub fn start_expecting(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
+        let handles = [bench.open_edu(), bench.open_software(), bench.open_edu(), bench.open_software()].map(Rc::new);
+        let plan = Plan { lanes, seed, cancel_one_in: 8 };
+        Self { bench, load: Load::start_expecting(bench.system, &handles, plan, expected) }
+    }
+
+    /// Lets it run until so many more requests have ended.
+    ///
+    /// # Panics
+    ///
+    /// Where they do not end.
+    pub fn run(&self, requests: u64) {
+        assert!(self.load.run(requests, PATIENCE), "requests end: {:?}", self.load.counts());
+    }
+
+    /// What became of the requests so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.load.counts()
+    }
+
+    /// Ends it. Every request has ended exactly once, with the right result.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so, or what the devices say to `statuses` does not add up to it.
+    pub fn stop(self, statuses: impl FnOnce() -> Vec<Status>) -> Counts {
+        let (counts, broken) = self.load.stop(PATIENCE);
+        assert_eq!(broken, Vec::<String>::new(), "every answer is right");
+        assert_eq!(counts.lost, 0, "no request is lost: {:?}", self.bench.system.outstanding_requests());
+        let statuses = statuses();
+        let sum = |of: fn(&Status) -> u64| statuses.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|status| status.completed), counts.completed, "what succeeded is counted once");
+        assert_eq!(sum(|status| status.cancelled), counts.cancelled, "what was cancelled is counted once");
+        assert_eq!(
+            sum(|status| status.accepted),
+            sum(|status| status.completed + status.cancelled + status.failed),
+            "what was accepted has ended"
+        );
+        assert_eq!(sum(|status| status.held), 0, "nothing waits at the gate");
+        counts
+    }
+
+    /// Ends it on devices that both work, where no request may have failed.
+    ///
+    /// # Panics
+    ///
+    /// As [`Traffic::stop`], and where a request failed.
+    pub fn stop_unharmed(self) -> Counts {
+        let bench = self.bench;
+        let counts = self.stop(|| bench.statuses());
+        assert_eq!(counts.failed, 0, "no request fails");
+        counts
+    }
+}
