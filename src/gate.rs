@@ -4,7 +4,7 @@
 //! that passes writes to no cache line that others write to. The queue of held requests admits requests exactly while the gate is not
 //! running; that is decided under the queue's own lock, so no request slips in behind the one who empties it.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, Gate as Mode};
 use hotadd_policy::gate::{Closing, Releasing, State, Take};
@@ -14,7 +14,7 @@ use wdm::irql::Passive;
 use wdm::lock::SpinLock;
 use wdm::pool::PoolArc;
 use wdm::queue::CancelSafeQueue;
-use wdm::rundown::Rundown;
+use wdm::rundown::{Rundown, RundownGuard};
 use wdm::status::{NtStatus, Result};
 use wdm::time;
 
@@ -28,6 +28,8 @@ pub struct Gate {
     core: PoolArc<Core>,
     /// Read by every request, written when the gate opens and closes only.
     passing: AtomicBool,
+    /// How many threads are letting held requests go: one, and for a moment one that is about to stop.
+    releasing: AtomicU32,
     in_flight: Rundown,
     held: CancelSafeQueue<Queued>,
     inner: SpinLock<Inner>,
@@ -83,6 +85,7 @@ impl Gate {
         Ok(Self {
             core,
             passing: AtomicBool::new(false),
+            releasing: AtomicU32::new(0),
             in_flight: Rundown::new(TAG, passive)?,
             held: queue,
             inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
@@ -106,7 +109,7 @@ impl Gate {
                 Ok(()) => {
                     self.core.count_accepted();
                     self.waited.fetch_add(1, Ordering::Relaxed);
-                    return;
+                    return self.help_release(engines);
                 }
                 Err(back) => (irp, queued) = back,
             }
@@ -215,6 +218,29 @@ impl Gate {
     }
 
     fn release(&self, engines: &Engines, passive: Passive<'_>) {
+        self.releasing.fetch_add(1, Ordering::AcqRel);
+        self.release_all(engines, passive);
+        self.releasing.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// While held requests are let go, whoever adds one lets the first one go: the queue does not grow meanwhile, so that it gets empty
+    /// however fast requests come.
+    fn help_release(&self, engines: &Engines) {
+        if self.releasing.load(Ordering::Acquire) != 0
+            && let Some(pass) = self.in_flight.acquire()
+        {
+            self.pass_first(pass, engines);
+        }
+    }
+
+    fn pass_first(&self, pass: RundownGuard, engines: &Engines) {
+        // None there: the one that was has just been cancelled, or somebody else passed it on.
+        if let Some((irp, queued)) = self.held.remove_next() {
+            engines.submit(irp, queued.passed(pass));
+        }
+    }
+
+    fn release_all(&self, engines: &Engines, passive: Passive<'_>) {
         loop {
             let releasing = self.inner.lock().state.release();
             match releasing {
@@ -233,12 +259,7 @@ impl Gate {
                             drop(pass);
                             return self.record_opened();
                         }
-                        Take::First => {
-                            // None there: the one that was has just been cancelled.
-                            if let Some((irp, queued)) = self.held.remove_next() {
-                                engines.submit(irp, queued.passed(pass));
-                            }
-                        }
+                        Take::First => self.pass_first(pass, engines),
                     }
                 }
             }

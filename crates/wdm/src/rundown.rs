@@ -59,7 +59,8 @@ impl Rundown {
     pub fn acquire(&self) -> Option<RundownGuard> {
         // SAFETY: the protection lives as long as `self`.
         let acquired = unsafe { ntddk::ExAcquireRundownProtectionCacheAware(self.protection.as_ptr()) };
-        (acquired != 0).then_some(RundownGuard { protection: self.protection })
+        // Not `then_some`: a guard that is made and dropped gives back what was not acquired.
+        (acquired != 0).then(|| RundownGuard { protection: self.protection })
     }
 
     /// Refuses new users and waits until there is none; nothing to do where that has been done.
