@@ -34,11 +34,11 @@ fn check(csq: Ptr<IO_CSQ>) {
 /// Takes the queue's lock; returns what the driver's routine stored as the old IRQL.
 fn acquire(k: &Kernel, csq: Ptr<IO_CSQ>) -> u64 {
     let routine = at!(csq, CsqAcquireLock).cast::<u64>().read();
-    let irql = k.memory.allocate_object::<u64>();
-    irql.write(0);
+    let kept = k.io.csq_levels.borrow_mut().pop();
+    let irql = kept.unwrap_or_else(|| k.memory.allocate_object::<u64>());
     call_across_levels(k, "CsqAcquireLock", routine, &[csq.address(), irql.address()]);
     let before = irql.cast::<u8>().read();
-    k.memory.free_object(irql);
+    k.io.csq_levels.borrow_mut().push(irql);
     before.into()
 }
 

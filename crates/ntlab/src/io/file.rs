@@ -183,7 +183,7 @@ fn finish(k: &Kernel, packet: Ptr<IRP>, waiting: ThreadId) {
 
 /// Writes down which thread and file a packet is of.
 pub(crate) fn address(k: &Kernel, packet: Ptr<IRP>, file: &Opened) {
-    at!(packet, Tail.Overlay.Thread).cast::<u64>().write(k.sched.thread_object(k, &k.current_thread()));
+    at!(packet, Tail.Overlay.Thread).cast::<u64>().write(k.current_thread_object());
     layout::store(at!(packet, Tail.Overlay.OriginalFileObject), file.object);
 }
 

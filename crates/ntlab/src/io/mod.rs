@@ -32,11 +32,17 @@ pub mod string;
 pub mod trace;
 pub mod work_item;
 
+use std::cell::RefCell;
+
+use crate::memory::Ptr;
+
 /// What the I/O manager of one machine knows.
 #[derive(Debug, Default)]
 pub struct Io {
     pub(crate) buffers: buffer::Buffers,
     pub(crate) cancel: cancel::CancelLock,
+    /// Where the lock routines of cancel-safe queues store IRQLs; a place for each that runs at once.
+    pub(crate) csq_levels: RefCell<Vec<Ptr<u64>>>,
     pub(crate) devices: device::Devices,
     pub(crate) drivers: driver::Drivers,
     pub(crate) files: file::Files,
