@@ -26,7 +26,6 @@ pub const FUNCTIONS: &[Export] = &[
     export!("ObDereferenceObjectDeferDelete", at_most(DISPATCH_LEVEL), object::dereference),
     export!("ZwClose", exactly(PASSIVE_LEVEL), zw_close),
     export!("IoCreateNotificationEvent", exactly(PASSIVE_LEVEL), io_create_notification_event),
-    export!("MmGetSystemRoutineAddress", exactly(PASSIVE_LEVEL), mm_get_system_routine_address),
 ];
 
 /// Access to an event: `EVENT_ALL_ACCESS`.
@@ -73,11 +72,4 @@ fn io_create_notification_event(k: &Kernel, name: Ptr<UNICODE_STRING>, handle: P
     let Some(event) = object::named_event(k, &string::text(name), true) else { return Ptr::null() };
     handle.write(k.io.handles.open(k, Target::Event(event), EVENT_ALL_ACCESS, true));
     event
-}
-
-/// "`MmGetSystemRoutineAddress` function": only for functions that the lab has.
-fn mm_get_system_routine_address(k: &Kernel, name: Ptr<UNICODE_STRING>) -> u64 {
-    let name = string::text(name);
-    let runtime = k.exec.runtime_function(&name);
-    runtime.or_else(|| super::find(&name).map(|export| k.exec.thunk(export))).unwrap_or(0)
 }

@@ -10,6 +10,8 @@ mod physical;
 mod pointer;
 mod pool;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 
@@ -55,6 +57,11 @@ impl Memory {
     #[must_use]
     pub fn new(ram: u64) -> Self {
         let space = Space::new().unwrap_or_else(|error| panic!("the host has no address space for a machine: {error}"));
+        Self::of(space, ram)
+    }
+
+    /// The memory of a new machine in these addresses.
+    pub(crate) fn of(space: Space, ram: u64) -> Self {
         let space = Rc::new(space);
         Self {
             pool: Pool::new(&space),

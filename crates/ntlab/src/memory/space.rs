@@ -99,11 +99,17 @@ impl Space {
     /// # Errors
     /// The host's, where it has no address space left.
     pub fn new() -> io::Result<Self> {
+        let mut space = Self::guarded_by(GuardMethod::Protection)?;
+        space.method = probe(space.base + PAGE_MAP_LENGTH);
+        Ok(space)
+    }
+
+    /// The same with a method that the host is known to have.
+    pub(crate) fn guarded_by(method: GuardMethod) -> io::Result<Self> {
         let base = host::reserve(RESERVED)?;
         // SAFETY: the range is the start of the fresh reservation.
         unsafe { host::protect(base, PAGE_MAP_LENGTH, Protection::ReadWrite) }?;
         let ranges = ARENAS.map(|(start, _)| Ranges { next: base + start, grown: base + start, free: BTreeMap::new() });
-        let method = probe(base + PAGE_MAP_LENGTH);
         Ok(Self {
             base,
             method,

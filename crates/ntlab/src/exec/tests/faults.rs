@@ -4,7 +4,7 @@ use super::guest::{Guest, Running};
 use crate::{
     finding::{Cause, Finding},
     irql::{APC_LEVEL, PASSIVE_LEVEL},
-    memory::{Owner, PoolKind, Ptr, Request},
+    memory::{GuardMethod, Owner, PoolKind, Ptr, Request},
 };
 
 fn code(finding: &Finding) -> u32 {
@@ -172,6 +172,27 @@ fn pageable_code_and_paged_pool_fault_at_dispatch_level_and_only_there() {
             assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xD1);
             assert_eq!(code(&guest.unwinds_in(|| _ = block.read())), 0xD1);
         }
+    });
+}
+
+#[test]
+fn page_protection_guards_like_markers_do() {
+    Guest::guarded_by(GuardMethod::Protection).run(|guest| {
+        let blocks: Vec<_> = (0..200).map(|_| allocate(guest, PoolKind::NonPaged, 32)).collect();
+        for block in blocks {
+            assert_eq!(code(&guest.finding("write_to", block.address() + 32, 5)), 0xCD);
+            guest.k.memory.free_pool(guest.k, block, None);
+            assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xCC);
+        }
+        assert_eq!(code(&guest.finding("overflow", 0, 1)), 0x7F);
+        let paged = allocate(guest, PoolKind::Paged, 64);
+        guest.k.memory.space.forbid_paging(true);
+        assert_eq!(code(&guest.finding("read_from", paged.address(), 0)), 0xD1);
+        assert_eq!(code(&guest.finding("pageable", 1, 2)), 0xD1);
+        guest.k.memory.space.forbid_paging(false);
+        assert_eq!(guest.call("read_from", paged.address(), 0), 0);
+        guest.k.memory.free_pool(guest.k, paged, None);
+        assert_eq!(guest.call("nest", 40, 0), 80);
     });
 }
 

@@ -12,12 +12,13 @@ use std::{
 
 use crate::{
     config::Config,
-    exec::{self, Entered, Image},
+    exec::{self, Entered, Exec, Image},
     export,
     exports::Export,
     finding::Finding,
     irql::any_level,
     kernel::Kernel,
+    memory::{GuardMethod, Memory, Space},
 };
 
 /// Kernel functions that only the guest knows.
@@ -100,6 +101,15 @@ impl Guest {
     /// A machine.
     pub fn new() -> Self {
         Self { kernel: Kernel::new(Config::default()) }
+    }
+
+    /// A machine whose pages are guarded so, whatever the host prefers.
+    pub fn guarded_by(method: GuardMethod) -> Self {
+        let mut kernel = Kernel::new(Config::default());
+        let space = Space::guarded_by(method).expect("the host has address space");
+        kernel.memory = Memory::of(space, kernel.config.memory);
+        kernel.exec = Exec::new(&kernel.memory.space);
+        Self { kernel }
     }
 
     /// Runs `test` as a thread of the machine.
