@@ -1,9 +1,14 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
-use std::{fs, path::Path, rc::Rc, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use ntlab::{
     config::Config,
     hot_add::NewProcessor,
@@ -16,11 +21,11 @@ use crate::demo;
 /// The most processors of Windows.
 const MOST_PROCESSORS: u32 = 2048;
 /// Requests that the throughput is measured over.
-const REQUESTS: u64 = 400_000;
+const REQUESTS: u32 = 400_000;
 /// Virtual nanoseconds that they may take: an hour.
 const PATIENCE: u64 = 3_600_000_000_000;
 /// Additions that are compared at both ends of a large machine.
-const COMPARED: usize = 64;
+const COMPARED: u8 = 64;
 
 /// A figure, with what it is meant to be.
 struct Figure {
@@ -36,14 +41,15 @@ struct Figure {
 /// A run that stopped, or a figure of the host that cannot be read.
 pub fn run(sys: &Path) -> Result<()> {
     let (additions, memory) = processors(sys)?;
-    let seconds: f64 = additions.iter().sum();
-    let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len() as f64 * 1e6;
-    let ends = (mean(&additions[..COMPARED]), mean(&additions[additions.len() - COMPARED..]));
+    let total: Duration = additions.iter().sum();
+    let mean = |times: &[Duration]| times.iter().sum::<Duration>().as_secs_f64() / f64::from(COMPARED) * 1e6;
+    let compared = COMPARED as usize;
+    let ends = (mean(&additions[..compared]), mean(&additions[additions.len() - compared..]));
     let figures = [
         Figure {
             what: "2,046 processors join a machine of 2",
             goal: "at most 5 s",
-            measured: format!("{seconds:.2} s"),
+            measured: format!("{:.2} s", total.as_secs_f64()),
         },
         Figure { what: "memory for that", goal: "under 1 GiB", measured: format!("{} MiB", memory >> 20) },
         Figure {
@@ -59,7 +65,7 @@ pub fn run(sys: &Path) -> Result<()> {
         Figure { what: "the demo, built", goal: "at most 2 s", measured: format!("{:.2} s", demo::seconds(sys)?) },
     ];
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["measure", "goal", "here"]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(["measure", "goal", "here"]);
     for figure in figures {
         table.add_row([figure.what.to_owned(), figure.goal.to_owned(), figure.measured]);
     }
@@ -70,14 +76,14 @@ pub fn run(sys: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Seconds for each addition, and the most bytes that were resident.
-fn processors(sys: &Path) -> Result<(Vec<f64>, u64)> {
+/// How long each addition took, and the most bytes that were resident.
+fn processors(sys: &Path) -> Result<(Vec<Duration>, u64)> {
     let additions = in_machine(Config::new(2, MOST_PROCESSORS)?, sys, |system| {
         let add = |_| {
             let start = Instant::now();
-            system.add_processor(NewProcessor::default()).map(|_| start.elapsed().as_secs_f64())
+            system.add_processor(NewProcessor::default()).map(|_| start.elapsed())
         };
-        (2..MOST_PROCESSORS).map(add).collect::<Result<Vec<f64>, _>>()
+        (2..MOST_PROCESSORS).map(add).collect::<Result<Vec<Duration>, _>>()
     })?;
     Ok((additions.map_err(|status| anyhow!("a processor was not added: {status}"))?, most_resident()?))
 }
@@ -88,13 +94,13 @@ fn throughput(sys: &Path) -> Result<f64> {
         let handles: Vec<_> = (0..4).map(|_| workload::open(system, 0).map(Rc::new)).collect::<Result<_, _>>()?;
         let load = Load::start(system, &handles, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
         let start = Instant::now();
-        let flowed = load.run(REQUESTS, PATIENCE);
+        let flowed = load.run(REQUESTS.into(), PATIENCE);
         let seconds = start.elapsed().as_secs_f64();
         let (counts, broken) = load.stop(PATIENCE);
         if !flowed || counts.lost + counts.failed != 0 {
             return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
         }
-        Ok(REQUESTS as f64 / seconds)
+        Ok(f64::from(REQUESTS) / seconds)
     })?
 }
 

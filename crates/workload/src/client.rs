@@ -125,7 +125,7 @@ fn bytes<T: Wire>(value: &T) -> Vec<u8> {
 /// # Panics
 ///
 /// If the driver returned too little: that it does not is one of its promises.
-pub(crate) fn parse<T: Wire>(output: &[u8]) -> T {
+pub fn parse<T: Wire>(output: &[u8]) -> T {
     T::from_bytes(output).expect("the driver returns whole structures with reserved fields of zero")
 }
 
@@ -134,7 +134,7 @@ fn entries<T: Wire>(output: &[u8], count: u32) -> Vec<T> {
     output.chunks_exact(T::SIZE).map(parse).collect()
 }
 
-pub(crate) fn factorial_request(number: u32) -> Request {
+pub fn factorial_request(number: u32) -> Request {
     let input = bytes(&FactorialInput { number, reserved: 0 });
     Request::Control { code: IOCTL_HOTADD_FACTORIAL, input, output: FactorialOutput::SIZE }
 }

@@ -21,7 +21,7 @@ pub const MOST_LANES: u32 = 4096;
 /// Lanes that read and write, each in its own part of the device's buffer; the others only compute.
 const BUFFER_LANES: u32 = 255;
 /// Each of them has so many bytes.
-const LANE_BYTES: usize = 16;
+const LANE_BYTES: u8 = 16;
 /// `STATUS_CANCELLED`.
 const CANCELLED: i32 = 0xC000_0120_u32.cast_signed();
 
@@ -189,25 +189,28 @@ impl<'k> Lane<'k> {
     }
 
     fn write(&mut self) {
-        let mut data = vec![0; LANE_BYTES];
+        let mut data = vec![0; usize::from(LANE_BYTES)];
         self.random.fill_bytes(&mut data);
         self.contents = None;
         let Some(done) = self.ask(Request::Write { offset: self.offset(), data: data.clone() }) else { return };
         self.contents = Some(data);
         let written = done.information;
-        self.judge(written == LANE_BYTES as u64, || format!("{written} bytes were written, not {LANE_BYTES}"));
+        self.judge(written == u64::from(LANE_BYTES), || format!("{written} bytes were written, not {LANE_BYTES}"));
     }
 
     fn read(&mut self) {
-        let Some(done) = self.ask(Request::Read { offset: self.offset(), length: LANE_BYTES }) else { return };
+        let Some(done) = self.ask(Request::Read { offset: self.offset(), length: usize::from(LANE_BYTES) }) else {
+            return;
+        };
         let lane = self.number;
-        let right = done.output.len() == LANE_BYTES && self.contents.as_ref().is_none_or(|data| *data == done.output);
+        let right = done.output.len() == usize::from(LANE_BYTES)
+            && self.contents.as_ref().is_none_or(|data| *data == done.output);
         self.judge(right, || format!("lane {lane} read {:02x?}, which is not what it wrote", done.output));
         self.contents = right.then_some(done.output);
     }
 
     fn offset(&self) -> i64 {
-        i64::from(self.number) * LANE_BYTES as i64
+        i64::from(self.number) * i64::from(LANE_BYTES)
     }
 
     /// Sends a request and waits for it, or cancels it after a while. What came back, if it succeeded.

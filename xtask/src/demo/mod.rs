@@ -45,7 +45,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     match play(&scenario, config, &sys, &view)? {
         Ok(results) => finish(options, &view, &results),
         Err(report) => {
-            view.broken(&report.to_string());
+            View::broken(&report.to_string());
             Ok(ExitCode::FAILURE)
         }
     }
@@ -77,7 +77,7 @@ fn play(scenario: &Scenario, config: Config, sys: &Path, view: &Rc<View>) -> Res
 fn finish(options: &Options, view: &View, results: &Results) -> Result<ExitCode> {
     view.tables(&results.tables());
     for sentence in &results.broken {
-        view.broken(sentence);
+        View::broken(sentence);
     }
     if let Some(file) = &options.json {
         write_json(file, results)?;

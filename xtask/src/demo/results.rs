@@ -1,6 +1,8 @@
 //! What a demo run ended with: the figures, and which promises were broken.
 
-use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use std::iter;
+
+use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
 use workload::Counts;
 
@@ -108,7 +110,7 @@ impl Results {
             let affinity = if row.affinity == 0 { "-".to_owned() } else { format!("{:#x}", row.affinity) };
             let numbers = [row.at_us, row.held_us, row.waited].map(|number| number_cell(number.to_string()));
             let words = [Cell::new(ended), number_cell(affinity)];
-            table.add_row([Cell::new(row.device)].into_iter().chain(numbers).chain(words));
+            table.add_row(iter::once(Cell::new(row.device)).chain(numbers).chain(words));
         }
         table
     }
@@ -127,7 +129,7 @@ impl Results {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
     table
 }
 

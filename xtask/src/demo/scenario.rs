@@ -20,6 +20,8 @@ use super::{
     view::View,
 };
 
+/// An `edu` and a software device.
+const DEVICES: u32 = 2;
 /// Bytes of a memory module.
 const MODULE: u64 = 2 << 30;
 /// How many are added.
@@ -29,6 +31,8 @@ const ROUNDS: u64 = 8;
 /// QEMU's `edu` where its clock follows the instructions (`-icount shift=0,sleep=off`): a transfer takes microseconds, not 100 ms, so that both
 /// devices have much to do at the same time.
 const EDU: EduModel = EduModel { dma_time: 200_000, ..EduModel::QEMU_7 };
+/// Virtual nanoseconds that the load goes on when all are there.
+const LAST_STAGE: u64 = 40_000_000;
 /// Virtual nanoseconds that requests may take: a minute.
 const PATIENCE: u64 = 60_000_000_000;
 
@@ -84,7 +88,10 @@ impl Scenario {
         system.settle();
         let middle = devices.processors();
         view.stage("all are there");
-        self.keep_flowing(&load, view, &mut broken);
+        let until = system.now() + LAST_STAGE;
+        while system.now() < until {
+            self.keep_flowing(&load, view, &mut broken);
+        }
         let (last, end) = (devices.status(), devices.processors());
 
         let (counts, wrong) = load.stop(PATIENCE);
@@ -165,11 +172,11 @@ impl Scenario {
 impl<'k> Devices<'k> {
     fn open(system: &'k System) -> Result<Self, Status> {
         let (mut handles, mut names) = (Vec::new(), BTreeMap::new());
-        for number in 0..2 {
-            let pair = [workload::open(system, number)?, workload::open(system, number)?];
+        for number in 0..DEVICES {
+            let pair = [workload::open(system, number as usize)?, workload::open(system, number as usize)?];
             let engine = EngineKind::from_code(workload::status(&pair[0])?.engine);
             handles.extend(pair.map(Rc::new));
-            names.insert(number as u32 + 1, if engine == Some(EngineKind::Edu) { "edu" } else { "software" });
+            names.insert(number + 1, if engine == Some(EngineKind::Edu) { "edu" } else { "software" });
         }
         Ok(Self { handles, names })
     }

@@ -73,7 +73,7 @@ impl View {
     }
 
     /// Says that a promise was broken, also where it is to be quiet.
-    pub fn broken(&self, sentence: &str) {
+    pub fn broken(sentence: &str) {
         anstream::eprintln!("{BROKEN}broken promise:{BROKEN:#} {sentence}");
     }
 

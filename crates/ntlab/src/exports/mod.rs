@@ -1,5 +1,7 @@
-//! The functions of ntoskrnl.exe and hal.dll that the lab has. Each is one row of a table in this folder: its name, its IRQL contract
-//! and the function that does it. A driver that imports a name without a row is refused at load.
+//! The functions of ntoskrnl.exe and hal.dll that the lab has.
+//!
+//! Each is one row of a table in this folder: its name, its IRQL contract and the function that does it. A driver that imports a name
+//! without a row is refused at load.
 
 pub(crate) mod dma;
 mod hot_add;
