@@ -3,10 +3,16 @@
 use std::rc::Rc;
 
 use hotadd_abi::Status;
-use ntlab::user;
-use workload::{Counts, Load, Plan};
+use ntlab::user::{self, Handle};
+use workload::{Counts, Load, Manner, Plan};
 
 use crate::{Bench, PATIENCE};
+
+/// How long a lane waits, at most, before its next request: while the `edu` device does nothing for a while, as in a rebalance, the
+/// software device would answer many thousands.
+const PAUSE: u64 = 100_000;
+/// The same where the `edu` device does not answer for long.
+const LONG_PAUSE: u64 = 100_000_000;
 
 /// A load through two handles of each device.
 pub struct Traffic<'k> {
@@ -15,18 +21,35 @@ pub struct Traffic<'k> {
 }
 
 impl<'k> Traffic<'k> {
-    /// Keeps `lanes` requests in flight, of which one in eight is cancelled.
+    /// Keeps about `lanes` requests in flight, of which one in eight is cancelled.
     #[must_use]
     pub fn start(bench: Bench<'k>, lanes: u32, seed: u64) -> Self {
-        Self::start_expecting(bench, lanes, seed, &[])
+        Self::start_with(bench, lanes, seed, Manner { expected: &[], pause: PAUSE })
+    }
+
+    /// The same without pauses.
+    #[must_use]
+    pub fn start_dense(bench: Bench<'k>, lanes: u32, seed: u64) -> Self {
+        Self::start_with(bench, lanes, seed, Manner { expected: &[], pause: 0 })
     }
 
     /// The same where requests may fail with one of `expected`.
     #[must_use]
     pub fn start_expecting(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
-        let handles = [bench.open_edu(), bench.open_software(), bench.open_edu(), bench.open_software()].map(Rc::new);
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: PAUSE })
+    }
+
+    /// The same with long pauses, for scenarios that last long.
+    #[must_use]
+    pub fn start_sparse(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: LONG_PAUSE })
+    }
+
+    fn start_with(bench: Bench<'k>, lanes: u32, seed: u64, manner: Manner) -> Self {
+        let handles = [bench.open_edu(), bench.open_software(), bench.open_edu(), bench.open_software()];
+        let handles: [Rc<Handle<'k>>; 4] = handles.map(Rc::new);
         let plan = Plan { lanes, seed, cancel_one_in: 8 };
-        Self { bench, load: Load::start_expecting(bench.system, &handles, plan, expected) }
+        Self { bench, load: Load::start_with(bench.system, &handles, plan, manner) }
     }
 
     /// Lets it run until so many more requests have ended.
@@ -36,12 +59,6 @@ impl<'k> Traffic<'k> {
     /// Where they do not end.
     pub fn run(&self, requests: u64) {
         assert!(self.load.run(requests, PATIENCE), "requests end: {:?}", self.load.counts());
-    }
-
-    /// What became of the requests so far.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.load.counts()
     }
 
     /// Ends it. Every request has ended exactly once, with the right result.

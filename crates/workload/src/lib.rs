@@ -7,7 +7,7 @@ mod load;
 use std::path::Path;
 
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
-pub use load::{Counts, Load, MOST_LANES, Plan};
+pub use load::{Counts, Load, MOST_LANES, Manner, Plan};
 use ntlab::pnp::{DeviceSpec, DriverPackage};
 
 /// The hardware ID of the software device.

@@ -54,6 +54,15 @@ pub struct Plan {
     pub cancel_one_in: u32,
 }
 
+/// How the lanes of a load behave.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// Statuses that requests may also end with: those count as failed, and break no promise.
+    pub expected: &'static [Status],
+    /// Virtual nanoseconds that a lane waits, at most, before its next request.
+    pub pause: u64,
+}
+
 /// A load that is running.
 pub struct Load<'k> {
     system: &'k System,
@@ -66,7 +75,7 @@ struct Shared {
     stopping: Cell<bool>,
     running: Cell<u32>,
     broken: RefCell<Vec<String>>,
-    expected: &'static [Status],
+    manner: Manner,
 }
 
 impl Shared {
@@ -85,24 +94,19 @@ impl<'k> Load<'k> {
     /// Without handles, or with more lanes than [`MOST_LANES`].
     #[must_use]
     pub fn start(system: &'k System, handles: &[Rc<Handle<'k>>], plan: Plan) -> Self {
-        Self::start_expecting(system, handles, plan, &[])
+        Self::start_with(system, handles, plan, Manner::default())
     }
 
-    /// The same where requests may also end with one of `expected`: those count as failed, and break no promise.
+    /// The same with lanes that behave as `manner` says.
     ///
     /// # Panics
     ///
     /// As [`Load::start`].
     #[must_use]
-    pub fn start_expecting(
-        system: &'k System,
-        handles: &[Rc<Handle<'k>>],
-        plan: Plan,
-        expected: &'static [Status],
-    ) -> Self {
+    pub fn start_with(system: &'k System, handles: &[Rc<Handle<'k>>], plan: Plan, manner: Manner) -> Self {
         assert!(!handles.is_empty(), "a load needs a handle");
         assert!(plan.lanes <= MOST_LANES, "{} lanes are more than {MOST_LANES}", plan.lanes);
-        let shared = Rc::new(Shared { running: plan.lanes.into(), expected, ..Shared::default() });
+        let shared = Rc::new(Shared { running: plan.lanes.into(), manner, ..Shared::default() });
         for (number, handle) in (0..plan.lanes).zip(handles.iter().cycle()) {
             let mut lane = Lane::new(system, number, Rc::clone(handle), Rc::clone(&shared), plan);
             system.spawn("lane", move |_| {
@@ -172,6 +176,10 @@ impl<'k> Lane<'k> {
     }
 
     fn turn(&mut self) {
+        let pause = self.shared.manner.pause;
+        if pause != 0 {
+            self.system.sleep(self.random.random_range(0..pause));
+        }
         let kinds = if self.number < BUFFER_LANES { 4 } else { 2 };
         match self.random.random_range(0..kinds) {
             0 | 1 => self.factorial(),
@@ -229,7 +237,7 @@ impl<'k> Lane<'k> {
         match done.status {
             Status::SUCCESS => return Some(done),
             Status(CANCELLED) if cancelled => self.shared.count(|counts| counts.cancelled += 1),
-            status if self.shared.expected.contains(&status) => {
+            status if self.shared.manner.expected.contains(&status) => {
                 self.shared.count(|counts| counts.failed += 1);
                 self.system.sleep(PAUSE);
             }
