@@ -90,3 +90,42 @@ impl Names {
 pub(crate) fn forget_device(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     k.io.names.entries.borrow_mut().retain(|_, named| *named != Named::Device(device));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        let names = Names::default();
+        names.insert(r"\Device\Disk", Named::Device(Ptr::new(1)));
+        names.insert(r"\??\D", Named::Link(r"\Device\Disk".to_owned()));
+        names
+    }
+
+    #[test]
+    fn a_link_leads_to_its_device_whatever_its_case_and_the_rest_of_the_path_is_the_devices() {
+        let found = Some((Named::Device(Ptr::new(1)), r"\a\b".to_owned()));
+        for path in [r"\??\D\a\b", r"\\.\d\a\b", r"\DosDevices\D\a\b", r"\device\DISK\a\b"] {
+            assert_eq!(names().resolve(path), found, "{path}");
+        }
+    }
+
+    #[test]
+    fn part_of_a_component_is_not_a_name() {
+        assert_eq!(names().resolve(r"\Device\Disk2"), None);
+        assert_eq!(names().resolve(r"\Device"), None);
+    }
+
+    #[test]
+    fn links_in_a_circle_lead_nowhere() {
+        let names = names();
+        names.insert(r"\??\A", Named::Link(r"\??\B".to_owned()));
+        names.insert(r"\??\B", Named::Link(r"\??\A".to_owned()));
+        assert_eq!(names.resolve(r"\??\A"), None);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        assert!(!names().insert(r"\DEVICE\disk", Named::Device(Ptr::new(2))));
+    }
+}

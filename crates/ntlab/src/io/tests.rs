@@ -307,6 +307,22 @@ fn a_write_beyond_the_end_of_a_buffer_stops_the_run() {
 }
 
 #[test]
+fn an_event_reaches_the_session_that_asked_for_its_provider_and_level() {
+    let provider = (0x1234_5678, 0, 0, [0; 8]);
+    let outcome = run(|system| {
+        let unheard = ask(system, 0x816);
+        let nothing = system.trace_events();
+        system.trace(provider, 3);
+        (unheard, nothing, ask(system, 0x816), system.trace_events())
+    });
+    let (unheard, nothing, told, events) = outcome.result.expect("no finding");
+    assert_eq!((unheard, nothing), (Ok(0_u32.to_le_bytes().to_vec()), vec![]));
+    assert_eq!(told, Ok(103_u32.to_le_bytes().to_vec()));
+    let [event] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((event.name.as_str(), event.level, &event.payload[..]), ("Counted", 3, &[7][..]));
+}
+
+#[test]
 fn what_a_driver_leaves_behind_is_named_when_it_is_unloaded() {
     let outcome = run(|system| ask(system, 0x811));
     let sentence = outcome.result.expect_err("the leak is found").finding.sentence;

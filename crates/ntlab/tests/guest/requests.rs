@@ -65,6 +65,14 @@ unsafe extern "system" {
         length: u32,
         needed: *mut u32,
     ) -> i32;
+    fn EtwRegister(
+        provider: *const [u32; 4],
+        callback: extern "system" fn(usize, u32, u8, u64, u64, usize, usize),
+        context: usize,
+        handle: *mut u64,
+    ) -> i32;
+    fn EtwUnregister(handle: u64) -> i32;
+    fn EtwWrite(handle: u64, event: *const [u64; 2], activity: usize, count: u32, data: *const [u64; 2]) -> i32;
     fn ZwClose(handle: usize) -> i32;
     fn memcpy(destination: *mut u8, source: *const u8, count: usize) -> *mut u8;
     fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32;
@@ -293,6 +301,24 @@ unsafe fn pass_down(irp: usize, way: u32) -> i32 {
     }
 }
 
+extern "system" fn enabled(_: usize, control: u32, level: u8, _: u64, _: u64, _: usize, context: usize) {
+    unsafe { set(context, 0, control * 100 + u32::from(level)) };
+}
+
+/// Writes an event of level 3 with the payload 7, and returns what the provider's callback was told, or 0.
+unsafe fn write_event() -> u32 {
+    let (mut told, mut handle) = (0, 0);
+    let metadata = *b"\x0D\0\0Counted\0\0\0";
+    let payload = 7_u8;
+    unsafe {
+        EtwRegister(&[0x1234_5678, 0, 0, 0], enabled, &raw mut told as usize, &mut handle);
+        let data = [[metadata.as_ptr() as u64, 13 | 1 << 32], [&raw const payload as u64, 1]];
+        EtwWrite(handle, &[3 << 32, 1], 0, 2, data.as_ptr());
+        EtwUnregister(handle);
+        core::ptr::read_volatile(&raw const told)
+    }
+}
+
 extern "system" fn control(device: usize, irp: usize) -> i32 {
     unsafe {
         if device == UPPER {
@@ -414,6 +440,10 @@ extern "system" fn control(device: usize, irp: usize) -> i32 {
             0x815 => {
                 IoDetachDevice(LOWER);
                 complete(irp, SUCCESS, 0)
+            }
+            0x816 => {
+                set(buffer, 0, write_event());
+                complete(irp, SUCCESS, 4)
             }
             // Writes beyond the end of the buffer.
             0x813 => {
