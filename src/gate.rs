@@ -226,9 +226,13 @@ impl Gate {
     /// While held requests are let go, whoever adds one lets the first one go: the queue does not grow meanwhile, so that it gets empty
     /// however fast requests come.
     fn help_release(&self, engines: &Engines) {
-        if self.releasing.load(Ordering::Acquire) != 0
-            && let Some(pass) = self.in_flight.acquire()
-        {
+        if self.releasing.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let Some(pass) = self.in_flight.acquire() else { return };
+        // With the pass first: whoever closes the gate after this look waits for it.
+        let open = self.inner.lock().state.take(false) == Take::First;
+        if open {
             self.pass_first(pass, engines);
         }
     }
