@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use ntlab::{
     config::Config,
+    events::{Event, Kind},
     hot_add::NewProcessor,
-    machine::{Machine, System},
+    machine::{Machine, Outcome, System},
 };
 use workload::{Load, Plan};
 
@@ -26,6 +27,9 @@ const REQUESTS: u32 = 400_000;
 const PATIENCE: u64 = 3_600_000_000_000;
 /// Additions that are compared at both ends of a large machine.
 const COMPARED: u8 = 64;
+
+/// What the trace calls the driver's processor change callback.
+const CALLBACK: &str = "processor change callback";
 
 /// A figure, with what it is meant to be.
 struct Figure {
@@ -45,6 +49,7 @@ pub fn run(sys: &Path) -> Result<()> {
     let mean = |times: &[Duration]| times.iter().sum::<Duration>().as_secs_f64() / f64::from(COMPARED) * 1e6;
     let compared = COMPARED as usize;
     let ends = (mean(&additions[..compared]), mean(&additions[additions.len() - compared..]));
+    let callbacks = callback_calls(sys)?;
     let figures = [
         Figure {
             what: "2,046 processors join a machine of 2",
@@ -53,9 +58,14 @@ pub fn run(sys: &Path) -> Result<()> {
         },
         Figure { what: "memory for that", goal: "under 1 GiB", measured: format!("{} MiB", memory >> 20) },
         Figure {
-            what: "one addition: the first 64, the last 64",
-            goal: "the same",
+            what: "one addition with all that follows: the first 64, the last 64",
+            goal: "",
             measured: format!("{:.0} us, {:.0} us", ends.0, ends.1),
+        },
+        Figure {
+            what: "kernel calls of AddStart + AddComplete: the first, the last",
+            goal: "the same",
+            measured: format!("{}, {}", callbacks.0, callbacks.1),
         },
         Figure {
             what: "software-engine requests through the lab",
@@ -88,6 +98,38 @@ fn processors(sys: &Path) -> Result<(Vec<Duration>, u64)> {
     Ok((additions.map_err(|status| anyhow!("a processor was not added: {status}"))?, most_resident()?))
 }
 
+/// How many kernel functions the processor change callback called for the first and for the last processor that was added.
+fn callback_calls(sys: &Path) -> Result<(usize, usize)> {
+    let config = Config { keep_trace: true, ..Config::new(2, MOST_PROCESSORS)? };
+    let outcome = with_driver(config, sys, |system| {
+        let from = system.now();
+        (2..MOST_PROCESSORS).try_for_each(|_| system.add_processor(NewProcessor::default()).map(drop)).map(|()| from)
+    })?;
+    let from = outcome.result.map_err(|report| anyhow!("{report}"))?;
+    let from = from.map_err(|status| anyhow!("a processor was not added: {status}"))?;
+    let calls = calls_by_callback(outcome.events.iter().filter(|event| event.time >= from));
+    // Two calls of the callback for each processor.
+    let (Some(first), Some(last)) = (calls.first_chunk::<2>(), calls.last_chunk::<2>()) else {
+        bail!("the processor change callback was not called");
+    };
+    Ok((first.iter().sum(), last.iter().sum()))
+}
+
+/// For each call of the processor change callback, how many kernel functions it called.
+fn calls_by_callback<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<usize> {
+    let mut finished = Vec::new();
+    let mut open: Option<(u32, usize)> = None;
+    for event in events {
+        match (&event.kind, &mut open) {
+            (Kind::CallDriver(CALLBACK), _) => open = Some((event.thread, 0)),
+            (Kind::DriverReturned(CALLBACK), _) => finished.extend(open.take().map(|(_, calls)| calls)),
+            (Kind::KernelCall(_), Some((thread, calls))) if *thread == event.thread => *calls += 1,
+            _ => {}
+        }
+    }
+    finished
+}
+
 /// Requests a second.
 fn throughput(sys: &Path) -> Result<f64> {
     in_machine(Config::new(8, 8)?, sys, |system| {
@@ -104,14 +146,17 @@ fn throughput(sys: &Path) -> Result<f64> {
     })?
 }
 
-/// Runs `scenario` on a machine with the driver and its software device.
+/// What `scenario` returns on a machine with the driver and its software device.
 fn in_machine<T>(config: Config, sys: &Path, scenario: impl FnOnce(&System) -> T) -> Result<T> {
-    let outcome = Machine::new(config)?.run(|system| {
+    with_driver(config, sys, scenario)?.result.map_err(|report| anyhow!("{report}"))
+}
+
+fn with_driver<T>(config: Config, sys: &Path, scenario: impl FnOnce(&System) -> T) -> Result<Outcome<T>> {
+    Ok(Machine::new(config)?.run(|system| {
         system.install(workload::package(sys));
         system.plug(workload::software());
         scenario(system)
-    });
-    outcome.result.map_err(|report| anyhow!("{report}"))
+    }))
 }
 
 /// The most bytes of this process that were ever resident.

@@ -114,6 +114,12 @@ fn windows_cargo(subcommand: &str) -> Result<Command> {
         "source.crates-io.replace-with='kit'".to_owned(),
         format!("source.kit.directory='{}'", vendored.display()),
         format!("target.{TARGET}.linker='rust-lld'"),
+        // The image is the same wherever it is built.
+        format!(
+            "target.{TARGET}.rustflags=['--remap-path-prefix={}=vendor', '--remap-path-prefix={}=hotadd']",
+            vendored.display(),
+            root().display()
+        ),
     ];
     command.args(config.iter().flat_map(|setting| ["--config", setting]));
     if !stage::is_wanted() {
