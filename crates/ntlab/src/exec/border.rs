@@ -101,6 +101,7 @@ pub fn running<'k>() -> &'k Kernel {
 pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u64) -> u64 {
     let k = running();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        k.exec.space.check_code(return_address(arguments));
         k.enter(export);
         let failed = k.faults.strike(k, export.name);
         let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));
@@ -111,6 +112,11 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         Ok(value) => value,
         Err(payload) => stop(k, payload),
     }
+}
+
+/// Where a kernel call returns to: the address below its arguments.
+fn return_address(arguments: u64) -> u64 {
+    Ptr::new(arguments - size_of::<u64>() as u64).read()
 }
 
 /// Carries what unwinds over the driver's frames to the `call` above them, where it goes on unwinding.
@@ -126,6 +132,7 @@ pub fn stop(k: &Kernel, payload: Box<dyn Any + Send>) -> ! {
 /// Calls the driver's `function` on the kernel stack of the thread that runs. For the scheduler: everything else goes through
 /// [`Kernel::call`].
 pub fn call(k: &Kernel, function: u64, arguments: &[u64]) -> u64 {
+    k.exec.space.check_code(function);
     let border = k.exec.border();
     let places = arguments.len().max(HOMED).next_multiple_of(2);
     let stack = (border.guest_sp.get() - KERNEL_FRAMES) / 16 * 16 - (places * size_of::<u64>()) as u64;

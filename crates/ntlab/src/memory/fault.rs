@@ -42,17 +42,23 @@ fn first_refused(space: &Space, address: u64, length: u64, access: Access) -> u6
 #[must_use]
 pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Finding {
     let kind = memory.space.kind(address);
-    let (code, what) = if kind.pageable() && memory.space.paging_forbidden() {
-        (DRIVER_IRQL_NOT_LESS_OR_EQUAL, "pageable memory at DISPATCH_LEVEL or above".to_owned())
-    } else {
-        classify(memory, kind, address, access)
-    };
+    if kind.pageable() && memory.space.paging_forbidden() {
+        return pageable(address, access, rip);
+    }
+    let (code, what) = classify(memory, kind, address, access);
     let parameters = match code {
         KMODE_EXCEPTION_NOT_HANDLED => [ACCESS_VIOLATION, rip, access.parameter(), address],
         UNEXPECTED_KERNEL_MODE_TRAP => [DOUBLE_FAULT, address, 0, rip],
         _ => [address, access.parameter(), rip, 0],
     };
     Finding::bug_check(code, parameters, format!("{} {what}", access.words()))
+}
+
+/// Pageable memory at `DISPATCH_LEVEL` or above.
+#[must_use]
+pub fn pageable(address: u64, access: Access, rip: u64) -> Finding {
+    let sentence = format!("{} pageable memory at DISPATCH_LEVEL or above", access.words());
+    Finding::bug_check(DRIVER_IRQL_NOT_LESS_OR_EQUAL, [address, 0, access.parameter(), rip], sentence)
 }
 
 fn classify(memory: &Memory, kind: PageKind, address: u64, access: Access) -> (u32, String) {

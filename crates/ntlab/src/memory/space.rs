@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Access, PAGE, PageKind,
+    Access, PAGE, PageKind, fault,
     host::{self, Protection},
     page,
 };
@@ -21,6 +21,11 @@ const RESERVED: u64 = 64 * GIB;
 const GROWTH: u64 = MIB;
 /// Freed ranges wait behind so many others of their size before they are used again, so that late accesses still fault.
 const QUARANTINE: usize = 64;
+
+/// Pageable memory is paged out at so many of the first raises to `DISPATCH_LEVEL`, and at one in so many of the later ones: each costs
+/// system calls, and what a driver does wrong it does again.
+const PAGED_OUT_FIRST: u64 = 64;
+const PAGED_OUT_ONCE_IN: u64 = 256;
 
 /// The parts of the reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,9 +91,11 @@ pub struct Space {
     ranges: RefCell<[Ranges; ARENAS.len()]>,
     /// Pageable memory may not be touched: IRQL is `DISPATCH_LEVEL` or higher.
     paging_forbidden: Cell<bool>,
-    /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched: a driver that keeps away from it in its DPCs
-    /// pays nothing.
+    /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched.
     paged_out: Cell<bool>,
+    /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
+    raises: Cell<u64>,
+    generator: Cell<u64>,
     /// Pageable ranges with what they are; without paged pool where guard markers keep that in one mapping.
     pageable: RefCell<BTreeMap<u64, (u64, PageKind)>>,
 }
@@ -116,6 +123,8 @@ impl Space {
             ranges: RefCell::new(ranges),
             paging_forbidden: Cell::new(false),
             paged_out: Cell::new(false),
+            raises: Cell::new(0),
+            generator: Cell::new(1),
             pageable: RefCell::default(),
         })
     }
@@ -188,12 +197,38 @@ impl Space {
         self.paging_forbidden.get()
     }
 
-    /// Says whether pageable memory may be touched: the scheduler, when IRQL crosses `DISPATCH_LEVEL`.
+    /// Says whether pageable memory may be touched: the scheduler, when IRQL crosses `DISPATCH_LEVEL`. What kernel functions see of a
+    /// driver, its calls and its pointers, is always checked; what it touches on its own, at some of the raises.
     pub fn forbid_paging(&self, forbidden: bool) {
-        self.paging_forbidden.set(forbidden);
-        if forbidden && !self.paged_out.get() {
+        let before = self.paging_forbidden.replace(forbidden);
+        if forbidden && !before && !self.paged_out.get() && self.is_picked() {
             self.page(|_| Protection::None);
             self.paged_out.set(true);
+        }
+    }
+
+    /// Makes the choice of raises another one.
+    pub(crate) fn seed(&self, seed: u64) {
+        self.generator.set(seed | 1 << 63);
+    }
+
+    fn is_picked(&self) -> bool {
+        let raises = self.raises.get();
+        self.raises.set(raises + 1);
+        // "Xorshift RNGs" (Marsaglia): no more than that is asked of it.
+        let mut next = self.generator.get();
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        self.generator.set(next);
+        raises < PAGED_OUT_FIRST || next.is_multiple_of(PAGED_OUT_ONCE_IN)
+    }
+
+    /// Stops the run if the driver runs at `address`, pageable code, where it may not.
+    #[inline]
+    pub(crate) fn check_code(&self, address: u64) {
+        if self.paging_forbidden.get() && self.kind(address).pageable() {
+            fault::pageable(address, Access::Execute, address).raise();
         }
     }
 

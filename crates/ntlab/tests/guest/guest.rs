@@ -14,6 +14,7 @@ unsafe extern "C" {
     fn LabInvoke(function: extern "C" fn(u64, u64) -> u64, a: u64, b: u64) -> u64;
     fn LabClobber() -> u64;
     fn LabPanic() -> u64;
+    fn LabForbidPaging();
     fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32;
     fn memcpy(destination: *mut u8, source: *const u8, count: usize) -> *mut u8;
     fn memmove(destination: *mut u8, source: *const u8, count: usize) -> *mut u8;
@@ -40,8 +41,27 @@ pub extern "C" fn DriverEntry(_driver: *mut u8, _path: *mut u8) -> i32 {
 /// Pageable code.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "PAGE")]
+#[inline(never)]
 pub extern "C" fn pageable(a: u64, b: u64) -> u64 {
     a + b
+}
+
+/// Pageable code that calls the kernel, once or, after a call that raises the IRQL, twice.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "PAGE")]
+pub extern "C" fn pageable_call(raise: u64, _: u64) -> u64 {
+    unsafe {
+        if raise != 0 {
+            LabForbidPaging();
+        }
+        LabSum(0, 0, 0, 0, 0, 0)
+    }
+}
+
+/// Code that is not pageable and calls pageable code.
+#[unsafe(no_mangle)]
+pub extern "C" fn jump_to_pageable(a: u64, b: u64) -> u64 {
+    pageable(a, b) + 1
 }
 
 // Kernel calls and calls back.

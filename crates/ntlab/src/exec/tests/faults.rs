@@ -176,6 +176,36 @@ fn pageable_code_and_paged_pool_fault_at_dispatch_level_and_only_there() {
 }
 
 #[test]
+fn pageable_code_that_calls_the_kernel_or_is_called_at_dispatch_level_is_found_at_every_raise() {
+    Guest::new().run(|guest| {
+        let space = &guest.k.memory.space;
+        for _ in 0..1000 {
+            space.forbid_paging(false);
+            assert_eq!(guest.call("pageable_call", 0, 0), 0);
+            space.forbid_paging(true);
+            assert_eq!(code(&guest.finding("pageable_call", 0, 0)), 0xD1);
+            space.forbid_paging(false);
+            assert_eq!(code(&guest.finding("pageable_call", 1, 0)), 0xD1);
+        }
+    });
+}
+
+#[test]
+fn pageable_code_that_runs_on_its_own_at_dispatch_level_is_found_sooner_or_later() {
+    Guest::new().run(|guest| {
+        let space = &guest.k.memory.space;
+        let found = |_: &u32| {
+            space.forbid_paging(false);
+            guest.call("pageable", 1, 2);
+            space.forbid_paging(true);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guest.call("jump_to_pageable", 1, 2))).is_err()
+        };
+        let times = (0..5000_u32).filter(found).count();
+        assert!((64..200).contains(&times), "{times}");
+    });
+}
+
+#[test]
 fn page_protection_guards_like_markers_do() {
     Guest::guarded_by(GuardMethod::Protection).run(|guest| {
         let blocks: Vec<_> = (0..200).map(|_| allocate(guest, PoolKind::NonPaged, 32)).collect();

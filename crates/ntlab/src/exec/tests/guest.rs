@@ -27,6 +27,7 @@ pub const FUNCTIONS: &[Export] = &[
     export!("LabInvoke", any_level(), invoke),
     export!("LabClobber", any_level(), clobber),
     export!("LabPanic", any_level(), stop),
+    export!("LabForbidPaging", any_level(), forbid_paging),
 ];
 
 fn sum(_: &Kernel, a: u64, b: u64, _c: u64, _d: u64, e: u64, f: u64) -> u64 {
@@ -50,6 +51,11 @@ fn clobber(_: &Kernel) -> u64 {
         );
     }
     0
+}
+
+/// As a kernel function that raises the IRQL does.
+fn forbid_paging(k: &Kernel) {
+    k.memory.space.forbid_paging(true);
 }
 
 fn stop(_: &Kernel) -> u64 {
