@@ -7,10 +7,13 @@ use std::{
 
 use serde::Serialize;
 
-use crate::kernel::Kernel;
+use crate::{finding::Finding, kernel::Kernel};
 
 /// How many events a report shows where the whole trace is not kept.
 const KEPT: usize = 64;
+
+/// A longer trace is not kept: it would fill the host's memory before anybody reads it.
+const LONGEST: u64 = 1 << 24;
 
 /// What happened. Every part of the lab adds the kinds it needs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -97,6 +100,10 @@ impl Log {
         self.count.set(number + 1);
         let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
         let mut events = self.events.borrow_mut();
+        if self.keep_all && number == LONGEST {
+            drop(events);
+            Finding::not_modelled(format!("a trace of more than {LONGEST} events, all of them kept")).raise();
+        }
         if self.keep_all || events.len() < KEPT {
             events.push(Event { number, time: kernel.now(), processor, thread, kind });
         } else {
