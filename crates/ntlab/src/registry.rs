@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use windows_sys::Win32::System::Registry::{REG_BINARY, REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ, REG_QWORD, REG_SZ};
+use windows_sys::Win32::System::Registry::{REG_DWORD, REG_EXPAND_SZ, REG_QWORD, REG_SZ};
 
 use crate::io::string;
 
@@ -42,20 +42,6 @@ impl Value {
     #[must_use]
     pub fn expand(text: &str) -> Self {
         Self { kind: REG_EXPAND_SZ, data: string::utf16_terminated(text) }
-    }
-
-    /// `REG_MULTI_SZ`.
-    #[must_use]
-    pub fn texts(texts: &[&str]) -> Self {
-        let mut data: Vec<u8> = texts.iter().flat_map(|text| string::utf16_terminated(text)).collect();
-        data.extend([0, 0]);
-        Self { kind: REG_MULTI_SZ, data }
-    }
-
-    /// `REG_BINARY`.
-    #[must_use]
-    pub fn binary(data: &[u8]) -> Self {
-        Self { kind: REG_BINARY, data: data.to_vec() }
     }
 
     /// The number of a `REG_DWORD`.
@@ -156,20 +142,6 @@ impl Registry {
     #[must_use]
     pub fn get(&self, key: KeyId, name: &str) -> Option<Value> {
         self.keys.borrow()[key.0].values.get(&name.to_uppercase()).map(|(_, value)| value.clone())
-    }
-
-    /// The value with this number, in the order of names: its name and data.
-    #[must_use]
-    pub fn value_at(&self, key: KeyId, index: usize) -> Option<(String, Value)> {
-        self.keys.borrow()[key.0].values.values().nth(index).cloned()
-    }
-
-    /// The name of the subkey with this number.
-    #[must_use]
-    pub fn subkey_at(&self, key: KeyId, index: usize) -> Option<String> {
-        let keys = self.keys.borrow();
-        let child = *keys[key.0].children.values().nth(index)?;
-        Some(keys[child.0].name.clone())
     }
 
     /// Removes a value; false if there is none.

@@ -150,13 +150,6 @@ pub fn mark_pending(irp: Ptr<IRP>) {
     control.write(control.read() | SL_PENDING_RETURNED as u8);
 }
 
-/// As `IoSkipCurrentIrpStackLocation`.
-pub fn skip_current_location(irp: Ptr<IRP>) {
-    let current = at!(irp, CurrentLocation);
-    current.write(current.read() + 1);
-    set_current_location(irp, Ptr::new(current_location(irp).address() + LOCATION_SIZE));
-}
-
 /// The status a packet has.
 #[must_use]
 pub fn status(irp: Ptr<IRP>) -> NTSTATUS {

@@ -49,11 +49,6 @@ pub fn add(k: &Kernel, object: u64, kind: Kind, delete: impl FnOnce(&Kernel) + '
     k.io.objects.objects.borrow_mut().insert(object, new);
 }
 
-/// What `object` is, if it is counted here.
-pub fn kind(k: &Kernel, object: u64) -> Option<Kind> {
-    k.io.objects.objects.borrow().get(&object).map(|object| object.kind)
-}
-
 /// Adds a reference (`ObReferenceObject`).
 pub fn reference(k: &Kernel, object: u64) {
     if let Some(object) = k.io.objects.objects.borrow_mut().get_mut(&object) {

@@ -33,11 +33,6 @@ pub fn set_node(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, node: DeviceNode) {
     k.io.properties.nodes.borrow_mut().insert(pdo.address(), node);
 }
 
-/// Removes a physical device object's properties.
-pub fn remove_node(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>) {
-    k.io.properties.nodes.borrow_mut().remove(&pdo.address());
-}
-
 /// Reads or changes the node of `pdo`; `None` if it is no physical device object.
 pub fn with_node<T>(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, action: impl FnOnce(&mut DeviceNode) -> T) -> Option<T> {
     k.io.properties.nodes.borrow_mut().get_mut(&pdo.address()).map(action)
