@@ -8,6 +8,7 @@ use wdm::irp::{Disposition, Irp};
 use wdm::irql::Passive;
 use wdm::lock::SpinLock;
 use wdm::pool::{PoolArc, PoolArray};
+use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 use wdm::wdk_sys::GUID;
 use wdm::{processors, time};
@@ -154,10 +155,11 @@ impl Fdo {
         let (data1, data2, data3, data4) = INTERFACE_CLASS;
         let class = GUID { Data1: data1, Data2: data2, Data3: data3, Data4: data4 };
         let core = PoolArc::new(TAG, Core::new(shared, number)?)?;
+        let in_flight = PoolArc::new(TAG, Rundown::new(TAG, passive)?)?;
         let fdo = Self {
             interface: Interface::register(device.pdo(), &class, passive)?,
-            gate: Gate::new(core.clone(), hold::NOT_STARTED, passive)?,
-            engines: Engines::new(core.clone())?,
+            gate: Gate::new(core.clone(), in_flight.clone(), hold::NOT_STARTED)?,
+            engines: Engines::new(core.clone(), in_flight)?,
             pnp: SpinLock::new(PnpRecord { state: PnpState::NotStarted, files_in_path: 0 }),
             power: PowerState::new(device)?,
             core,

@@ -30,7 +30,7 @@ pub struct Gate {
     passing: AtomicBool,
     /// How many threads are letting held requests go: one, and for a moment one that is about to stop.
     releasing: AtomicU32,
-    in_flight: Rundown,
+    in_flight: PoolArc<Rundown>,
     held: CancelSafeQueue<Queued>,
     inner: SpinLock<Inner>,
     /// Signaled while nobody waits for what is in flight.
@@ -51,6 +51,8 @@ struct Hold {
     since: u64,
     /// [`Gate::waited`] when it began.
     waited: u64,
+    /// Requests that had passed before and wait for their turn at the device.
+    at_device: u64,
 }
 
 /// The hold that ended last.
@@ -79,14 +81,14 @@ impl Gate {
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>, reasons: u32, passive: Passive<'_>) -> Result<Self> {
+    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>, reasons: u32) -> Result<Self> {
         let queue = CancelSafeQueue::new(TAG)?;
-        let hold = Hold { since: time::now(), waited: 0 };
+        let hold = Hold { since: time::now(), ..Hold::default() };
         Ok(Self {
             core,
             passing: AtomicBool::new(false),
             releasing: AtomicU32::new(0),
-            in_flight: Rundown::new(TAG, passive)?,
+            in_flight,
             held: queue,
             inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
             drained: Signal::new(TAG, SignalKind::Notification, true)?,
@@ -175,7 +177,7 @@ impl Gate {
 
     fn begin_hold(&self, inner: &mut Inner) {
         if self.passing.swap(false, Ordering::AcqRel) {
-            inner.hold = Hold { since: time::now(), waited: self.waited.load(Ordering::Relaxed) };
+            inner.hold = Hold { since: time::now(), waited: self.waited.load(Ordering::Relaxed), at_device: 0 };
         }
     }
 
@@ -192,8 +194,10 @@ impl Gate {
             Closing::Drain => {
                 // Only one who was told to drain comes here, so nobody else is inside the protection.
                 let drained = self.in_flight.wait(passive);
+                let at_device = engines.waiting();
                 let (release, since) = {
                     let mut inner = self.inner.lock();
+                    inner.hold.at_device = at_device;
                     (inner.state.drained(), inner.hold.since)
                 };
                 self.drained.set();
@@ -260,6 +264,7 @@ impl Gate {
                     match self.take() {
                         Take::Ask => {}
                         Take::Finished => {
+                            engines.resume();
                             drop(pass);
                             return self.record_opened();
                         }
@@ -282,7 +287,7 @@ impl Gate {
         let waited = self.waited.load(Ordering::Relaxed);
         inner.last = LastHold {
             duration: now.saturating_sub(inner.hold.since),
-            waited: waited.saturating_sub(inner.hold.waited),
+            waited: waited.saturating_sub(inner.hold.waited).saturating_add(inner.hold.at_device),
         };
         let taken = inner.state.take(true);
         self.passing.store(true, Ordering::Release);

@@ -137,6 +137,7 @@ fn resume<'a>(
 /// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware is let go.
 fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
     device.gate.refuse(&device.engines, hurry, passive);
+    device.engines.fail_waiting(NtStatus::DELETE_PENDING);
     device.engines.stop(false, passive);
     // Fails where it was never enabled, which leaves it as it should be.
     let _disabled = device.interface.set_enabled(false, passive);

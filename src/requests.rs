@@ -138,6 +138,11 @@ impl Queued {
         self
     }
 
+    /// Gives up being counted as in flight.
+    pub fn take_pass(&mut self) -> Option<RundownGuard> {
+        self.0.pass.take()
+    }
+
     /// Completes it with an error, as one that was never accepted.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.

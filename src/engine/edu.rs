@@ -16,6 +16,7 @@ use wdm::lock::SpinLock;
 use wdm::pool::{PoolArc, PoolArray};
 use wdm::queue::CancelSafeQueue;
 use wdm::resources::{InterruptResource, Resource, ResourceList};
+use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 use wdm::time::{self, Interval};
 use wdm::timer::Timer;
@@ -36,7 +37,9 @@ const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
 /// The engine; it lives as long as its device, the hardware from start to stop.
 pub struct Edu {
     core: PoolArc<Core>,
-    /// Requests that wait for their turn.
+    /// What the gate waits for: the request that the device works on, and those that are just being submitted.
+    in_flight: PoolArc<Rundown>,
+    /// Requests that wait for their turn, across a stop too. They are not in flight.
     waiting: CancelSafeQueue<Queued>,
     bench: SpinLock<Bench>,
     /// What has to be taken down outside of locks.
@@ -134,10 +137,11 @@ impl Edu {
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>) -> Result<Self> {
+    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>) -> Result<Self> {
         let waiting = CancelSafeQueue::new(TAG)?;
         Ok(Self {
             core,
+            in_flight,
             waiting,
             bench: SpinLock::new(Bench::default()),
             attached: SpinLock::new(None),
@@ -200,15 +204,28 @@ impl Edu {
     /// Works on a request when its turn comes.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn submit(&self, irp: PendedIrp, queued: Queued) {
+    pub fn submit(&self, irp: PendedIrp, mut queued: Queued) {
+        // Kept to the end, so that the gate is not found drained while a request is on its way into the queue.
+        let pass = queued.take_pass();
         match self.waiting.insert(irp, queued) {
             Ok(()) => self.begin_next(),
             Err((irp, queued)) => queued.fail(irp, NtStatus::DEVICE_NOT_READY),
         }
+        drop(pass);
     }
 
-    /// Starts the next request, if the device is free. One that cannot be started fails, and the next has its turn.
-    fn begin_next(&self) {
+    /// How many requests wait for their turn.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// Starts the next request, if the device is free and the gate is not closed. One that cannot be started fails, and the next has its
+    /// turn. The caller has a pass, which keeps the gate from changing from closed to open and back unnoticed.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn begin_next(&self) {
         while let Some((irp, queued, status)) = self.try_begin() {
             queued.fail(irp, status);
         }
@@ -225,7 +242,9 @@ impl Edu {
         if stuck && !hardware.is_idle() {
             return None;
         }
-        let (irp, mut queued) = self.waiting.remove_next()?;
+        let pass = self.in_flight.acquire()?;
+        let (irp, queued) = self.waiting.remove_next()?;
+        let mut queued = queued.passed(pass);
         if let Err(status) = hardware.begin(&mut queued.0) {
             return Some((irp, queued, status));
         }
@@ -250,9 +269,11 @@ impl Edu {
             let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&mut active.queued.0));
             (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)))
         };
-        let (active, result) = finished;
+        let (mut active, result) = finished;
+        let pass = active.queued.take_pass();
         active.queued.finish(active.irp, result, &self.core.shared.memory.pool);
         self.begin_next();
+        drop(pass);
     }
 
     /// Ends a request that the device does not answer in time, and resets the device.
@@ -269,7 +290,9 @@ impl Edu {
             let stuck = bench.stuck && bench.hardware.as_ref().is_some_and(|hardware| !hardware.is_idle());
             (late, stuck, reset)
         };
-        if let Some(active) = late {
+        let mut pass = None;
+        if let Some(mut active) = late {
+            pass = active.queued.take_pass();
             active.queued.fail(active.irp, NtStatus::IO_TIMEOUT);
             self.core.count_timeout();
             self.core.record(EventKind::RequestTimeout, Event::default());
@@ -281,9 +304,10 @@ impl Edu {
         if stuck {
             // The reset did not free it, so those that wait would wait for ever.
             self.fail_waiting(NtStatus::IO_TIMEOUT);
-        } else {
+        } else if pass.is_some() {
             self.begin_next();
         }
+        drop(pass);
     }
 
     /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers cannot be stopped, and
@@ -293,7 +317,10 @@ impl Edu {
         hardware::enable_interrupts(&hardware.registers)
     }
 
-    fn fail_waiting(&self, status: NtStatus) {
+    /// Fails the requests that wait for their turn.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn fail_waiting(&self, status: NtStatus) {
         while let Some((irp, queued)) = self.waiting.remove_next() {
             queued.fail(irp, status);
         }

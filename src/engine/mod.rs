@@ -11,6 +11,7 @@ use wdm::irp::{FileId, PendedIrp};
 use wdm::irql::Passive;
 use wdm::pool::PoolArc;
 use wdm::resources::ResourceList;
+use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 
 use crate::TAG;
@@ -26,15 +27,15 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// The engines of a device that has not been started.
+    /// The engines of a device that has not been started; `in_flight` counts what the gate has to wait for.
     ///
-    /// IRQL: PASSIVE_LEVEL.
+    /// IRQL: <= DISPATCH_LEVEL.
     ///
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>) -> Result<Self> {
-        let edu = PoolArc::new(TAG, Edu::new(core.clone())?)?;
+    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>) -> Result<Self> {
+        let edu = PoolArc::new(TAG, Edu::new(core.clone(), in_flight)?)?;
         Ok(Self { core, kind: AtomicU32::new(EngineKind::None.code()), edu })
     }
 
@@ -97,7 +98,33 @@ impl Engines {
         self.edu().map_or(Ok(()), |edu| edu.wake(passive))
     }
 
-    /// Fails everything in flight: the device is gone.
+    /// How many requests wait for their turn at the device. They have passed the gate and are not in flight: while the gate is closed they
+    /// go on waiting.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn waiting(&self) -> u64 {
+        self.edu().map_or(0, |edu| edu.waiting())
+    }
+
+    /// Goes on with those, when the gate has opened.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn resume(&self) {
+        if let Some(edu) = self.edu() {
+            edu.begin_next();
+        }
+    }
+
+    /// Fails those, when the gate refuses requests for good and nothing is in flight.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn fail_waiting(&self, status: NtStatus) {
+        if let Some(edu) = self.edu() {
+            edu.fail_waiting(status);
+        }
+    }
+
+    /// Fails everything, in flight or waiting: the device is gone.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn abandon(&self, status: NtStatus) {
