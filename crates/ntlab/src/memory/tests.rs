@@ -27,7 +27,7 @@ fn run(test: impl FnOnce(&Kernel)) {
 
 /// Calls a kernel function as a driver does.
 fn call(k: &Kernel, name: &str, arguments: &[u64]) -> u64 {
-    let array = k.memory.allocate_io_buffer(8 * 8).cast::<u64>();
+    let array = k.memory.allocate_io_buffer(64).cast::<u64>();
     for (index, argument) in arguments.iter().enumerate() {
         array.offset(index).write(*argument);
     }
@@ -94,10 +94,10 @@ fn a_preferred_node_that_does_not_exist_fails_unless_any_other_will_do() {
         };
         assert_ne!(allocate(0), 0);
         assert_eq!(allocate(9), 0);
-        assert_ne!(allocate(9 | 1 << 31), 0);
-        parameter.write(99);
+        assert_ne!(allocate(0x9 | 1 << 31), 0);
+        parameter.write(0x63);
         assert_eq!(call(k, "ExAllocatePool3", &[NON_PAGED, 64, TAG, parameter.address(), 1]), 0);
-        parameter.write(99 | 1 << 8);
+        parameter.write(0x63 | 1 << 8);
         assert_ne!(call(k, "ExAllocatePool3", &[NON_PAGED, 64, TAG, parameter.address(), 1]), 0);
     });
 }
@@ -149,7 +149,7 @@ fn ram_has_the_size_of_the_machine_and_grows_behind_itself() {
         assert!(before.iter().all(|range| range.start + range.length <= added.start));
         assert_eq!(k.memory.physical.add(5, 0), None);
         let list = Ptr::<PHYSICAL_MEMORY_RANGE>::new(call(k, "MmGetPhysicalMemoryRanges", &[]));
-        let read: Vec<_> = (0..)
+        let read: Vec<_> = (0..100)
             .map(|index| (at!(list.offset(index), BaseAddress).read(), at!(list.offset(index), NumberOfBytes).read()))
             .take_while(|range| range.1 != 0)
             .collect();
