@@ -100,6 +100,11 @@ impl HotAdd {
         true
     }
 
+    /// How many memory devices were added.
+    pub const fn memory_devices(&self) -> u32 {
+        self.memory_devices.get()
+    }
+
     /// The callbacks that lie in a driver's image, as what it left behind.
     pub fn registered_in(&self, image: &std::ops::Range<u64>) -> usize {
         self.callbacks.borrow().iter().filter(|callback| image.contains(&callback.function)).count()
@@ -111,8 +116,9 @@ struct Busy<'k>(&'k Cell<bool>);
 
 impl<'k> Busy<'k> {
     fn wait(k: &'k Kernel) -> Self {
-        k.block_until("processor addition", |k| !k.hot_add.busy.get(), None);
-        k.hot_add.busy.set(true);
+        while k.hot_add.busy.replace(true) {
+            k.block_until("processor addition", |k| !k.hot_add.busy.get(), None);
+        }
         Self(&k.hot_add.busy)
     }
 }

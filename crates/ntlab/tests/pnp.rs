@@ -268,7 +268,7 @@ fn a_device_pulled_out_is_removed_and_its_registers_read_as_ones() {
 
 #[test]
 fn an_open_device_cannot_be_disabled_and_a_closed_one_can_and_comes_back() {
-    let (_, said) = run(|system| {
+    let ((), said) = run(|system| {
         let device = edu(system);
         let handle = open(system);
         assert!(device.disable(system).is_err());
@@ -284,7 +284,7 @@ fn an_open_device_cannot_be_disabled_and_a_closed_one_can_and_comes_back() {
 
 #[test]
 fn the_driver_is_unloaded_when_its_registrations_are_gone_and_not_before() {
-    let (_, said) = run(|system| {
+    let ((), said) = run(|system| {
         edu(system);
         assert_eq!(system.unload(SERVICE), Ok(()));
         assert!(!system.is_loaded(SERVICE));
@@ -329,7 +329,7 @@ fn a_processor_that_does_not_start_is_reported_as_failure() {
 fn the_arrival_of_a_processor_is_told_before_or_after_add_complete_depending_on_the_seed() {
     let mut orders = std::collections::BTreeSet::new();
     for seed in 0..20 {
-        let (_, said) = finish(run_with(traced().with_seed(seed), &[], |system| {
+        let ((), said) = finish(run_with(traced().with_seed(seed), &[], |system| {
             edu(system);
             system.add_processor(NewProcessor::default()).expect("nobody refuses");
             system.settle();
@@ -339,6 +339,19 @@ fn the_arrival_of_a_processor_is_told_before_or_after_add_complete_depending_on_
         orders.insert(arrival < complete);
     }
     assert_eq!(orders.len(), 2);
+}
+
+#[test]
+fn existing_interfaces_are_told_once_or_twice_to_who_asks_for_them() {
+    let mut told = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let ((), said) = finish(run_with(traced().with_seed(seed), &["asks_for_existing"], |system| {
+            edu(system);
+            system.settle();
+        }));
+        told.insert(only(&said, "arrival").len());
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), [2, 3, 4]);
 }
 
 #[test]
@@ -373,7 +386,7 @@ fn two_thousand_processors_can_be_added_one_by_one() {
 #[test]
 fn whatever_the_seed_devices_come_through_additions_rebalances_and_sleep() {
     for seed in 0..40 {
-        let (_, said) = finish(run_with(traced().with_seed(seed), &[], |system| {
+        let ((), said) = finish(run_with(traced().with_seed(seed), &[], |system| {
             let device = system.plug(DeviceSpec::edu().with_scarce_messages());
             for _ in 0..3 {
                 system.add_processor(NewProcessor::default()).expect("nobody refuses");
@@ -391,7 +404,7 @@ fn whatever_the_seed_devices_come_through_additions_rebalances_and_sleep() {
 
 #[test]
 fn sleep_takes_devices_to_d3_and_back() {
-    let (_, said) = run(|system| {
+    let ((), said) = run(|system| {
         edu(system);
         for state in [SystemState::S3, SystemState::S4, SystemState::PseudoS4] {
             assert_eq!(system.sleep_system(state), Ok(()));
@@ -424,51 +437,67 @@ fn same_seed_same_trace() {
     assert_eq!(trace(), trace());
 }
 
+/// A mistake of the driver, what brings it to light, and what the lab says of it.
+type Defect = (&'static str, fn(&System), &'static str);
+
+const DEFECTS: [Defect; 12] = [
+    ("defect_holds_query", rebalanced, "kept PnP request 0x05 to device 1 for 5 minutes"),
+    (
+        "defect_wrong_address",
+        |system| {
+            edu(system);
+            let _ = open(system).device_control(0x8000_2008, &[0xA5], 1);
+        },
+        "memory that are not, or not any more, in a common buffer",
+    ),
+    ("defect_fails_stop", rebalanced, "IRP_MN_STOP_DEVICE was completed with 0xc0000001"),
+    ("defect_changes_unknown", rebalanced, "a PnP request that no driver knows came back with 0xc0000056"),
+    (
+        "defect_disconnect_version",
+        rebalanced,
+        "connected as CONNECT_MESSAGE_BASED is disconnected as CONNECT_FULLY_SPECIFIED",
+    ),
+    ("defect_stays_connected", unloaded, "completed IRP_MN_REMOVE_DEVICE with 1 interrupts still connected"),
+    ("defect_status_at_complete", added, "to OperationStatus during AddComplete; only AddStart may"),
+    ("defect_writes_context", added, "wrote to its change context during AddStart"),
+    ("defect_arrival_status", added, "notification callback returned 0xc0000001"),
+    ("defect_leaves_callback", unloaded, "left behind: 1 processor change callbacks"),
+    (
+        "defect_no_acknowledge",
+        |system| {
+            system.plug(DeviceSpec::edu().with_line_interrupts_only());
+            raise(system, 1);
+        },
+        "stayed up through 10000 calls",
+    ),
+    (
+        "defect_stays_in_d0",
+        |system| {
+            edu(system);
+            let _ = system.sleep_system(SystemState::S3);
+        },
+        "is in D0 though",
+    ),
+];
+
+fn rebalanced(system: &System) {
+    edu(system).rebalance(system);
+}
+
+fn added(system: &System) {
+    edu(system);
+    let _ = system.add_processor(NewProcessor::default());
+    system.settle();
+}
+
+fn unloaded(system: &System) {
+    edu(system);
+    let _ = system.unload(SERVICE);
+}
+
 #[test]
 fn what_a_driver_must_not_do_is_found() {
-    let rebalanced = |system: &System| {
-        edu(system).rebalance(system);
-    };
-    let added = |system: &System| {
-        edu(system);
-        let _ = system.add_processor(NewProcessor::default());
-        system.settle();
-    };
-    let unloaded = |system: &System| {
-        edu(system);
-        let _ = system.unload(SERVICE);
-    };
-    let defects: [(&str, fn(&System), &str); 10] = [
-        ("defect_fails_stop", rebalanced, "IRP_MN_STOP_DEVICE was completed with 0xc0000001"),
-        ("defect_changes_unknown", rebalanced, "a PnP request that no driver knows came back with 0xc0000056"),
-        (
-            "defect_disconnect_version",
-            rebalanced,
-            "connected as CONNECT_MESSAGE_BASED is disconnected as CONNECT_FULLY_SPECIFIED",
-        ),
-        ("defect_stays_connected", unloaded, "completed IRP_MN_REMOVE_DEVICE with 1 interrupts still connected"),
-        ("defect_status_at_complete", added, "to OperationStatus during AddComplete; only AddStart may"),
-        ("defect_writes_context", added, "wrote to its change context during AddStart"),
-        ("defect_arrival_status", added, "notification callback returned 0xc0000001"),
-        ("defect_leaves_callback", unloaded, "left behind: 1 processor change callbacks"),
-        (
-            "defect_no_acknowledge",
-            |system| {
-                system.plug(DeviceSpec::edu().with_line_interrupts_only());
-                raise(system, 1);
-            },
-            "stayed up through 10000 calls",
-        ),
-        (
-            "defect_stays_in_d0",
-            |system| {
-                edu(system);
-                let _ = system.sleep_system(SystemState::S3);
-            },
-            "is in D0 though",
-        ),
-    ];
-    for (defect, scenario, sentence) in defects {
+    for (defect, scenario, sentence) in DEFECTS {
         let report = finding(defect, scenario);
         assert!(report.finding.sentence.contains(sentence), "{defect}: {}", report.finding.sentence);
     }

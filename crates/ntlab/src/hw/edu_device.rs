@@ -189,6 +189,12 @@ impl EduDevice {
             Finding::bug_check(DMA_VIOLATION, [0; 4], format!("the device was told to do {outside}")).raise()
         });
         let bus_master = self.function.borrow().is_bus_master();
+        if bus_master && !k.pnp.adapters.covers(address, count as u64) {
+            let sentence = format!(
+                "the device reaches {count:#x} bytes of memory that are not, or not any more, in a common buffer"
+            );
+            Finding::bug_check(DMA_VIOLATION, [0; 4], sentence).raise();
+        }
         let mut edu = self.edu.borrow_mut();
         let bytes = &mut edu.buffer_mut()[offset..offset + count];
         match (to_memory, bus_master) {

@@ -100,6 +100,16 @@ impl Adapters {
         }
     }
 
+    /// Whether a device may reach memory at these physical addresses: whether they lie in one common buffer.
+    pub fn covers(&self, physical: u64, length: u64) -> bool {
+        let holds = |buffer: &CommonBuffer| {
+            physical
+                .checked_sub(buffer.logical)
+                .is_some_and(|offset| offset.saturating_add(length) <= buffer.length.into())
+        };
+        self.all.borrow().values().any(|adapter| adapter.buffers.values().any(holds))
+    }
+
     fn check(&self, adapter: Ptr<DMA_ADAPTER>, function: &str) {
         if !self.all.borrow().contains_key(&adapter.address()) {
             violation(format!("{function} was called for something that is no DMA adapter, or not any more"));

@@ -65,8 +65,6 @@ pub struct InterfaceEvent {
 #[derive(Debug, Default)]
 pub struct Notifications {
     registrations: RefCell<Vec<Rc<Registration>>>,
-    /// Interfaces of hardware that no driver of the lab stands behind: processors and memory.
-    hardware: RefCell<Vec<InterfaceEvent>>,
     /// Deliveries that have not ended.
     under_way: Cell<usize>,
 }
@@ -88,7 +86,7 @@ impl Notifications {
         let registration = Rc::new(Registration { entry, class, existing, driver, callback, context, live, running });
         self.registrations.borrow_mut().push(Rc::clone(&registration));
         if existing {
-            for event in self.existing(k, class) {
+            for event in Self::existing(k, class) {
                 self.deliver(k, &registration, &event);
             }
         }
@@ -125,11 +123,9 @@ impl Notifications {
         self.under_way.get() == 0
     }
 
-    /// An interface of hardware that no driver of the lab stands behind came.
+    /// An interface of hardware that no driver of the lab stands behind came: of a processor or a memory device.
     pub fn hardware_arrived(&self, k: &Kernel, class: &GUID, link: &str) {
-        let event = InterfaceEvent { class: Class::from(*class), link: link.into(), arrival: true };
-        self.announce(k, &event);
-        self.hardware.borrow_mut().push(event);
+        self.announce(k, &InterfaceEvent { class: Class::from(*class), link: link.into(), arrival: true });
     }
 
     /// An interface came or went: everyone registered for its class will hear of it.
@@ -146,16 +142,15 @@ impl Notifications {
         }
     }
 
-    fn existing(&self, k: &Kernel, class: Class) -> Vec<InterfaceEvent> {
-        let hardware = self.hardware.borrow();
-        let mut existing: Vec<_> = hardware.iter().filter(|event| event.class == class).cloned().collect();
-        drop(hardware);
-        existing.extend(interface::enabled(k, class).into_iter().map(|link| InterfaceEvent {
-            class,
-            link: link.into(),
-            arrival: true,
-        }));
-        existing
+    fn existing(k: &Kernel, class: Class) -> Vec<InterfaceEvent> {
+        let links = if class == Class::from(GUID_DEVICE_PROCESSOR) {
+            k.sched.active().map(|processor| processor_link(processor.index)).collect()
+        } else if class == Class::from(GUID_DEVICE_MEMORY) {
+            (0..k.hot_add.memory_devices()).map(memory_link).collect()
+        } else {
+            interface::enabled(k, class)
+        };
+        links.into_iter().map(|link| InterfaceEvent { class, link: link.into(), arrival: true }).collect()
     }
 
     fn deliver(&self, k: &Kernel, registration: &Rc<Registration>, event: &InterfaceEvent) {
@@ -175,7 +170,9 @@ impl Notifications {
 }
 
 fn call(k: &Kernel, registration: &Registration, event: &InterfaceEvent) {
-    k.block_until("notification callback", |_| registration.running.get().is_none(), None);
+    while registration.running.get().is_some() {
+        k.block_until("notification callback", |_| registration.running.get().is_none(), None);
+    }
     if !registration.live.get() {
         return;
     }

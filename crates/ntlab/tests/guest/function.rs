@@ -247,7 +247,7 @@ unsafe extern "C" fn add_device(driver: Pointer, pdo: Pointer) -> i32 {
             let mut entry = null_mut();
             IoRegisterPlugPlayNotification(
                 2,
-                0,
+                i32::from(cfg!(asks_for_existing)) as u32,
                 PROCESSOR_CLASS.as_ptr(),
                 DRIVER.load(Relaxed),
                 arrival as *const c_void,
@@ -350,6 +350,7 @@ unsafe extern "C" fn control(device: Pointer, irp: Pointer) -> i32 {
 unsafe fn transfer(own: *mut Extension, from: u64, to: u64, command: u64) {
     unsafe {
         let registers = (*own).registers.load(Relaxed);
+        let from = if cfg!(defect_wrong_address) { from + 0x1000 } else { from };
         for (offset, value) in [(0x80, from), (0x88, to), (0x90, 1), (0x98, command)] {
             write_volatile(registers.add(offset).cast::<u64>(), value);
         }
@@ -505,6 +506,10 @@ unsafe extern "C" fn pnp(device: Pointer, irp: Pointer) -> i32 {
                 forward_and_wait(device, irp);
                 filter(irp);
                 complete(irp, get(irp, 0x30), get(irp, 0x38))
+            }
+            0x05 if cfg!(defect_holds_query) => {
+                put(location(irp), 3, get::<u8>(location(irp), 3) | 1);
+                PENDING
             }
             0x05 if cfg!(refuses_stop) => complete(irp, UNSUCCESSFUL, 0),
             0x04 if cfg!(defect_fails_stop) => complete(irp, UNSUCCESSFUL, 0),
