@@ -1,8 +1,10 @@
 //! Threads.
 
+use windows_sys::{Wdk::Foundation::OBJECT_ATTRIBUTES, Win32::Foundation::OBJ_KERNEL_HANDLE};
+
 use super::Export;
 use crate::{
-    export,
+    at, export,
     finding::Finding,
     io::{handle, object},
     irql::{PASSIVE_LEVEL, any_level, exactly},
@@ -20,13 +22,13 @@ pub const FUNCTIONS: &[Export] = &[
     export!("PsGetCurrentThreadId", any_level(), ps_get_current_thread_id),
 ];
 
-/// "`PsCreateSystemThread` function". Attributes matter for whose the handle is: every handle here is the kernel's.
+/// "`PsCreateSystemThread` function". The attributes say whose the handle is.
 #[allow(clippy::too_many_arguments, reason = "it has so many")]
 fn ps_create_system_thread(
     k: &Kernel,
     handle: Ptr<u64>,
     access: u32,
-    _attributes: Ptr<u8>,
+    attributes: Ptr<OBJECT_ATTRIBUTES>,
     process: u64,
     client_id: Ptr<u64>,
     routine: u64,

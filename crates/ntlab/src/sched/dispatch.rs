@@ -372,7 +372,12 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
     let result: Result<(), Box<dyn Any + Send>> = panic::catch_unwind(panic::AssertUnwindSafe(|| body(k)));
     k.exec.stacks.give_back_kernel_stack(stack);
     match result {
-        Err(payload) if !payload.is::<ThreadExit>() => k.sched.stop(Stop::Unwound(payload)),
+        Err(payload) if !payload.is::<ThreadExit>() => {
+            if payload.is::<Finding>() {
+                k.exec.note_place(k);
+            }
+            k.sched.stop(Stop::Unwound(payload));
+        }
         Ok(()) | Err(_) => end_thread(k, &thread),
     }
 }

@@ -192,6 +192,19 @@ fn what_a_call_sets_off_may_happen_before_the_driver_goes_on() {
 }
 
 #[test]
+fn a_system_thread_ends_where_it_returns_or_terminates_and_its_handle_can_be_waited_for() {
+    result(|driver| {
+        let objects = driver.k.memory.objects();
+        assert_eq!(driver.call("run_system_thread", 0, 0), 1);
+        assert_eq!(driver.call("run_system_thread", 1, 0), 2);
+        driver.k.sleep(100_000);
+        assert_eq!(driver.k.memory.objects(), objects, "the thread objects are gone");
+    });
+    let sentence = finding("terminate", 0).sentence;
+    assert_eq!(sentence, "PsTerminateSystemThread called by a thread that PsCreateSystemThread did not make");
+}
+
+#[test]
 fn a_wait_times_out_when_it_should() {
     result(|driver| {
         let start = driver.k.now();

@@ -49,6 +49,12 @@ unsafe extern "C" {
     fn KeWaitForMultipleObjects(
         count: u32, objects: *const *mut u64, kind: i32, reason: i32, mode: i8, alertable: u8, timeout: *const i64, blocks: *mut u64,
     ) -> i32;
+    fn PsCreateSystemThread(
+        handle: *mut u64, access: u32, attributes: *const u64, process: u64, id: *mut u64, routine: extern "C" fn(u64), context: u64,
+    ) -> i32;
+    fn PsTerminateSystemThread(status: i32) -> i32;
+    fn ZwClose(handle: u64) -> i32;
+    fn ZwWaitForSingleObject(handle: u64, alertable: u8, timeout: *const i64) -> i32;
     fn KeWaitForSingleObject(object: *mut u64, reason: i32, mode: i8, alertable: u8, timeout: *const i64) -> i32;
 }
 
@@ -257,6 +263,32 @@ pub extern "C" fn release_mutex(_: u64, _: u64) -> u64 {
 pub extern "C" fn delay(units: u64, _: u64) -> u64 {
     let interval = -(units as i64);
     unsafe { KeDelayExecutionThread(0, 0, &raw const interval) as u64 }
+}
+
+extern "C" fn system_thread(context: u64) {
+    delay(100, 0);
+    add(&raw mut COUNTER);
+    if context == 1 {
+        unsafe { PsTerminateSystemThread(0) };
+        add(&raw mut COUNTER);
+    }
+}
+/// Runs a system thread to its end, which `kind` 1 brings about in the middle; returns the counter.
+#[unsafe(no_mangle)]
+pub extern "C" fn run_system_thread(kind: u64, _: u64) -> u64 {
+    // OBJECT_ATTRIBUTES with OBJ_KERNEL_HANDLE.
+    let attributes = [48, 0, 0, 0x200, 0, 0];
+    let mut handle = 0;
+    unsafe {
+        let status = PsCreateSystemThread(&raw mut handle, 0x1F_FFFF, attributes.as_ptr(), 0, null_mut(), system_thread, kind);
+        let waited = ZwWaitForSingleObject(handle, 0, null());
+        let closed = ZwClose(handle);
+        counter(0, 0) | u64::from(status != 0 || waited != 0 || closed != 0) << 32
+    }
+}
+#[unsafe(no_mangle)]
+pub extern "C" fn terminate(_: u64, _: u64) -> u64 {
+    unsafe { PsTerminateSystemThread(0) as u64 }
 }
 
 // Defects.
