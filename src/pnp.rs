@@ -166,13 +166,14 @@ wdm::pageable! {
 }
 
 fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-    match ask_for_all_processors(device, &mut irp, passive) {
-        Err(status) => irp.complete(status),
-        Ok(edited) => {
-            device.core.record(EventKind::RequirementsFiltered, Event { count: edited, ..Event::default() });
-            irp.complete_as_it_is()
-        }
-    }
+    // Where there is no memory for another list, the one that there is will do.
+    let (count, status) = match ask_for_all_processors(device, &mut irp, passive) {
+        Ok(edited) => (edited, NtStatus::SUCCESS),
+        Err(status) => (0, status),
+    };
+    let event = Event { count, status: status.raw(), ..Event::default() };
+    device.core.record(EventKind::RequirementsFiltered, event);
+    irp.complete_as_it_is()
 }
 
 wdm::pageable! {

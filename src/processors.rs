@@ -1,6 +1,6 @@
 //! The processors: a block for each, made when it is announced, steered to once it is there.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, ProcessorStatistics};
 use hotadd_policy::steering::Processor;
@@ -26,7 +26,8 @@ use crate::steering::Steering;
 pub struct Block {
     index: u32,
     number: ProcessorNumber,
-    node: u16,
+    /// Known for sure only from AddComplete on: the system tells the nodes of active processors.
+    node: AtomicU16,
     joined_at: u64,
     /// How many requests this processor has dealt out.
     turn: AtomicU32,
@@ -51,7 +52,7 @@ impl Block {
         let block = Self {
             index: added.index,
             number: added.number,
-            node: node.unwrap_or(0),
+            node: AtomicU16::new(node.unwrap_or(0)),
             joined_at: time::now(),
             turn: AtomicU32::new(0),
             early: AtomicU32::new(0),
@@ -62,6 +63,10 @@ impl Block {
             pool,
         };
         Dpc::new_on_node(TAG, block, node, passive)
+    }
+
+    fn node(&self) -> u16 {
+        self.node.load(Ordering::Relaxed)
     }
 
     /// Counts a DPC of this block.
@@ -75,7 +80,7 @@ impl Block {
             group: self.number.group,
             number: self.number.number,
             steered: steered.into(),
-            node: self.node.into(),
+            node: self.node().into(),
             early_requests: self.early.load(Ordering::Relaxed),
             interrupts: self.interrupts.load(Ordering::Relaxed),
             dpcs: self.dpcs.load(Ordering::Relaxed),
@@ -133,7 +138,12 @@ impl Processors {
     /// AddComplete: the next plan steers to it. Here, and not in AddStart, because the kernel need not accept a processor
     /// as the target of a DPC before it runs.
     fn join(&self, added: AddedProcessor) -> Result {
-        let targeted = self.table.inspect(added.index, |block| block.set_target(added.number));
+        let targeted = self.table.inspect(added.index, |block| {
+            if let Some(node) = processors::node_of(added.number) {
+                block.node.store(node, Ordering::Relaxed);
+            }
+            block.set_target(added.number)
+        });
         targeted.ok_or(NtStatus::NOT_FOUND)??;
         self.table.commit(added.index);
         Ok(())
@@ -149,10 +159,8 @@ impl Processors {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn rebuild_plan(&self) -> (u32, u32) {
-        let before = self.steering.count();
         let joined = (0..self.room()).filter_map(|index| self.table.get(index));
-        self.steering.rebuild(joined.map(|block| Processor { index: block.index, node: block.node }));
-        (before, self.steering.count())
+        self.steering.rebuild(joined.map(|block| Processor { index: block.index, node: block.node() }))
     }
 
     /// The block that takes the next request of this processor; `None` only before the first plan.

@@ -89,15 +89,16 @@ impl Steering {
         self.live.load(Ordering::Relaxed) >> 1
     }
 
-    /// Makes a new plan and puts it in force.
+    /// Makes a new plan and puts it in force. Returns how many processors the plan before steered to, and this one does.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn rebuild(&self, processors: impl Iterator<Item = Processor> + Clone) {
+    pub fn rebuild(&self, processors: impl Iterator<Item = Processor> + Clone) -> (u32, u32) {
         let _writer = self.writer.lock();
         let live = self.live.load(Ordering::Relaxed);
         let next = self.row(live ^ 1);
         let room = u16::try_from(next.order.len()).unwrap_or(u16::MAX);
         let count = arrange(processors, room, |processor, seat| next.set(processor, seat));
         self.live.store(u32::from(count) << 1 | (live & 1 ^ 1), Ordering::Release);
+        (live >> 1, count.into())
     }
 }

@@ -5,7 +5,7 @@ pub mod hardware;
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, InterruptMode};
 use hotadd_policy::work::Transfer;
 use wdm::device::Pdo;
-use wdm::dma::Adapter;
+use wdm::dma::{Adapter, CommonBuffer};
 use wdm::dpc::{Again, Dpc, DpcRoutine};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
 use wdm::interrupt::{self, Interrupt};
@@ -47,8 +47,18 @@ pub struct Edu {
     /// The device's buffer from before it was stopped or lost power.
     saved: SpinLock<Option<PoolArray<u8>>>,
     connection: SpinLock<Connection>,
+    /// A common buffer to which the device may still transfer, from before it was stopped.
+    stray: SpinLock<Option<CommonBuffer>>,
     /// Never signaled: waiting for it is a pause.
     pause: Signal,
+}
+
+impl Drop for Edu {
+    /// A common buffer to which the device may still transfer is never freed: losing a page is better than having somebody else's
+    /// overwritten.
+    fn drop(&mut self) {
+        core::mem::forget(self.stray.get_mut().take());
+    }
 }
 
 /// The hardware and the request that it works on.
@@ -58,6 +68,29 @@ struct Bench {
     active: Option<Active>,
     /// A request timed out, and the device has not come back since.
     stuck: bool,
+}
+
+/// Where a device is that did not answer a request.
+enum Recovery {
+    /// It has answered every request, or there is none.
+    Well,
+    /// It does not answer yet.
+    Stuck,
+    /// It answers again.
+    Recovered,
+}
+
+impl Bench {
+    fn recovery(&mut self) -> Recovery {
+        match &self.hardware {
+            Some(hardware) if self.stuck && !hardware.is_idle() => Recovery::Stuck,
+            Some(_) if self.stuck => {
+                self.stuck = false;
+                Recovery::Recovered
+            }
+            _ => Recovery::Well,
+        }
+    }
 }
 
 struct Active {
@@ -147,6 +180,7 @@ impl Edu {
             attached: SpinLock::new(None),
             saved: SpinLock::new(None),
             connection: SpinLock::new(Connection::NONE),
+            stray: SpinLock::new(None),
             pause: Signal::new(TAG, SignalKind::Notification, false)?,
         })
     }
@@ -279,7 +313,7 @@ impl Edu {
     /// Ends a request that the device does not answer in time, and resets the device.
     fn watch(&self) {
         let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
-        let (late, stuck, reset) = {
+        let (late, state, reset) = {
             let mut bench = self.bench.lock();
             let late = bench.active.take_if(|active| time::now().saturating_sub(active.since) > limit);
             let reset = match (&late, &bench.hardware) {
@@ -287,8 +321,7 @@ impl Edu {
                 _ => None,
             };
             bench.stuck |= late.is_some();
-            let stuck = bench.stuck && bench.hardware.as_ref().is_some_and(|hardware| !hardware.is_idle());
-            (late, stuck, reset)
+            (late, bench.recovery(), reset)
         };
         let mut pass = None;
         if let Some(mut active) = late {
@@ -301,13 +334,16 @@ impl Edu {
             let status = reset.err().unwrap_or(NtStatus::SUCCESS).raw();
             self.core.record(EventKind::DeviceReset, Event { status, ..Event::default() });
         }
-        if stuck {
+        match state {
+            Recovery::Well => {}
             // The reset did not free it, so those that wait would wait for ever.
-            self.fail_waiting(NtStatus::IO_TIMEOUT);
-        } else if pass.is_some() {
-            self.begin_next();
+            Recovery::Stuck => self.fail_waiting(NtStatus::IO_TIMEOUT),
+            Recovery::Recovered => {
+                let pass = pass.or_else(|| self.in_flight.acquire());
+                self.begin_next();
+                drop(pass);
+            }
         }
-        drop(pass);
     }
 
     /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers cannot be stopped, and
@@ -355,9 +391,10 @@ impl Edu {
     pub fn stop(&self, save: bool, passive: Passive<'_>) {
         if save {
             self.sleep(passive);
-        } else if let Some(registers) = self.registers() {
-            // Where the device is gone there is nothing to silence.
-            let _gone = hardware::silence(&registers);
+        } else if let Some(registers) = self.registers().filter(|registers| !hardware::is_gone(registers)) {
+            // What cannot be silenced or does not end is dealt with when the hardware is let go.
+            let _silenced = hardware::silence(&registers);
+            let _idle = self.wait_until_idle(passive);
         }
         let attached = self.attached.lock().take();
         if attached.is_some() {
@@ -366,9 +403,16 @@ impl Edu {
             self.core.record(EventKind::InterruptDisconnected, connection.event());
         }
         let hardware = self.bench.lock().hardware.take();
-        if let Some(hardware) = hardware {
-            hardware.retire();
-        }
+        self.keep(hardware.and_then(Hardware::retire));
+    }
+
+    /// Keeps a common buffer to which the device may still transfer. Where one is kept already, that is the one.
+    fn keep(&self, stray: Option<CommonBuffer>) {
+        let surplus = {
+            let mut kept = self.stray.lock();
+            if kept.is_some() { stray } else { core::mem::replace(&mut *kept, stray) }
+        };
+        drop(surplus);
     }
 
     /// Saves the device's buffer and silences the device.
@@ -413,8 +457,10 @@ impl Edu {
         Ok(saved)
     }
 
-    /// Starts a transfer and waits for its end without an interrupt.
+    /// Starts a transfer and waits for its end without an interrupt. What a request that timed out has left going on comes first: until that
+    /// ends the device ignores what it is told.
     fn transfer(&self, passive: Passive<'_>, begin: impl FnOnce(&mut Hardware) -> Result) -> Result {
+        self.wait_until_idle(passive)?;
         begin(self.bench.lock().hardware.as_mut().ok_or(NtStatus::DEVICE_NOT_READY)?)?;
         self.wait_until_idle(passive)
     }
@@ -427,7 +473,12 @@ impl Edu {
             let idle = self.bench.lock().hardware.as_ref().map(Hardware::is_idle);
             match idle {
                 None => return Err(NtStatus::DEVICE_NOT_READY),
-                Some(true) => return Ok(()),
+                Some(true) => {
+                    // Nothing can be written to a common buffer that was kept for that any more.
+                    let stray = self.stray.lock().take();
+                    drop(stray);
+                    return Ok(());
+                }
                 Some(false) if time::now().saturating_sub(began) > limit => return Err(NtStatus::IO_TIMEOUT),
                 Some(false) => {}
             }

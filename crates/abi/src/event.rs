@@ -92,7 +92,7 @@ codes! {
         DeviceRemoved = 73,
         /// A paging, hibernation or dump file came into or left the device's path. `count`: how many there are.
         UsageChanged = 74,
-        /// The resource requirements were edited. `count`: interrupts whose policy was set.
+        /// The resource requirements were edited. `count`: interrupts whose policy was set, `status`.
         RequirementsFiltered = 75,
 
         /// The gate began to hold requests. `count`: hold reasons.

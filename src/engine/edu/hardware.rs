@@ -127,13 +127,10 @@ pub fn is_gone(registers: &Registers) -> bool {
 }
 
 impl Hardware {
-    /// Lets go of the hardware. A common buffer to which the device may still transfer is never freed: losing a page is better than
-    /// having somebody else's overwritten.
-    pub fn retire(self) {
+    /// Lets go of the hardware, but for a common buffer to which the device may still transfer.
+    pub fn retire(self) -> Option<CommonBuffer> {
         let transferring = busy(&self.registers).is_ok_and(|busy| busy.transferring);
-        if transferring && !is_gone(&self.registers) {
-            core::mem::forget(self.common);
-        }
+        (transferring && !is_gone(&self.registers)).then_some(self.common)
     }
 
     /// Whether the device is idle.
