@@ -42,7 +42,8 @@ fn ps_create_system_thread(
         k.call("system thread", routine, &[context]);
     });
     object::reference(k, thread);
-    handle.write(k.io.handles.open(k, handle::Target::Object(thread), access, true));
+    let kernel = !attributes.is_null() && at!(attributes, Attributes).read() & OBJ_KERNEL_HANDLE != 0;
+    handle.write(k.io.handles.open(k, handle::Target::Object(thread), access, kernel));
     0
 }
 
