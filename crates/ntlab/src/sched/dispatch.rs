@@ -58,9 +58,9 @@ impl Sched {
 
     fn pass_idle_time(&self, k: &Kernel) {
         if !self.clock.skip() {
-            self.stop_with(self.hang("nothing can run and nothing is due"));
+            self.stop_with(self.hang(k, "nothing can run and nothing is due"));
         } else if self.now() > self.time_limit {
-            self.stop_with(self.hang("the scenario takes longer than its time limit"));
+            self.stop_with(self.hang(k, "the scenario takes longer than its time limit"));
         } else {
             let rang = panic::catch_unwind(panic::AssertUnwindSafe(|| self.ring(k)));
             rang.unwrap_or_else(|payload| self.stop(Stop::Unwound(payload)));
@@ -68,9 +68,9 @@ impl Sched {
     }
 
     /// A finding that says what every thread waits for.
-    fn hang(&self, why: &str) -> Finding {
+    fn hang(&self, k: &Kernel, why: &str) -> Finding {
         let threads = self.threads.borrow();
-        let waiting = threads.iter().flatten().filter(|thread| !thread.idle).map(|thread| describe(thread));
+        let waiting = threads.iter().flatten().filter(|thread| !thread.idle).map(|thread| describe(k, thread));
         let waiting: Vec<String> = waiting.collect();
         let spinning = self.spinning.borrow();
         let locks: Vec<String> =
@@ -183,7 +183,7 @@ impl Sched {
             return;
         }
         if self.now() > self.time_limit {
-            self.hang("the scenario takes longer than its time limit").raise();
+            self.hang(k, "the scenario takes longer than its time limit").raise();
         }
         // Parts of the lab can be tried without threads.
         let Some(thread) = self.current_processor().thread.borrow().clone() else { return };
@@ -221,8 +221,10 @@ impl Sched {
     /// Suspends the current thread.
     pub(super) fn suspend(k: &Kernel, thread: &Thread) {
         let context = k.exec.save();
+        thread.context.set(context);
         // SAFETY: this is called by the thread itself, so that its fiber is the one that runs.
         unsafe { thread.suspender.get().suspend() };
+        thread.context.take();
         k.exec.restore(context);
     }
 
@@ -407,10 +409,13 @@ fn may_run(thread: &Thread, processor: &Processor) -> bool {
     thread.affinity.get().is_none_or(allows)
 }
 
-fn describe(thread: &Thread) -> String {
+fn describe(k: &Kernel, thread: &Thread) -> String {
     let Thread { name, id, .. } = thread;
-    match thread.state.get() {
-        State::Waiting | State::Polling => format!("{name} (thread {}) waits: {}", id.0, thread.what.get()),
-        State::Ready | State::Running | State::Ended => format!("{name} (thread {}) runs", id.0),
-    }
+    let does = match thread.state.get() {
+        State::Waiting | State::Polling => format!("waits: {}", thread.what.get()),
+        State::Ready | State::Running | State::Ended => "runs".into(),
+    };
+    let stack = k.exec.describe_stack(&k.exec.driver_stack_of(thread.context.get()));
+    let place = stack.first().map(|frame| format!(" in {frame}")).unwrap_or_default();
+    format!("{name} (thread {}) {does}{place}", id.0)
 }

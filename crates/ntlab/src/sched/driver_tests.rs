@@ -294,6 +294,13 @@ fn processors_that_wait_for_each_others_locks_are_a_finding() {
 }
 
 #[test]
+fn a_wait_that_nothing_ends_is_a_finding_with_the_place_in_the_driver() {
+    let finding = finding("wait_for_event", 1);
+    let waits = "nothing can run and nothing is due: scenario (thread 1) waits: KeWaitForSingleObject in ";
+    assert!(finding.sentence.starts_with(waits) && finding.sentence.contains("wait_for_event"), "{}", finding.sentence);
+}
+
+#[test]
 fn run_down_waits_for_what_was_acquired_and_lets_nothing_in() {
     result(|driver| {
         assert_eq!(driver.call("acquire_rundown", 0, 0), 1);

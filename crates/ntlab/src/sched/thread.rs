@@ -11,6 +11,7 @@ use super::{
     fiber::{Fiber, Suspender},
 };
 use crate::{
+    exec::Context,
     finding::Finding,
     irql::{Irql, PASSIVE_LEVEL},
 };
@@ -68,6 +69,8 @@ pub struct Thread {
     pub(super) idle: bool,
     pub(super) fiber: RefCell<Option<Fiber>>,
     pub(super) suspender: Cell<Suspender>,
+    /// Where it is on its stacks while it is suspended.
+    pub(super) context: Cell<Context>,
     pub(super) state: Cell<State>,
     /// What it waits for, in words.
     pub(super) what: Cell<&'static str>,
@@ -104,6 +107,7 @@ impl Thread {
             idle,
             fiber: RefCell::new(None),
             suspender: Cell::new(Suspender::NONE),
+            context: Cell::default(),
             state: Cell::new(State::Ready),
             what: Cell::new(""),
             woken: Cell::new(0),
