@@ -204,3 +204,18 @@ const TABLES: &[&[Export]] = &[
 pub fn find(name: &str) -> Option<&'static Export> {
     TABLES.iter().flat_map(|table| table.iter()).find(|export| export.name == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::TABLES;
+
+    #[test]
+    fn every_function_has_one_row() {
+        let mut names = BTreeSet::new();
+        let twice: Vec<_> =
+            TABLES.iter().flat_map(|table| table.iter()).filter(|export| !names.insert(export.name)).collect();
+        assert!(twice.is_empty(), "{:?}", twice.iter().map(|export| export.name).collect::<Vec<_>>());
+    }
+}
