@@ -8,34 +8,36 @@ mod view;
 mod words;
 
 use std::{
-    fs,
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use ntlab::{config::Config, machine::Machine, report::Report};
 
 pub use self::options::Options;
 use self::{results::Results, scenario::Scenario, view::View};
 
-/// Exit code of options that make no sense.
+/// Exit code of options that cannot be served.
 const USAGE: u8 = 2;
 
 /// Runs the demo with the driver in the file `sys`: 0 if every promise was kept, 1 if one was broken, 2 for options that contradict each
-/// other.
+/// other or name a file that cannot be written.
 ///
 /// # Errors
 ///
-/// A file that cannot be written.
+/// The driver is not there, or a file could not be written to the end.
 pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(seed_from_clock);
-    let config = match options.machine(seed) {
-        Ok(config) => config,
-        Err(contradiction) => {
-            eprintln!("{contradiction}");
+    let prepared = options.machine(seed).map_err(Error::msg).and_then(|config| Ok((config, Files::create(options)?)));
+    let (config, files) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("{error:#}");
             return Ok(ExitCode::from(USAGE));
         }
     };
@@ -43,7 +45,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     let scenario = Scenario::new(options, seed, &config);
     let view = Rc::new(View::new(options.quiet, scenario.stages()));
     match play(&scenario, config, &sys, &view)? {
-        Ok(results) => finish(options, &view, &results),
+        Ok(results) => finish(files, &view, &results),
         Err(report) => {
             View::broken(&report.to_string());
             Ok(ExitCode::FAILURE)
@@ -74,23 +76,37 @@ fn play(scenario: &Scenario, config: Config, sys: &Path, view: &Rc<View>) -> Res
     Ok(outcome.result.map(|results| Results { host_seconds, ..results }))
 }
 
-fn finish(options: &Options, view: &View, results: &Results) -> Result<ExitCode> {
+fn finish(files: Files, view: &View, results: &Results) -> Result<ExitCode> {
     view.tables(&results.tables());
     for sentence in &results.broken {
         View::broken(sentence);
     }
-    if let Some(file) = &options.json {
-        write_json(file, results)?;
+    if let Some(mut json) = files.json {
+        serde_json::to_writer_pretty(&mut json, results)?;
+        writeln!(json)?;
     }
-    if let Some(file) = &options.picture {
-        view.save_picture(file)?;
+    if let Some(mut picture) = files.picture {
+        picture.write_all(view.picture().as_bytes())?;
     }
     Ok(if results.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn write_json(file: &Path, results: &Results) -> Result<()> {
-    let text = serde_json::to_string_pretty(results)?;
-    fs::write(file, text + "\n").with_context(|| format!("{} cannot be written", file.display()))
+/// The files that were asked for, made before the run: what cannot be written is told at once.
+struct Files {
+    json: Option<File>,
+    picture: Option<File>,
+}
+
+impl Files {
+    fn create(options: &Options) -> Result<Self> {
+        let create = |path: &Option<PathBuf>| {
+            let file = path
+                .as_deref()
+                .map(|path| File::create(path).with_context(|| format!("{} cannot be written", path.display())));
+            file.transpose()
+        };
+        Ok(Self { json: create(&options.json)?, picture: create(&options.picture)? })
+    }
 }
 
 /// Different from run to run; printed with the results, so that a run can be repeated.

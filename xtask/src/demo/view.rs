@@ -2,14 +2,11 @@
 
 use std::{
     cell::RefCell,
-    fs,
     io::{self, IsTerminal},
-    path::Path,
     time::Duration,
 };
 
 use anstyle::{AnsiColor, Style};
-use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use workload::Counts;
 
@@ -90,14 +87,10 @@ impl View {
         shown.push('\n');
     }
 
-    /// Writes what was shown as a picture.
-    ///
-    /// # Errors
-    ///
-    /// The file that cannot be written.
-    pub fn save_picture(&self, file: &Path) -> Result<()> {
-        let picture = anstyle_svg::Term::new().render_svg(&self.shown.borrow());
-        fs::write(file, picture).with_context(|| format!("{} cannot be written", file.display()))
+    /// What was shown, as a picture.
+    #[must_use]
+    pub fn picture(&self) -> String {
+        anstyle_svg::Term::new().render_svg(&self.shown.borrow())
     }
 }
 
