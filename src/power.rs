@@ -18,10 +18,10 @@ use crate::device::Fdo;
 const ON: u32 = 0;
 const OFF: u32 = 3;
 
-/// The device's power state, and what turns it on again.
+/// The device's power state, and the work item that changes it.
 pub struct PowerState {
     state: AtomicU32,
-    turn_on: WorkItem<TurnOn>,
+    work: WorkItem<Work>,
 }
 
 impl PowerState {
@@ -33,8 +33,8 @@ impl PowerState {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(device: &NewDevice<Fdo>) -> Result<Self> {
-        let turn_on = WorkItem::new(TAG, device, TurnOn(SpinLock::new(None)))?;
-        Ok(Self { state: AtomicU32::new(OFF), turn_on })
+        let work = WorkItem::new(TAG, device, Work(SpinLock::new(None)))?;
+        Ok(Self { state: AtomicU32::new(OFF), work })
     }
 
     /// As a number of the status structure.
@@ -57,7 +57,7 @@ impl PowerState {
 /// IRQL: PASSIVE_LEVEL.
 pub fn dispatch<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
     match irp.power() {
-        Some(Power::SetSystem(state)) => set_system(device, irp, state),
+        Some(Power::SetSystem(state)) => set_system(device, irp, state, passive),
         Some(Power::SetDevice(state)) => set_device(device, irp, state, passive),
         Some(Power::QuerySystem(_) | Power::QueryDevice(_)) => {
             irp.set_status(NtStatus::SUCCESS);
@@ -67,39 +67,46 @@ pub fn dispatch<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) ->
     }
 }
 
-/// The function driver owns the power policy: when lower drivers have seen the system's state, it asks for the device's.
-fn set_system<'a>(device: &Device<Fdo>, irp: Irp<'a>, state: SystemPowerState) -> Disposition<'a> {
-    let wanted = match device_for_system(state == SystemPowerState::Working) {
-        Wanted::D0 => DevicePowerState::D0,
-        Wanted::D3 => DevicePowerState::D3,
-    };
+/// The function driver owns the power policy: when lower drivers have seen the system's state, it asks for the device's. Where there is no
+/// memory to ask with, the device changes its state all the same, because setting the system's state must not fail.
+fn set_system<'a>(
+    device: &Device<Fdo>,
+    irp: Irp<'a>,
+    state: SystemPowerState,
+    passive: Passive<'_>,
+) -> Disposition<'a> {
+    let wanted = device_for_system(state == SystemPowerState::Working);
     let held = match device.hold() {
         Ok(held) => held,
         Err(status) => return irp.complete(status),
     };
     match irp.pass_down_then(device.lower(), TAG, (held, wanted), request_device_state) {
         Ok(disposition) => disposition,
-        Err((irp, (held, _))) => {
-            // Setting the system's state must not fail; the device stays as it is, and the journal tells.
-            record(&held, wanted, NtStatus::INSUFFICIENT_RESOURCES);
+        Err((irp, _)) if wanted == Wanted::D0 => turn_on_now(device, irp, passive),
+        Err((irp, _)) => {
+            turn_off(device, passive);
             irp.pass_down(device.lower())
         }
     }
 }
 
 /// IRQL: <= DISPATCH_LEVEL.
-fn request_device_state(irp: PendedIrp, (device, wanted): (DeviceRef<Fdo>, DevicePowerState)) {
+fn request_device_state(irp: PendedIrp, (device, wanted): (DeviceRef<Fdo>, Wanted)) {
     if !irp.status().is_success() {
         return irp.complete_as_it_is();
     }
+    let state = match wanted {
+        Wanted::D0 => DevicePowerState::D0,
+        Wanted::D3 => DevicePowerState::D3,
+    };
+    let done = |(irp, _device): (PendedIrp, DeviceRef<Fdo>), status: NtStatus| irp.complete(status);
     let held = match device.hold() {
         Ok(held) => held,
         Err(status) => return irp.complete(status),
     };
-    let done = |(irp, _held): (PendedIrp, DeviceRef<Fdo>), status: NtStatus| irp.complete(status);
-    if let Err((status, (irp, held))) = device.request_power(TAG, wanted, (irp, held), done) {
-        record(&held, wanted, status);
-        irp.complete(status);
+    if let Err((_, (irp, held))) = device.request_power(TAG, state, (irp, held), done) {
+        device.power.work.later(irp, held, wanted);
+        device.power.work.queue();
     }
 }
 
@@ -113,20 +120,16 @@ fn set_device<'a>(
     match decide(device.power.now(), asked) {
         Action::PassDown => {}
         Action::TurnOff => {
-            device.gate.close(hold::POWER, &device.engines, passive);
-            device.engines.sleep(passive);
-            device.power.state.store(OFF, Ordering::Relaxed);
-            device.report_power(state);
-            record(device, state, NtStatus::SUCCESS);
+            turn_off(device, passive);
             irp.set_status(NtStatus::SUCCESS);
         }
-        Action::TurnOn => return turn_on(device, irp),
+        Action::TurnOn => return turn_on(device, irp, passive),
     }
     irp.pass_down(device.lower())
 }
 
 /// Lower drivers first. They may be done at DISPATCH_LEVEL, so a work item does the rest.
-fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
+fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
     let held = match device.hold() {
         Ok(held) => held,
         Err(status) => return irp.complete(status),
@@ -135,46 +138,83 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
         if !irp.status().is_success() {
             return irp.complete_as_it_is();
         }
-        let device = held.hold();
-        match device {
+        match held.hold() {
             Err(status) => irp.complete(status),
             Ok(device) => {
-                // The power manager sends one of these at a time.
-                *held.power.turn_on.0.lock() = Some((irp, device));
-                held.power.turn_on.queue();
+                held.power.work.later(irp, device, Wanted::D0);
+                held.power.work.queue();
             }
         }
     };
     match irp.pass_down_then(device.lower(), TAG, held, then) {
         Ok(disposition) => disposition,
-        Err((irp, held)) => {
-            record(&held, DevicePowerState::D0, NtStatus::INSUFFICIENT_RESOURCES);
-            irp.complete(NtStatus::INSUFFICIENT_RESOURCES)
-        }
+        Err((irp, _)) => turn_on_now(device, irp, passive),
     }
 }
 
-/// The IRP that turns the device on, once lower drivers are done with it.
-struct TurnOn(SpinLock<Option<(PendedIrp, DeviceRef<Fdo>)>>);
+/// The same without memory for a completion routine. A power request should not be waited for; here it is that or a device that stays
+/// off.
+fn turn_on_now<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+    if irp.send_and_wait(device.lower(), passive).is_success() {
+        irp.set_status(wake(device, passive));
+    }
+    irp.complete_as_it_is()
+}
 
-impl WorkRoutine for TurnOn {
+/// What is left to do at PASSIVE_LEVEL for a power IRP that lower drivers are done with.
+struct Work(SpinLock<Option<(PendedIrp, DeviceRef<Fdo>, Wanted)>>);
+
+impl Work {
+    /// The power manager sends a device one of these at a time.
+    fn later(&self, irp: PendedIrp, device: DeviceRef<Fdo>, wanted: Wanted) {
+        *self.0.lock() = Some((irp, device, wanted));
+    }
+}
+
+impl WorkRoutine for Work {
     fn run(&self, passive: Passive<'_>) {
-        let Some((irp, device)) = self.0.lock().take() else { return };
-        let woken = device.engines.wake(passive);
-        let status = woken.err().unwrap_or(NtStatus::SUCCESS);
-        record(&device, DevicePowerState::D0, status);
-        if woken.is_ok() {
-            device.power.turned_on();
-            device.report_power(DevicePowerState::D0);
-            device.gate.open(hold::POWER, &device.engines, passive);
-        }
+        let Some((irp, device, wanted)) = self.0.lock().take() else { return };
+        let status = match wanted {
+            Wanted::D0 => wake(&device, passive),
+            Wanted::D3 => {
+                turn_off(&device, passive);
+                NtStatus::SUCCESS
+            }
+        };
         irp.complete(status);
         // Last, because the device may go now.
         drop(device);
     }
 }
 
-fn record(device: &Fdo, state: DevicePowerState, status: NtStatus) {
-    let kind = if state == DevicePowerState::D0 { EventKind::PowerUp } else { EventKind::PowerDown };
+/// Holds requests, lets those in flight finish, saves the device's state; nothing for a device that is off.
+fn turn_off(device: &Device<Fdo>, passive: Passive<'_>) {
+    if device.power.now() == Wanted::D3 {
+        return;
+    }
+    device.gate.close(hold::POWER, &device.engines, passive);
+    device.engines.sleep(passive);
+    device.power.state.store(OFF, Ordering::Relaxed);
+    device.report_power(DevicePowerState::D3);
+    record(device, EventKind::PowerDown, NtStatus::SUCCESS);
+}
+
+/// Restores the device's state and lets requests through; where that fails, they go on waiting. Nothing for a device that is on.
+fn wake(device: &Device<Fdo>, passive: Passive<'_>) -> NtStatus {
+    if device.power.now() == Wanted::D0 {
+        return NtStatus::SUCCESS;
+    }
+    let woken = device.engines.wake(passive);
+    let status = woken.err().unwrap_or(NtStatus::SUCCESS);
+    record(device, EventKind::PowerUp, status);
+    if woken.is_ok() {
+        device.power.turned_on();
+        device.report_power(DevicePowerState::D0);
+        device.gate.open(hold::POWER, &device.engines, passive);
+    }
+    status
+}
+
+fn record(device: &Fdo, kind: EventKind, status: NtStatus) {
     device.core.record(kind, Event { status: status.raw(), ..Event::default() });
 }
