@@ -52,24 +52,40 @@ impl<'k> Bench<'k> {
     }
 
     /// Opens the `edu` device.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be opened.
     #[must_use]
     pub fn open_edu(&self) -> Handle<'k> {
         open(self.system, "PCI").expect("the edu device opens")
     }
 
     /// Opens the software device.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be opened.
     #[must_use]
     pub fn open_software(&self) -> Handle<'k> {
         open(self.system, "ROOT").expect("the software device opens")
     }
 
     /// What the driver says of the `edu` device.
+    ///
+    /// # Panics
+    ///
+    /// Where the driver refuses to say it.
     #[must_use]
     pub fn edu_status(&self) -> Status {
         workload::status(&self.open_edu()).expect("any handle may ask for the status")
     }
 
     /// What the driver says of both devices.
+    ///
+    /// # Panics
+    ///
+    /// Where the driver refuses to say it.
     #[must_use]
     pub fn statuses(&self) -> Vec<Status> {
         let handles = [self.open_edu(), self.open_software()];
@@ -77,6 +93,10 @@ impl<'k> Bench<'k> {
     }
 
     /// Every event that the driver's journal keeps.
+    ///
+    /// # Panics
+    ///
+    /// Where the driver refuses to say it.
     #[must_use]
     pub fn journal(&self) -> Vec<Event> {
         workload::journal_from(&self.open_software(), 0).expect("the journal can be read").events
@@ -97,7 +117,7 @@ impl<'k> Bench<'k> {
 /// An `edu` whose transfers take as long as with QEMU's `-icount shift=0,sleep=off`, not 100 ms: while one is waited for, the software
 /// device answers thousands of requests.
 #[must_use]
-pub fn quick_edu() -> DeviceSpec {
+pub const fn quick_edu() -> DeviceSpec {
     DeviceSpec::edu().with_model(EduModel { dma_time: 200_000, ..EduModel::QEMU_7 })
 }
 

@@ -88,6 +88,7 @@ impl<'k> Traffic<'k> {
     /// # Panics
     ///
     /// As [`Traffic::stop`], and where a request failed.
+    #[allow(clippy::must_use_candidate, reason = "what it is called for is what it checks")]
     pub fn stop_unharmed(self) -> Counts {
         let bench = self.bench;
         let counts = self.stop(|| bench.statuses());

@@ -1,6 +1,11 @@
 //! The sequences of the Device Fundamentals tests, with requests before and after, and their fuzzing of control codes.
 
-use hotadd_abi::{EventKind, INTERFACE_CLASS, PnpState};
+use hotadd_abi::{
+    EventKind::{
+        self, CancelStop, DeviceRestarted, DeviceStopped, GateDrained, GateOpened, InterruptConnected, QueryStop,
+    },
+    INTERFACE_CLASS, PnpState,
+};
 use hotadd_tests::{Bench, each_seed, on_bench, open, quick_edu, run, small, status, sys};
 use ntlab::{
     pnp::{Device, DeviceState, Rebalance},
@@ -45,7 +50,6 @@ fn stop_for_a_rebalance() {
             use_it(&bench.open_edu());
             assert_eq!(bench.edu_status().rebalances, round);
         }
-        use EventKind::{DeviceRestarted, DeviceStopped, GateDrained, GateOpened, InterruptConnected, QueryStop};
         let kinds = [QueryStop, GateDrained, DeviceStopped, InterruptConnected, DeviceRestarted, GateOpened];
         let seen = sequence_of(bench, 1, &kinds);
         let first = seen.iter().position(|kind| *kind == QueryStop).expect("there was one");
@@ -173,7 +177,6 @@ fn a_device_without_resources_is_asked_and_not_stopped() {
             use_it(&device);
             assert_eq!(bench.software.rebalance(bench.system), Rebalance::NotStopped);
             use_it(&device);
-            use EventKind::{CancelStop, DeviceStopped, QueryStop};
             assert_eq!(sequence_of(bench, 2, &[QueryStop, CancelStop, DeviceStopped]), [QueryStop, CancelStop]);
         });
     });

@@ -1,0 +1,145 @@
+//! The journal: numbered events from a cursor, how many were missed, and waiting for the next one.
+
+use hotadd_abi::EventKind;
+use hotadd_tests::{Bench, each_seed, on_bench, quick_edu, run, small, status, sys};
+use ntlab::{
+    hot_add::NewProcessor,
+    registry::Value,
+    user::{Handle, Pending},
+};
+
+fn next_of(device: &Handle<'_>) -> u64 {
+    workload::status(device).expect("the driver answers").journal_next
+}
+
+fn wait<'k>(device: &Handle<'k>, cursor: u64) -> Pending<'k> {
+    device.submit(workload::journal(cursor).0)
+}
+
+#[test]
+fn events_are_numbered_without_gaps_and_in_time() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            bench.system.add_processor(NewProcessor::default()).expect("there is room");
+            bench.system.settle();
+            let events = bench.journal();
+            assert!(events.len() > 10);
+            for (number, event) in (0..).zip(&events) {
+                assert_eq!(event.sequence, number);
+                assert!(EventKind::from_code(event.kind).is_some(), "{event:?}");
+            }
+            assert!(events.is_sorted_by_key(|event| event.time));
+        });
+    });
+}
+
+#[test]
+fn a_cursor_goes_on_where_the_last_read_ended() {
+    each_seed(2, |seed| {
+        on_bench(seed, |bench| {
+            let device = bench.open_edu();
+            let all = workload::journal_from(&device, 0).expect("it can be read");
+            for cursor in [1, all.next / 2, all.next - 1] {
+                let rest = workload::journal_from(&device, cursor).expect("it can be read");
+                let skipped = usize::try_from(cursor).expect("it is small");
+                assert_eq!((&rest.events[..], rest.missed), (&all.events[skipped..], 0));
+            }
+            let none = workload::journal_from(&device, all.next).expect("the next event can be asked for");
+            assert_eq!((none.events.len(), none.next), (0, all.next));
+        });
+    });
+}
+
+#[test]
+fn a_slow_reader_is_told_how_many_events_it_missed() {
+    each_seed(2, |seed| {
+        run(small().with_seed(seed), |system| {
+            let package = workload::package(sys()).with_parameter("JournalEvents", Value::dword(64));
+            let bench = Bench::with(system, package, quick_edu());
+            let device = bench.open_software();
+            for _ in 0..20 {
+                bench.edu.rebalance(system);
+            }
+            let next = next_of(&device);
+            let journal = workload::journal_from(&device, 3).expect("it can be read");
+            assert_eq!((journal.missed, journal.next), (next - 64 - 3, next));
+            assert_eq!(journal.events.first().map(|event| event.sequence), Some(next - 64));
+            drop(device);
+            bench.end();
+        });
+    });
+}
+
+#[test]
+fn a_wait_ends_with_the_next_event() {
+    each_seed(8, |seed| {
+        on_bench(seed, |bench| {
+            let device = bench.open_software();
+            bench.system.settle();
+            let (_, parse) = workload::journal(0);
+            for _ in 0..3 {
+                let next = next_of(&device);
+                let waiting = [wait(&device, next), wait(&device, next)];
+                bench.system.sleep(1_000_000);
+                assert!(waiting.iter().all(|waiting| !waiting.is_done()), "there is nothing yet");
+                assert_eq!(bench.edu.query_stop(bench.system), Ok(()));
+                for waiting in waiting {
+                    let done = waiting.wait();
+                    assert!(done.status.is_success());
+                    let journal = parse(&done.output);
+                    assert_eq!(journal.events.first().map(|event| event.sequence), Some(next));
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_wait_for_events_that_are_there_ends_at_once() {
+    each_seed(2, |seed| {
+        on_bench(seed, |bench| {
+            let (request, parse) = workload::journal(0);
+            let done = bench.open_edu().submit(request).wait();
+            assert_eq!(parse(&done.output).events.first().map(|event| event.sequence), Some(0));
+        });
+    });
+}
+
+#[test]
+fn a_wait_ends_when_it_is_cancelled_its_handle_closed_or_its_device_removed() {
+    each_seed(8, |seed| {
+        on_bench(seed, |bench| {
+            bench.system.settle();
+            let device = bench.open_software();
+            let cancelled = wait(&device, next_of(&device));
+            assert!(cancelled.cancel());
+            assert_eq!(cancelled.wait().status, status::CANCELLED);
+            let closed = [wait(&device, next_of(&device)), wait(&device, next_of(&device))];
+            let other = bench.open_edu();
+            let stays = wait(&other, next_of(&other));
+            device.close();
+            for waiting in closed {
+                assert_eq!(waiting.wait().status, status::CANCELLED);
+            }
+            assert!(!stays.is_done(), "another handle's wait goes on");
+            stays.cancel();
+            assert_eq!(stays.wait().status, status::CANCELLED);
+        });
+    });
+}
+
+#[test]
+fn every_event_of_a_processor_says_which_one() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            bench.system.add_processor(NewProcessor { place: Some(5), ..NewProcessor::default() }).expect("it is free");
+            bench.system.settle();
+            for kind in [EventKind::ProcessorAddStart, EventKind::ProcessorAddComplete] {
+                let events = bench.events(kind);
+                let said: Vec<_> = events.iter().map(|event| (event.processor, event.group, event.number)).collect();
+                assert_eq!(said, [(0, 0, 0), (1, 0, 1), (5, 0, 5)]);
+            }
+            assert!(!bench.events(EventKind::ProcessorArrival).is_empty());
+        });
+    });
+}
