@@ -88,6 +88,13 @@ impl Power {
         self.states.borrow_mut().insert((device, kind), state).unwrap_or(0)
     }
 
+    /// Whether the driver of a device said that the device is in a state below D0.
+    fn is_reported_off(&self, device: Ptr<DEVICE_OBJECT>) -> bool {
+        /// `PowerDeviceD0`.
+        const ON: u32 = 1;
+        self.states.borrow().get(&(device.address(), DEVICE_STATE)).is_some_and(|&state| state > ON)
+    }
+
     /// Whether no device power request is under way.
     pub const fn is_quiet(&self) -> bool {
         self.under_way.get() == 0
@@ -191,7 +198,7 @@ fn sleep(k: &Kernel, state: SystemState) -> Result<(), Status> {
     }
     for devnode in &devices {
         send_system(k, devnode, IRP_MN_SET_POWER, down);
-        check_asleep(devnode);
+        check_asleep(k, devnode);
     }
     if state != SystemState::PseudoS4 {
         k.sleep(SLEEP);
@@ -203,9 +210,11 @@ fn sleep(k: &Kernel, state: SystemState) -> Result<(), Status> {
     Ok(())
 }
 
-/// A device that is still in D0 when its system request is done loses power without its driver knowing.
-fn check_asleep(devnode: &Devnode) {
-    if devnode.hardware.as_ref().is_some_and(|hardware| hardware.is_powered()) {
+/// A device that is still in D0 when its system request is done loses power without its driver knowing, unless the driver, which may have
+/// had no memory for a device request, says that it is prepared (`PoSetPowerState`).
+fn check_asleep(k: &Kernel, devnode: &Devnode) {
+    let prepared = k.power.is_reported_off(device::top_of_stack(devnode.pdo));
+    if !prepared && devnode.hardware.as_ref().is_some_and(|hardware| hardware.is_powered()) {
         let sentence =
             format!("device {} is in D0 though the set-power request for the sleeping system is complete", devnode.id);
         Finding::bug_check(POWER_STATE_FAILURE, [0; 4], sentence).raise();
