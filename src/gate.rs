@@ -1,8 +1,9 @@
 //! The gate that every request for the device passes: it lets requests through, holds them, or refuses them.
 //!
-//! The decisions are those of [`hotadd_policy::gate`]. Requests in flight are counted by cache-aware rundown protection, so that a request
-//! that passes writes to no cache line that others write to. The queue of held requests admits requests exactly while the gate is not
-//! running; that is decided under the queue's own lock, so no request slips in behind the one who empties it.
+//! The decisions are those of [`hotadd_policy::gate`]. Requests in flight are counted by cache-aware rundown
+//! protection, so that a request that passes writes to no cache line that others write to. The queue of held requests
+//! admits requests exactly while the gate is not running; that is decided under the queue's own lock, so no request
+//! slips in behind the one who empties it.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -149,7 +150,8 @@ impl Gate {
         self.drain(closing, engines, passive);
     }
 
-    /// Refuses requests for good, fails those that are held, and waits until nothing is in flight. `hurry` ends what is.
+    /// Refuses requests for good, fails those that are held, and waits until nothing is in flight. `hurry` ends what
+    /// is.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn refuse(&self, engines: &Engines, hurry: impl FnOnce(), passive: Passive<'_>) {
@@ -227,8 +229,8 @@ impl Gate {
         self.releasing.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// While held requests are let go, whoever adds one lets the first one go: the queue does not grow meanwhile, so that it gets empty
-    /// however fast requests come.
+    /// While held requests are let go, whoever adds one lets the first one go: the queue does not grow meanwhile, so
+    /// that it gets empty however fast requests come.
     fn help_release(&self, engines: &Engines) {
         if self.releasing.load(Ordering::Acquire) == 0 {
             return;

@@ -46,7 +46,8 @@ impl Journal {
         Ok(Self { ring: SpinLock::new(Ring { events, next: 0 }), waiters, most_waiters: parameters.journal_waiters() })
     }
 
-    /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is overwritten.
+    /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is
+    /// overwritten.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock, because requests are completed.
     pub fn record(&self, kind: EventKind, event: Event) {

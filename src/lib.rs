@@ -1,8 +1,8 @@
 //! `hotadd.sys`: a function driver that keeps working, and gets faster, while processors and memory are added.
 //!
-//! This is the map. The driver starts here; what it is told of the machine goes to [`processors`], [`notifications`] and [`memory`]; what it
-//! is told of a device goes through [`device`] to [`pnp`] and [`power`], and to [`requests`], through the [`gate`] and to an
-//! [`engine`].
+//! This is the map. The driver starts here; what it is told of the machine goes to [`processors`], [`notifications`]
+//! and [`memory`]; what it is told of a device goes through [`device`] to [`pnp`] and [`power`], and to [`requests`],
+//! through the [`gate`] and to an [`engine`].
 #![no_std]
 
 extern crate wdk_panic;
@@ -76,8 +76,8 @@ impl Shared {
     }
 }
 
-/// The driver, from DriverEntry to Unload. The order of the fields is the order in which they end: first whoever calls us, then what they
-/// need.
+/// The driver, from DriverEntry to Unload. The order of the fields is the order in which they end: first whoever calls
+/// us, then what they need.
 struct Hotadd {
     _high_memory: Option<Thread<HighMemory>>,
     notifications: PoolArc<Notifications>,

@@ -197,7 +197,8 @@ impl Memory {
         memory::physical_bytes(passive).is_ok_and(|physical| physical > self.physical.load(Ordering::Relaxed))
     }
 
-    /// Looks at physical memory again; where there is more, the pool grows. However often it is called for one addition, it does that once.
+    /// Looks at physical memory again; where there is more, the pool grows. However often it is called for one
+    /// addition, it does that once.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn refresh(&self, journal: &Journal, passive: Passive<'_>) {

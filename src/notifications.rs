@@ -15,8 +15,8 @@ use wdm::work::{WorkItem, WorkRoutine};
 
 use crate::{Shared, TAG};
 
-/// Looks at processors and memory as they are now. Whatever was announced, however often and in whichever order, this is what
-/// is done about it.
+/// Looks at processors and memory as they are now. Whatever was announced, however often and in whichever order, this
+/// is what is done about it.
 pub struct Refresh(pub PoolArc<Shared>);
 
 impl WorkRoutine for Refresh {
@@ -27,8 +27,8 @@ impl WorkRoutine for Refresh {
 
 /// The registrations for processor and memory devices.
 ///
-/// Each holds a reference to the driver object, and a driver with references to it is not unloaded. So they are let go with the last
-/// device, and made again with the next.
+/// Each holds a reference to the driver object, and a driver with references to it is not unloaded. So they are let go
+/// with the last device, and made again with the next.
 pub struct Notifications {
     shared: PoolArc<Shared>,
     refresh: PoolArc<WorkItem<Refresh>>,

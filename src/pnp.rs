@@ -83,8 +83,8 @@ fn succeed<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
     irp.pass_down(device.lower())
 }
 
-/// A start, the first or after a stop: lower drivers, the hardware, the interface, then the requests that wait. How those end does not
-/// change how the start ends.
+/// A start, the first or after a stop: lower drivers, the hardware, the interface, then the requests that wait. How
+/// those end does not change how the start ends.
 fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, passive: Passive<'_>) -> Disposition<'a> {
     let restart = transition.action == Action::Restart;
     let started = bring_up(device, &mut irp, restart, passive);
@@ -134,7 +134,8 @@ fn resume<'a>(
     irp.complete(NtStatus::SUCCESS)
 }
 
-/// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware is let go.
+/// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware
+/// is let go.
 fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
     device.gate.refuse(&device.engines, hurry, passive);
     device.engines.fail_waiting(NtStatus::DELETE_PENDING);
@@ -177,8 +178,8 @@ fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Pass
 }
 
 wdm::pageable! {
-    /// Asks for interrupts on all processors, unless somebody has chosen a policy. Lower drivers make the list first. Returns how many
-    /// interrupts had none.
+    /// Asks for interrupts on all processors, unless somebody has chosen a policy. Lower drivers make the list first.
+    /// Returns how many interrupts had none.
     fn ask_for_all_processors(device: &Device<Fdo>, irp: &mut Irp<'_>, passive: Passive<'_>) -> Result<u64> {
         irp.send_and_wait(device.lower(), passive);
         let mut edited = 0;

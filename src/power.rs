@@ -67,8 +67,9 @@ pub fn dispatch<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) ->
     }
 }
 
-/// The function driver owns the power policy: when lower drivers have seen the system's state, it asks for the device's. Where there is no
-/// memory to ask with, the device changes its state all the same, because setting the system's state must not fail.
+/// The function driver owns the power policy: when lower drivers have seen the system's state, it asks for the
+/// device's. Where there is no memory to ask with, the device changes its state all the same, because setting the
+/// system's state must not fail.
 fn set_system<'a>(
     device: &Device<Fdo>,
     irp: Irp<'a>,
@@ -152,8 +153,8 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disp
     }
 }
 
-/// The same without memory for a completion routine. A power request should not be waited for; here it is that or a device that stays
-/// off.
+/// The same without memory for a completion routine. A power request should not be waited for; here it is that or a
+/// device that stays off.
 fn turn_on_now<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
     if irp.send_and_wait(device.lower(), passive).is_success() {
         irp.set_status(wake(device, passive));
@@ -199,7 +200,8 @@ fn turn_off(device: &Device<Fdo>, passive: Passive<'_>) {
     record(device, EventKind::PowerDown, NtStatus::SUCCESS);
 }
 
-/// Restores the device's state and lets requests through; where that fails, they go on waiting. Nothing for a device that is on.
+/// Restores the device's state and lets requests through; where that fails, they go on waiting. Nothing for a device
+/// that is on.
 fn wake(device: &Device<Fdo>, passive: Passive<'_>) -> NtStatus {
     if device.power.now() == Wanted::D0 {
         return NtStatus::SUCCESS;

@@ -135,8 +135,8 @@ impl Processors {
         Ok(())
     }
 
-    /// AddComplete: the next plan steers to it. Here, and not in AddStart, because the kernel need not accept a processor
-    /// as the target of a DPC before it runs.
+    /// AddComplete: the next plan steers to it. Here, and not in AddStart, because the kernel need not accept a
+    /// processor as the target of a DPC before it runs.
     fn join(&self, added: AddedProcessor) -> Result {
         let targeted = self.table.inspect(added.index, |block| {
             if let Some(node) = processors::node_of(added.number) {

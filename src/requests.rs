@@ -35,8 +35,8 @@ pub enum Work {
 pub struct Request {
     /// The next free one, in the pool.
     pub next: Option<PoolBox<Self>>,
-    /// The device that it is for. It stays set in the pool, because a device's requests mostly come back to it, and counting its
-    /// users for each request would have all processors write to one cache line.
+    /// The device that it is for. It stays set in the pool, because a device's requests mostly come back to it, and
+    /// counting its users for each request would have all processors write to one cache line.
     core: Option<PoolArc<Core>>,
     /// The gate counts it as in flight while it has this.
     pass: Option<RundownGuard>,
@@ -83,7 +83,8 @@ impl Request {
         }
     }
 
-    /// Does its work in memory, as the software engine does it: the factorial, or the transfer with the device's buffer.
+    /// Does its work in memory, as the software engine does it: the factorial, or the transfer with the device's
+    /// buffer.
     pub fn execute(&mut self) -> Result<u32> {
         let (offset, length) = match self.work {
             Work::Factorial(number) => return Ok(factorial_of(number)),
@@ -163,8 +164,8 @@ impl Queued {
         }
     }
 
-    /// Completes it, and gives the request back to the pool. `result` is the factorial for a factorial, and means nothing for a
-    /// transfer.
+    /// Completes it, and gives the request back to the pool. `result` is the factorial for a factorial, and means
+    /// nothing for a transfer.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn finish(self, irp: PendedIrp, result: Result<u32>, pool: &BufferPool) {

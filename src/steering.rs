@@ -1,9 +1,10 @@
-//! Which processor takes which request: the plan of [`hotadd_policy::steering`], kept so that everybody reads it without a lock.
+//! Which processor takes which request: the plan of [`hotadd_policy::steering`], kept so that everybody reads it
+//! without a lock.
 //!
-//! There are two rows. One is read; a new plan is written to the other, which then becomes the one that is read, in one store.
-//! Both were allocated for all the processors that there can ever be, so a new plan cannot fail. Somebody who still reads the old
-//! row while the plan after the next is written to it picks a processor from either: every word in it is a processor that work may be
-//! steered to.
+//! There are two rows. One is read; a new plan is written to the other, which then becomes the one that is read, in one
+//! store. Both were allocated for all the processors that there can ever be, so a new plan cannot fail. Somebody who
+//! still reads the old row while the plan after the next is written to it picks a processor from either: every word in
+//! it is a processor that work may be steered to.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -89,7 +90,8 @@ impl Steering {
         self.live.load(Ordering::Relaxed) >> 1
     }
 
-    /// Makes a new plan and puts it in force. Returns how many processors the plan before steered to, and this one does.
+    /// Makes a new plan and puts it in force. Returns how many processors the plan before steered to, and this one
+    /// does.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn rebuild(&self, processors: impl Iterator<Item = Processor> + Clone) -> (u32, u32) {

@@ -54,8 +54,8 @@ pub struct Edu {
 }
 
 impl Drop for Edu {
-    /// A common buffer to which the device may still transfer is never freed: losing a page is better than having somebody else's
-    /// overwritten.
+    /// A common buffer to which the device may still transfer is never freed: losing a page is better than having
+    /// somebody else's overwritten.
     fn drop(&mut self) {
         core::mem::forget(self.stray.get_mut().take());
     }
@@ -255,8 +255,9 @@ impl Edu {
         self.waiting.len() as u64
     }
 
-    /// Starts the next request, if the device is free and the gate is not closed. One that cannot be started fails, and the next has its
-    /// turn. The caller has a pass, which keeps the gate from changing from closed to open and back unnoticed.
+    /// Starts the next request, if the device is free and the gate is not closed. One that cannot be started fails, and
+    /// the next has its turn. The caller has a pass, which keeps the gate from changing from closed to open and back
+    /// unnoticed.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn begin_next(&self) {
@@ -346,8 +347,8 @@ impl Edu {
         }
     }
 
-    /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers cannot be stopped, and
-    /// goes to the common buffer at most.
+    /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers
+    /// cannot be stopped, and goes to the common buffer at most.
     fn reset(hardware: &Hardware) -> Result {
         hardware::silence(&hardware.registers)?;
         hardware::enable_interrupts(&hardware.registers)
@@ -457,8 +458,8 @@ impl Edu {
         Ok(saved)
     }
 
-    /// Starts a transfer and waits for its end without an interrupt. What a request that timed out has left going on comes first: until that
-    /// ends the device ignores what it is told.
+    /// Starts a transfer and waits for its end without an interrupt. What a request that timed out has left going on
+    /// comes first: until that ends the device ignores what it is told.
     fn transfer(&self, passive: Passive<'_>, begin: impl FnOnce(&mut Hardware) -> Result) -> Result {
         self.wait_until_idle(passive)?;
         begin(self.bench.lock().hardware.as_mut().ok_or(NtStatus::DEVICE_NOT_READY)?)?;

@@ -98,8 +98,8 @@ impl Engines {
         self.edu().map_or(Ok(()), |edu| edu.wake(passive))
     }
 
-    /// How many requests wait for their turn at the device. They have passed the gate and are not in flight: while the gate is closed they
-    /// go on waiting.
+    /// How many requests wait for their turn at the device. They have passed the gate and are not in flight: while the
+    /// gate is closed they go on waiting.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn waiting(&self) -> u64 {

@@ -43,7 +43,8 @@ codes! {
 
         /// A processor is about to be added, and has its block. `processor`, `group`, `number`.
         ProcessorAddStart = 16,
-        /// A processor was added; work is steered to it. `processor`, `group`, `number`, `count`: processors steered to.
+        /// A processor was added; work is steered to it. `processor`, `group`, `number`, `count`: processors steered
+        /// to.
         ProcessorAddComplete = 17,
         /// A processor was not added; its block is gone. `processor`, `group`, `number`, `status`.
         ProcessorAddFailure = 18,
@@ -74,7 +75,8 @@ codes! {
         DeviceAdded = 64,
         /// A device was started for the first time. `status`.
         DeviceStarted = 65,
-        /// A device was asked to stop. `status`: what it answered, `count`: requests in the device's path it refused for.
+        /// A device was asked to stop. `status`: what it answered, `count`: requests in the device's path it refused
+        /// for.
         QueryStop = 66,
         /// The stop was cancelled.
         CancelStop = 67,
@@ -104,8 +106,8 @@ codes! {
         /// The gate refuses requests for good. `count`: requests that had waited and were failed.
         GateRefusing = 83,
 
-        /// The interrupt was connected. `before`: an interrupt mode, `count`: lines or messages, `group`, `affinity`: the processors of
-        /// the first one.
+        /// The interrupt was connected. `before`: an interrupt mode, `count`: lines or messages, `group`, `affinity`:
+        /// the processors of the first one.
         InterruptConnected = 96,
         /// The interrupt was disconnected. As for the connection.
         InterruptDisconnected = 97,

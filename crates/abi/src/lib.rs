@@ -27,8 +27,8 @@
 //! # Reads and writes
 //!
 //! They move bytes between the caller and the device's buffer of [`BUFFER_BYTES`] bytes, of which the first
-//! [`Status::buffer_bytes`] can be reached (the `edu` device of QEMU before 9 cannot reach its last byte). The byte offset is where in
-//! that buffer the transfer starts.
+//! [`Status::buffer_bytes`] can be reached (the `edu` engine leaves the last byte alone, which older QEMU cannot
+//! reach). The byte offset is where in that buffer the transfer starts.
 //!
 //! | NTSTATUS | when |
 //! |---|---|
@@ -47,8 +47,8 @@ pub use wire::{Wire, WireError};
 
 use wire::wire;
 
-/// The device interface class under which every device of hotadd appears, `{6093C858-810B-4477-9654-1CB3CDD434B4}`, as the
-/// fields of a `GUID`.
+/// The device interface class under which every device of hotadd appears, `{6093C858-810B-4477-9654-1CB3CDD434B4}`, as
+/// the fields of a `GUID`.
 pub const INTERFACE_CLASS: (u32, u16, u16, [u8; 8]) =
     (0x6093_C858, 0x810B, 0x4477, [0x96, 0x54, 0x1C, 0xB3, 0xCD, 0xD4, 0x34, 0xB4]);
 
@@ -69,8 +69,8 @@ const fn control_code(function: u32, access: u32) -> u32 {
 /// Computes a factorial modulo 2^32: [`FactorialInput`] to [`FactorialOutput`]. Needs write access.
 pub const IOCTL_HOTADD_FACTORIAL: u32 = control_code(0x800, FILE_WRITE_ACCESS);
 
-/// Reads the driver's and the device's state: no input, to [`Status`]. Any handle may; it never waits, whatever state the
-/// device is in.
+/// Reads the driver's and the device's state: no input, to [`Status`]. Any handle may; it never waits, whatever state
+/// the device is in.
 pub const IOCTL_HOTADD_STATUS: u32 = control_code(0x801, FILE_ANY_ACCESS);
 
 /// Reads statistics of processors: [`ProcessorsInput`] to [`ProcessorsOutput`], followed by its
@@ -83,8 +83,8 @@ pub const IOCTL_HOTADD_JOURNAL_READ: u32 = control_code(0x803, FILE_READ_ACCESS)
 
 /// The same as [`IOCTL_HOTADD_JOURNAL_READ`], but waits, cancellable, for the next event where that would return none.
 ///
-/// Needs read access. Ends with `STATUS_CANCELLED` when cancelled or its handle is closed, `STATUS_DELETE_PENDING` when the device is removed,
-/// and `STATUS_INSUFFICIENT_RESOURCES` when too many requests wait already.
+/// Needs read access. Ends with `STATUS_CANCELLED` when cancelled or its handle is closed, `STATUS_DELETE_PENDING` when
+/// the device is removed, and `STATUS_INSUFFICIENT_RESOURCES` when too many requests wait already.
 pub const IOCTL_HOTADD_JOURNAL_WAIT: u32 = control_code(0x804, FILE_READ_ACCESS);
 
 wire! {
@@ -154,8 +154,8 @@ wire! {
 wire! {
     /// Input of [`IOCTL_HOTADD_JOURNAL_READ`] and [`IOCTL_HOTADD_JOURNAL_WAIT`].
     pub struct JournalInput: 16 {
-        /// The sequence number of the first event wanted: 0 for the oldest kept, then [`JournalOutput::next`]. Beyond the
-        /// next event to come is `STATUS_INVALID_PARAMETER`.
+        /// The sequence number of the first event wanted: 0 for the oldest kept, then [`JournalOutput::next`]. Beyond
+        /// the next event to come is `STATUS_INVALID_PARAMETER`.
         pub cursor: u64,
         @reserved reserved: u64,
     }

@@ -11,8 +11,8 @@ pub struct Window {
     pub missed: u64,
 }
 
-/// What a reader at `cursor` finds in a ring of `capacity` events in which `next` will be the next one, or `None` if the cursor is
-/// beyond that.
+/// What a reader at `cursor` finds in a ring of `capacity` events in which `next` will be the next one, or `None` if
+/// the cursor is beyond that.
 #[must_use]
 pub const fn window(cursor: u64, next: u64, capacity: u64) -> Option<Window> {
     if cursor > next {

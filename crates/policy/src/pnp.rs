@@ -42,7 +42,8 @@ impl Request {
 pub enum Action {
     /// Nothing of its own: success, pass the request down.
     PassDown,
-    /// Lower drivers first, then bring the hardware up and let requests through. The state changes only if that succeeds.
+    /// Lower drivers first, then bring the hardware up and let requests through. The state changes only if that
+    /// succeeds.
     Start,
     /// As [`Action::Start`], after a stop for other resources.
     Restart,
@@ -90,8 +91,8 @@ const fn row(state: State, start: Transition, stop: [Transition; 3], remove: [Tr
 
 /// Rows are states, columns are requests, in the order of [`Request::ALL`].
 ///
-/// A query or cancel in a state where requests are held anyway changes nothing, so that its counterpart has nothing to undo; that is
-/// also what makes a cancel without a query harmless.
+/// A query or cancel in a state where requests are held anyway changes nothing, so that its counterpart has nothing to
+/// undo; that is also what makes a cancel without a query harmless.
 const TABLE: [[Transition; 8]; 7] = {
     use Action::{
         EndRemoval, EndStop, HoldForRemoval, HoldForStop, PassDown, Reject, Restart, Start, Stop as TakeDown,

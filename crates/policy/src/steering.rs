@@ -1,8 +1,8 @@
 //! Which processor takes which work: near the requester first, its NUMA node next, everybody in turn.
 //!
-//! The processors that work is steered to sit in a row in which those of a node are neighbours. Each requester deals its requests out one by one:
-//! the first to itself, the next to its neighbours on its node, then to everybody else, and round again. Every round gives each
-//! processor exactly one, and each step is a few additions.
+//! The processors that work is steered to sit in a row in which those of a node are neighbours. Each requester deals
+//! its requests out one by one: the first to itself, the next to its neighbours on its node, then to everybody else,
+//! and round again. Every round gives each processor exactly one, and each step is a few additions.
 
 /// NUMA nodes that are told apart; nodes beyond share a place.
 const NODES: usize = 64;
@@ -44,7 +44,8 @@ impl Seat {
         Some(Self { position: word as u16, node_start: (word >> 16) as u16, node_end: (word >> 32) as u16 })
     }
 
-    /// The position that takes request number `turn` of the processor in this seat, in a row of `count`; `None` in an empty row.
+    /// The position that takes request number `turn` of the processor in this seat, in a row of `count`; `None` in an
+    /// empty row.
     #[must_use]
     pub const fn target(self, turn: u32, count: u16) -> Option<u16> {
         let Some(turn) = turn.checked_rem(count as u32) else { return None };

@@ -41,7 +41,7 @@ enum Releaser {
 }
 
 impl World {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self {
             gate: State::held(0b1000),
             active: true,

@@ -9,7 +9,7 @@ use wdm::status::{NtStatus, Result};
 
 use crate::requests::{Request, Work};
 
-/// How many bytes of the device's buffer are used: QEMU before 9 ends when the last one is touched.
+/// How many bytes of the device's buffer are used: older QEMU, 7.2 among them, ends when the last one is touched.
 pub const REACHABLE: u32 = BUFFER_BYTES - 1;
 
 /// How much of the register space there has to be.
@@ -93,8 +93,8 @@ pub fn take_interrupts(registers: &Registers) -> Option<u32> {
     Some(raised)
 }
 
-/// Makes the device raise no interrupts, and takes back those that it has raised. What it computes or transfers goes on: it cannot be
-/// stopped, only waited for.
+/// Makes the device raise no interrupts, and takes back those that it has raised. What it computes or transfers goes
+/// on: it cannot be stopped, only waited for.
 pub fn silence(registers: &Registers) -> Result {
     registers.write_u32(register::STATUS, 0)?;
     take_interrupts(registers);
