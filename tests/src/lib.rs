@@ -14,7 +14,7 @@ use ntlab::{
     machine::{Machine, System},
     user::Status,
 };
-pub use seeds::each_seed;
+pub use seeds::{each_seed, with_all_seeds};
 pub use traffic::Traffic;
 
 /// Virtual nanoseconds in which everything must have ended.

@@ -2,13 +2,21 @@
 
 use std::{env, path::Path, thread};
 
+const SEED: &str = "HOTADD_SEED";
+
+/// Whether tests run with all of their seeds, so that what is left to chance has happened with one of them.
+#[must_use]
+pub fn with_all_seeds() -> bool {
+    env::var_os(SEED).is_none()
+}
+
 /// Runs `test` with `count` seeds, or with the one in `HOTADD_SEED`.
 ///
 /// # Panics
 ///
 /// Where `HOTADD_SEED` is no number, and where `test` does.
 pub fn each_seed(count: u64, test: impl Fn(u64)) {
-    let chosen = env::var("HOTADD_SEED").ok().map(|text| text.parse().expect("HOTADD_SEED is a number"));
+    let chosen = env::var(SEED).ok().map(|text| text.parse().expect("HOTADD_SEED is a number"));
     let seeds = chosen.map_or(0..count, |seed| seed..seed + 1);
     for seed in seeds {
         let _failure = OnFailure { seed };

@@ -1,12 +1,9 @@
 //! Mistakes that other drivers shipped with, each one a scenario that this driver comes out of unharmed.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{cell::Cell, rc::Rc};
 
 use hotadd_abi::{EventKind, Gate, InterruptMode, hold};
-use hotadd_tests::{Bench, Traffic, each_seed, end, on_bench, quick_edu, run, small, status, sys};
+use hotadd_tests::{Bench, Traffic, each_seed, end, on_bench, quick_edu, run, small, status, sys, with_all_seeds};
 use ntlab::{
     config::{Config, Group},
     hot_add::NewProcessor,
@@ -219,7 +216,7 @@ fn a_processor_may_come_between_the_requirements_of_a_device_and_its_start() {
             bench.end();
         });
     });
-    assert!(between.get() > 0, "the scenario never came to what it is for");
+    assert!(between.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }
 
 /// How many processors were announced between the requirements and the first start of the `edu` device.
@@ -318,7 +315,7 @@ fn interrupts_work_whether_a_rebalance_gives_a_message_or_a_line() {
             assert_eq!(bench.edu_status().timeouts, 0);
         });
     });
-    assert!(changes.get() > 0, "the scenario never came to what it is for");
+    assert!(changes.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }
 
 #[test]
@@ -385,17 +382,16 @@ fn a_device_whose_restart_fails_fails_what_was_held_and_goes_when_its_handle_clo
 
 #[test]
 fn a_driver_that_finds_no_memory_when_it_is_loaded_says_so_and_leaves_nothing() {
-    let failed = RefCell::new(Vec::new());
+    let failed = Cell::new(0);
     each_seed(12, |seed| {
         run(small().with_seed(seed), |system: &System| {
             system.install(workload::package(sys()));
             system.fail_call(seed + 1);
             let device = system.plug(workload::software());
-            let call = system.failed_call();
             system.fail_call(0);
             // What it can do without, as a trace session, may fail.
             if let DeviceState::Failed(_) = device.state(system) {
-                failed.borrow_mut().extend(call);
+                failed.update(|failed| failed + 1);
                 assert!(!system.is_loaded(hotadd_tests::SERVICE));
                 assert_eq!(device.enable(system), Ok(()));
             }
@@ -403,5 +399,5 @@ fn a_driver_that_finds_no_memory_when_it_is_loaded_says_so_and_leaves_nothing() 
             end(system);
         });
     });
-    assert!(!failed.borrow().is_empty(), "the scenario never came to what it is for");
+    assert!(failed.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }

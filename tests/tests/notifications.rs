@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use hotadd_abi::{EventKind, ProcessorStatistics};
-use hotadd_tests::{Bench, SERVICE, Traffic, each_seed, on_bench, run, small, sys};
+use hotadd_tests::{Bench, SERVICE, Traffic, each_seed, on_bench, run, small, sys, with_all_seeds};
 use ntlab::{hot_add::NewProcessor, pnp::DeviceState};
 
 fn add(bench: Bench<'_>) -> u32 {
@@ -53,7 +53,7 @@ fn with_the_last_device_they_are_let_go_so_that_the_driver_is_unloaded_and_with_
             }
         });
     });
-    if std::env::var_os("HOTADD_SEED").is_none() {
+    if with_all_seeds() {
         assert!(ends.get().iter().all(|count| *count > 0), "unloaded and not: {:?}", ends.get());
     }
 }
@@ -128,7 +128,7 @@ fn a_driver_none_of_whose_devices_could_be_added_is_unloaded() {
             }
         });
     });
-    assert!(unloaded.get() > 0, "the scenario never came to what it is for");
+    assert!(unloaded.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn before_or_after_add_complete_an_arrival_leads_to_the_same_plan() {
     });
     let plan = (0..5).map(|index| (index, 0, 1, true)).collect::<Vec<_>>();
     assert_eq!(plans.take(), BTreeSet::from([plan]), "all five, on every run");
-    if std::env::var_os("HOTADD_SEED").is_none() {
+    if with_all_seeds() {
         assert!(orders.get().iter().all(|count| *count > 0), "both orders: {:?}", orders.get());
     }
 }
