@@ -1,7 +1,7 @@
 //! After any failure of any allocation or kernel call, at any point, nothing leaks and unload succeeds.
 //!
 //! A driver's whole life is run again and again, and each time another kernel call fails that may fail for want of resources: in
-//! DriverEntry, AddDevice, start, while processors and memory are added, rebalance, requests, removal. The lab stops the run where
+//! DriverEntry, AddDevice, start, while processors and memory are added, rebalance, power, requests, removal. The lab stops the run where
 //! anything is left behind at unload.
 
 use std::{
@@ -15,6 +15,7 @@ use ntlab::{
     hot_add::NewProcessor,
     machine::System,
     pnp::{Device, DeviceState},
+    power::SystemState,
     registry::Value,
     user::{Handle, Pending, Request},
 };
@@ -82,6 +83,7 @@ fn change_machine(system: &System, devices: [Device; 2]) {
     assert_eq!(system.add_memory(64 << 20, 0), Ok(()), "what the driver lacks is nothing to the machine");
     system.settle();
     system.rebalance();
+    let _asleep = system.sleep_system(SystemState::S4);
     for device in devices {
         let _answer = device.query_remove(system);
         let _disabled = device.disable(system);

@@ -135,6 +135,8 @@ fn start(k: &Kernel, devnode: &Devnode) -> Result<u64, NTSTATUS> {
         Assigned::Interrupt(_) => None,
     });
     let bar = bar.ok_or(STATUS_INSUFFICIENT_RESOURCES)?;
+    // The bus powers on what it starts ("Powering Up a Device").
+    hardware.power_up();
     hardware.configure(k, |function| {
         function.set_bar0(bar);
         function.set_command(COMMAND_MEMORY | COMMAND_BUS_MASTER)
