@@ -102,8 +102,11 @@ impl Gate {
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn submit(&self, mut irp: PendedIrp, mut queued: Queued, engines: &Engines) {
         loop {
+            // Looked at once more with the pass: whoever closes the gate after that look waits for the pass, and a thread that slept
+            // between look and pass, while the gate was closed, opened and closed again, does not slip through.
             if self.passing.load(Ordering::Acquire)
                 && let Some(pass) = self.in_flight.acquire()
+                && self.passing.load(Ordering::Acquire)
             {
                 self.core.count_accepted();
                 return engines.submit(irp, queued.passed(pass));
