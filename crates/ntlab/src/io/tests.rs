@@ -370,23 +370,3 @@ fn the_trace_of_requests_depends_on_the_seed_alone() {
     };
     assert_eq!(trace(3), trace(3));
 }
-
-/// The measure of the I/O manager alone: `cargo test --profile lab -p ntlab --lib requests_a_second -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn requests_a_second() {
-    const REQUESTS: u32 = 400_000;
-    for (name, function, batch) in [("completed at once", 0x800, 1), ("completed by a worker thread", 0x80B, 16)] {
-        let start = std::time::Instant::now();
-        let outcome = run(|system| {
-            let device = open(system);
-            let request = || Request::Control { code: code(function), input: vec![0; 16], output: 16 };
-            for _ in 0..REQUESTS / batch {
-                let pending: Vec<_> = (0..batch).map(|_| device.submit(request())).collect();
-                assert!(pending.into_iter().all(|pending| pending.wait().status == Status::SUCCESS));
-            }
-        });
-        outcome.result.expect("no finding");
-        println!("{name}: {:.0} requests a second", f64::from(REQUESTS) / start.elapsed().as_secs_f64());
-    }
-}
