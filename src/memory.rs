@@ -120,11 +120,15 @@ impl BufferPool {
     /// `INSUFFICIENT_RESOURCES` where there is no memory; what could be had stays.
     fn grow(&self, wanted: u64, _: Passive<'_>) -> Result {
         self.wanted.fetch_max(wanted, Ordering::Relaxed);
+        // Counted first, so that two who grow the pool at once do not go beyond.
+        let count_one = |total: u64| (total < wanted).then(|| total.saturating_add(1));
         for shard in self.shards.iter().cycle() {
-            if self.total.load(Ordering::Relaxed) >= wanted {
+            if self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_one).is_err() {
                 break;
             }
-            let request = self.add()?;
+            let request = Request::new().inspect_err(|_| {
+                self.total.fetch_sub(1, Ordering::Relaxed);
+            })?;
             shard.0.lock().push(request);
         }
         Ok(())
