@@ -1,0 +1,53 @@
+//! The demo: what it writes depends on its options and its seed alone, but for what the host's clock says.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use hotadd_tests::sys;
+use serde_json::{Map, Value};
+use xtask::demo::{self, Options};
+
+/// The results of a demo with few requests, as it writes them to the file `name`.
+fn results(seed: u64, name: &str) -> Map<String, Value> {
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let options =
+        Options { seed: Some(seed), requests: 8, json: Some(json.clone()), quiet: true, ..Options::default() };
+    let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
+    assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
+    let text = fs::read_to_string(json).expect("the results are there");
+    serde_json::from_str(&text).expect("they are a JSON object")
+}
+
+fn without_host(results: Map<String, Value>) -> Map<String, Value> {
+    results.into_iter().filter(|(name, _)| !name.starts_with("host_")).collect()
+}
+
+#[test]
+fn no_request_is_lost_and_every_processor_works() {
+    let results = results(3, "promises.json");
+    let count = |name: &str| results[name].as_u64().expect("it is a count");
+    assert_eq!((count("failed"), count("lost")), (0, 0));
+    assert_eq!(count("submitted"), count("completed") + count("cancelled"));
+    assert!(count("cancelled") > 0);
+    let processors = results["processors"].as_array().expect("there is a list");
+    assert_eq!(processors.len(), 8);
+    for processor in processors {
+        let after = &processor["requests"]["after"];
+        assert!(after.as_u64() > Some(0), "{processor}");
+    }
+    assert_eq!(results["broken"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn two_runs_with_the_same_seed_end_the_same_but_for_the_clock_of_the_host() {
+    let [first, second] = ["first.json", "second.json"].map(|name| results(5, name));
+    assert!(first.contains_key("host_seconds"));
+    assert_eq!(without_host(first), without_host(second));
+}
+
+#[test]
+fn another_seed_ends_differently() {
+    assert_ne!(
+        without_host(results(6, "six.json"))["elapsed_us"],
+        without_host(results(7, "seven.json"))["elapsed_us"]
+    );
+}
