@@ -6,8 +6,9 @@ use hotadd_abi::{EventKind, Gate, InterruptMode, hold};
 use hotadd_tests::{Bench, Traffic, each_seed, end, on_bench, quick_edu, run, small, status, sys, with_all_seeds};
 use ntlab::{
     config::{Config, Group},
+    events::{Event, Kind},
     hot_add::NewProcessor,
-    machine::System,
+    machine::{Machine, System},
     pnp::{DeviceSpec, DeviceState, Rebalance},
     user::{self, Handle, Pending, Request},
 };
@@ -354,6 +355,44 @@ fn writes_and_reads<'k>(device: &Handle<'k>) -> Vec<Pending<'k>> {
     let round =
         |number: u8| [Request::Write { offset: 64, data: vec![number; 8] }, Request::Read { offset: 64, length: 8 }];
     (0..6).flat_map(round).map(|request| device.submit(request)).collect()
+}
+
+#[test]
+fn a_cancelled_stop_lets_requests_go_only_after_lower_drivers_have_had_it() {
+    each_seed(4, |seed| {
+        let config = Config { keep_trace: true, ..small() };
+        let machine = Machine::new(config.with_seed(seed)).expect("the machine makes sense");
+        let outcome = machine.run(|system| {
+            let bench = Bench::with(system, workload::package(sys()), DeviceSpec::edu());
+            let device = bench.open_edu();
+            // While this transfer takes its 100 ms, the query waits for it.
+            let transfer = device.submit(Request::Read { offset: 0, length: 8 });
+            system.sleep(1_000_000);
+            system.spawn("query-stop", move |system| assert_eq!(bench.edu.query_stop(system), Ok(())));
+            system.sleep(10_000_000);
+            let held = device.submit(Request::Read { offset: 0, length: 8 });
+            assert_eq!(bench.edu_status().held, 1);
+            for pending in [transfer, held] {
+                assert_eq!(pending.wait().status, user::Status::SUCCESS);
+            }
+            drop(device);
+            bench.end();
+        });
+        if let Err(report) = outcome.result {
+            panic!("{report}");
+        }
+        let cancelled = outcome.events.iter().skip_while(|event| !is_cancel_stop(event));
+        let next = cancelled.filter_map(|event| match event.kind {
+            Kind::KernelCall(name @ ("IofCallDriver" | "IoCsqRemoveNextIrp")) => Some(name),
+            _ => None,
+        });
+        assert_eq!(next.take(2).collect::<Vec<_>>(), ["IofCallDriver", "IoCsqRemoveNextIrp"]);
+    });
+}
+
+/// `IRP_MN_CANCEL_STOP_DEVICE` on its way to the first device.
+fn is_cancel_stop(event: &Event) -> bool {
+    matches!(&event.kind, Kind::Note(note) if **note == *"PnP request 0x06 to device 1")
 }
 
 #[test]
