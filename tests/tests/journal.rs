@@ -106,7 +106,7 @@ fn a_wait_for_events_that_are_there_ends_at_once() {
 }
 
 #[test]
-fn a_wait_ends_when_it_is_cancelled_its_handle_closed_or_its_device_removed() {
+fn a_wait_ends_when_it_is_cancelled_or_its_handle_closed() {
     each_seed(8, |seed| {
         on_bench(seed, |bench| {
             bench.system.settle();
@@ -124,6 +124,22 @@ fn a_wait_ends_when_it_is_cancelled_its_handle_closed_or_its_device_removed() {
             assert!(!stays.is_done(), "another handle's wait goes on");
             stays.cancel();
             assert_eq!(stays.wait().status, status::CANCELLED);
+        });
+    });
+}
+
+#[test]
+fn a_device_that_is_gone_tells_that_and_then_refuses_to_wait() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            let device = bench.open_edu();
+            bench.system.settle();
+            let (request, parse) = workload::journal(next_of(&device));
+            let waiting = device.submit(request);
+            bench.edu.surprise_remove(bench.system);
+            let events = parse(&waiting.wait().output).events;
+            assert!(!events.is_empty() && events.iter().all(|event| event.device == 1), "{events:?}");
+            assert_eq!(wait(&device, next_of(&device)).wait().status, status::DELETE_PENDING);
         });
     });
 }
