@@ -3,7 +3,10 @@
 //!
 //! Nothing here counts the bits of a mask, and masks may have gaps.
 
-use wdk_sys::{ALL_PROCESSOR_GROUPS, GROUP_AFFINITY, INVALID_PROCESSOR_INDEX, PROCESSOR_NUMBER, ntddk};
+use wdk_sys::{
+    _LOGICAL_PROCESSOR_RELATIONSHIP, ALL_PROCESSOR_GROUPS, INVALID_PROCESSOR_INDEX, PROCESSOR_NUMBER,
+    SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX, ntddk,
+};
 
 use crate::kernel::word;
 use crate::status::check;
@@ -21,7 +24,7 @@ pub struct ProcessorNumber {
     pub number: u8,
 }
 
-/// Processors of one group ("`GROUP_AFFINITY` structure").
+/// Processors of one group.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct GroupAffinity {
     /// The group.
@@ -113,34 +116,26 @@ pub fn number_of(index: u32) -> Option<ProcessorNumber> {
     Some(ProcessorNumber::from_raw(number))
 }
 
-/// The highest number of a NUMA node ("`KeQueryHighestNodeNumber` function").
+/// The NUMA node of a processor ("`KeQueryLogicalProcessorRelationship` function"). The page does not say whether the system tells it of a
+/// processor that is not active yet; none where it does not.
 ///
-/// IRQL: any.
-#[must_use]
-pub fn highest_node() -> u16 {
-    // SAFETY: callable at any IRQL.
-    unsafe { ntddk::KeQueryHighestNodeNumber() }
-}
-
-/// The active processors of a NUMA node ("`KeQueryNodeActiveAffinity` function").
-///
-/// IRQL: any.
-#[must_use]
-pub fn node_affinity(node: u16) -> GroupAffinity {
-    let mut affinity = GROUP_AFFINITY::default();
-    // SAFETY: callable at any IRQL; the affinity outlives the call, and the count may be left out.
-    unsafe { ntddk::KeQueryNodeActiveAffinity(node, &raw mut affinity, core::ptr::null_mut()) };
-    GroupAffinity { group: affinity.Group, mask: affinity.Mask }
-}
-
-/// The NUMA node of an active processor.
-///
-/// IRQL: any.
+/// IRQL: <= DISPATCH_LEVEL.
 #[must_use]
 pub fn node_of(processor: ProcessorNumber) -> Option<u16> {
-    let bit = 1_u64.checked_shl(processor.number.into())?;
-    (0..=highest_node()).find(|&node| {
-        let affinity = node_affinity(node);
-        affinity.group == processor.group && affinity.mask & bit != 0
-    })
+    let mut number = processor.raw();
+    let mut information = SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX::default();
+    let mut length = u32::try_from(size_of_val(&information)).ok()?;
+    // SAFETY: at most DISPATCH_LEVEL by contract; number, information and its length outlive the call.
+    let status = unsafe {
+        ntddk::KeQueryLogicalProcessorRelationship(
+            &raw mut number,
+            _LOGICAL_PROCESSOR_RELATIONSHIP::RelationNumaNode,
+            &raw mut information,
+            &raw mut length,
+        )
+    };
+    check(status).ok()?;
+    // SAFETY: asked for the node of one processor, the kernel writes one structure with this member of the union.
+    let node = unsafe { information.__bindgen_anon_1.NumaNode };
+    u16::try_from(node.NodeNumber).ok()
 }

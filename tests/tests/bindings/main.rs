@@ -24,8 +24,8 @@ const STRUCTURES_KNOWN_OTHERWISE: &[(&str, &str)] = &[
     ("_LARGE_INTEGER", "i64 in windows-sys; the page of LARGE_INTEGER: QuadPart is all of it"),
 ];
 
-/// Structures without a field for drivers: only the size counts.
-const OPAQUE: &[&str] = &["_KDPC", "_KTIMER"];
+/// Structures without a field for drivers, or beside the one that is used in a union: only the size counts.
+const OPAQUE: &[&str] = &["_KDPC", "_KTIMER", "_PROCESSOR_RELATIONSHIP"];
 
 /// Fields behind one that wdm.h aligns to a pointer, which windows-sys has lost; debuggers show `IO_STACK_LOCATION` so.
 const FIELDS_KNOWN_OTHERWISE: &[(&str, &str, usize)] = &[

@@ -1,13 +1,17 @@
 //! Processors, groups and nodes.
 
 use windows_sys::Win32::{
-    Foundation::STATUS_INVALID_PARAMETER,
-    System::{Kernel::PROCESSOR_NUMBER, SystemInformation::GROUP_AFFINITY},
+    Foundation::{STATUS_INFO_LENGTH_MISMATCH, STATUS_INVALID_PARAMETER, STATUS_SUCCESS},
+    System::{
+        Kernel::PROCESSOR_NUMBER,
+        SystemInformation::{GROUP_AFFINITY, RelationNumaNode, SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX},
+    },
 };
 
 use super::Export;
 use crate::{
     at, export,
+    finding::Finding,
     irql::{DISPATCH_LEVEL, any_level, at_most},
     kernel::Kernel,
     memory::Ptr,
@@ -27,11 +31,14 @@ pub const FUNCTIONS: &[Export] = &[
     export!("KeQueryGroupAffinity", any_level(), ke_query_group_affinity),
     export!("KeQueryHighestNodeNumber", any_level(), ke_query_highest_node_number),
     export!("KeQueryNodeActiveAffinity", any_level(), ke_query_node_active_affinity),
+    export!("KeQueryLogicalProcessorRelationship", at_most(DISPATCH_LEVEL), ke_query_logical_processor_relationship),
     export!("KeQueryNodeMaximumProcessorCount", any_level(), ke_query_node_maximum_processor_count),
     export!("KeSetSystemGroupAffinityThread", at_most(DISPATCH_LEVEL), ke_set_system_group_affinity_thread),
     export!("KeRevertToUserGroupAffinityThread", at_most(DISPATCH_LEVEL), ke_revert_to_user_group_affinity_thread),
 ];
 
+/// The size of a `SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX` with a node and its one group.
+const NODE_INFORMATION: u32 = 48;
 /// `INVALID_PROCESSOR_INDEX`.
 const INVALID_PROCESSOR_INDEX: u32 = u32::MAX;
 
@@ -107,6 +114,47 @@ fn ke_query_node_active_affinity(k: &Kernel, node: u16, affinity: Ptr<GROUP_AFFI
 fn node_affinity(topology: &Topology, node: u16) -> (u16, u64) {
     let node = topology.nodes().get(usize::from(node));
     node.map_or((0, 0), |node| (node.group, node.mask & topology.active_mask(node.group)))
+}
+
+/// "`KeQueryLogicalProcessorRelationship` function": the node of one processor. The page does not say whether it tells that of a processor
+/// that is not active, so that either may happen.
+fn ke_query_logical_processor_relationship(
+    k: &Kernel,
+    number: Ptr<PROCESSOR_NUMBER>,
+    relationship: i32,
+    information: Ptr<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX>,
+    length: Ptr<u32>,
+) -> i32 {
+    if relationship != RelationNumaNode || number.is_null() {
+        Finding::not_modelled(format!(
+            "KeQueryLogicalProcessorRelationship: relationship {relationship}, or of all processors"
+        ))
+        .raise();
+    }
+    let PROCESSOR_NUMBER { Group, Number, .. } = number.read();
+    let topology = &k.sched.topology;
+    let Some((index, place)) = topology.index(Group, Number).and_then(|index| Some((index, topology.place(index)?)))
+    else {
+        return STATUS_INVALID_PARAMETER;
+    };
+    if !topology.is_active(index) && k.choices.once_in(2) {
+        return STATUS_INVALID_PARAMETER;
+    }
+    let room = length.read();
+    length.write(NODE_INFORMATION);
+    if information.is_null() || room < NODE_INFORMATION {
+        return STATUS_INFO_LENGTH_MISMATCH;
+    }
+    let (group, mask) = node_affinity(topology, place.node);
+    at!(information, Relationship).write(relationship);
+    at!(information, Size).write(NODE_INFORMATION);
+    let node = at!(information, Anonymous.NumaNode);
+    at!(node, NodeNumber).write(place.node.into());
+    at!(node, Reserved).write([0; 18]);
+    at!(node, GroupCount).write(1);
+    let mask = usize::try_from(mask).expect("the machine has 64 bits");
+    at!(node, Anonymous.GroupMask).write(GROUP_AFFINITY { Mask: mask, Group: group, Reserved: [0; 3] });
+    STATUS_SUCCESS
 }
 
 /// "`KeQueryNodeMaximumProcessorCount` function".
