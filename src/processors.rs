@@ -26,7 +26,7 @@ use crate::steering::Steering;
 pub struct Block {
     index: u32,
     number: ProcessorNumber,
-    /// Known for sure only from AddComplete on: the system tells the nodes of active processors.
+    /// Known for sure only from AddComplete on: the system may not tell the node of a processor that is not active.
     node: AtomicU16,
     joined_at: u64,
     /// How many requests this processor has dealt out.
