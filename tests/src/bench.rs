@@ -2,7 +2,6 @@
 
 use hotadd_abi::{Event, EventKind, INTERFACE_CLASS, Status};
 use ntlab::{
-    hw::edu::EduModel,
     machine::System,
     pnp::{Device, DeviceSpec, DeviceState, DriverPackage},
     user::{self, Access, Handle},
@@ -32,7 +31,7 @@ impl<'k> Bench<'k> {
     /// Where a device does not work.
     #[must_use]
     pub fn new(system: &'k System) -> Self {
-        Self::with(system, workload::package(sys()), quick_edu())
+        Self::with(system, workload::package(sys()), workload::quick_edu())
     }
 
     /// The same with parameters in the package, or a particular `edu`.
@@ -112,13 +111,6 @@ impl<'k> Bench<'k> {
     pub fn end(self) {
         end(self.system);
     }
-}
-
-/// An `edu` whose transfers take as long as with QEMU's `-icount shift=0,sleep=off`, not 100 ms: while one is waited for, the software
-/// device answers thousands of requests.
-#[must_use]
-pub const fn quick_edu() -> DeviceSpec {
-    DeviceSpec::edu().with_model(EduModel { dma_time: 200_000, ..EduModel::QEMU_7 })
 }
 
 /// Opens the first device of the driver's whose bus is `bus`.

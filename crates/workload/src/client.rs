@@ -39,8 +39,7 @@ pub fn open(system: &System, number: usize) -> Result<Handle<'_>, user::Status> 
 ///
 /// The request's status.
 pub fn factorial(handle: &Handle<'_>, number: u32) -> Result<FactorialOutput, user::Status> {
-    let input = bytes(&FactorialInput { number, reserved: 0 });
-    handle.device_control(IOCTL_HOTADD_FACTORIAL, &input, FactorialOutput::SIZE).map(|output| parse(&output))
+    handle.submit(factorial_request(number)).wait().success().map(|done| parse(&done.output))
 }
 
 /// The state of the driver and the device.

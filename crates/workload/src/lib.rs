@@ -8,7 +8,10 @@ use std::path::Path;
 
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
 pub use load::{Counts, Load, MOST_LANES, Manner, Plan};
-use ntlab::pnp::{DeviceSpec, DriverPackage};
+use ntlab::{
+    hw::edu::EduModel,
+    pnp::{DeviceSpec, DriverPackage},
+};
 
 /// The hardware ID of the software device.
 pub const SOFTWARE_ID: &str = r"ROOT\HOTADD";
@@ -19,6 +22,13 @@ pub const EDU_ID: &str = r"PCI\VEN_1234&DEV_11E8";
 #[must_use]
 pub fn package(sys: &Path) -> DriverPackage {
     DriverPackage::new("hotadd", sys).for_ids([EDU_ID, SOFTWARE_ID])
+}
+
+/// QEMU's `edu` where its clock follows the instructions (`-icount shift=0,sleep=off`): a transfer takes microseconds, not 100 ms, so that both
+/// devices have much to do at the same time.
+#[must_use]
+pub const fn quick_edu() -> DeviceSpec {
+    DeviceSpec::edu().with_model(EduModel { dma_time: 200_000, ..EduModel::QEMU_7 })
 }
 
 /// The device without hardware.

@@ -40,6 +40,12 @@ pub struct Counts {
     pub lost: u64,
 }
 
+impl Counts {
+    const fn ended(self) -> u64 {
+        self.completed + self.cancelled + self.failed
+    }
+}
+
 /// How long a lane waits after a request that ended with a status that the scenario expects.
 const PAUSE: u64 = 50_000;
 
@@ -131,9 +137,8 @@ impl<'k> Load<'k> {
     /// Lets the load run until this many more requests have ended, at most for `patience` nanoseconds. Whether they have.
     #[must_use]
     pub fn run(&self, requests: u64, patience: u64) -> bool {
-        let ended = |counts: Counts| counts.completed + counts.cancelled + counts.failed;
-        let (goal, deadline) = (ended(self.counts()) + requests, self.system.now() + patience);
-        while ended(self.counts()) < goal {
+        let (goal, deadline) = (self.counts().ended() + requests, self.system.now() + patience);
+        while self.counts().ended() < goal {
             if self.system.now() >= deadline {
                 return false;
             }
@@ -152,7 +157,7 @@ impl<'k> Load<'k> {
             self.system.sleep(100_000);
         }
         let mut counts = self.counts();
-        counts.lost = counts.submitted - counts.completed - counts.cancelled - counts.failed;
+        counts.lost = counts.submitted - counts.ended();
         (counts, self.shared.broken.take())
     }
 }

@@ -6,9 +6,7 @@ use hotadd_abi::{EngineKind, ProcessorStatistics};
 use ntlab::{
     config::Config,
     hot_add::NewProcessor,
-    hw::edu::EduModel,
     machine::System,
-    pnp::DeviceSpec,
     user::{Handle, Status},
 };
 use workload::{Load, Plan};
@@ -28,9 +26,6 @@ const MODULE: u64 = 2 << 30;
 const MODULES: u32 = 2;
 /// Requests that end between two changes of the machine, for each that is in flight.
 const ROUNDS: u64 = 8;
-/// QEMU's `edu` where its clock follows the instructions (`-icount shift=0,sleep=off`): a transfer takes microseconds, not 100 ms, so that both
-/// devices have much to do at the same time.
-const EDU: EduModel = EduModel { dma_time: 200_000, ..EduModel::QEMU_7 };
 /// Virtual nanoseconds that the load goes on when all are there.
 const LAST_STAGE: u64 = 40_000_000;
 /// Virtual nanoseconds that requests may take: a minute.
@@ -74,7 +69,7 @@ impl Scenario {
             self.processors, self.requests
         ));
         system.install(workload::package(sys));
-        system.plug(DeviceSpec::edu().with_model(EDU));
+        system.plug(workload::quick_edu());
         system.plug(workload::software());
         let devices = Devices::open(system).expect("the driver starts its two devices");
         let watch = Watch::start(system, Rc::clone(&devices.handles[0]), Rc::clone(view));
