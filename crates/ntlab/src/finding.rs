@@ -23,19 +23,30 @@ pub struct Finding {
     pub cause: Cause,
     /// One sentence in plain words.
     pub sentence: String,
+    /// Where the driver was when what it is about began: what that place is, and return addresses, innermost first.
+    pub stacks: Vec<(String, Vec<u64>)>,
 }
 
 impl Finding {
     /// A defect of the driver.
     #[must_use]
     pub fn bug_check(code: u32, parameters: [u64; 4], sentence: impl Into<String>) -> Self {
-        Self { cause: Cause::BugCheck { code, parameters }, sentence: sentence.into() }
+        Self { cause: Cause::BugCheck { code, parameters }, sentence: sentence.into(), stacks: Vec::new() }
     }
 
     /// Something the lab does not model; `sentence` names it.
     #[must_use]
     pub fn not_modelled(sentence: impl Into<String>) -> Self {
-        Self { cause: Cause::NotModelled, sentence: sentence.into() }
+        Self { cause: Cause::NotModelled, sentence: sentence.into(), stacks: Vec::new() }
+    }
+
+    /// Adds where the driver was earlier, such as "allocated at"; nothing where no driver code was on that stack.
+    #[must_use]
+    pub fn with_stack(mut self, what: impl Into<String>, stack: &[u64]) -> Self {
+        if !stack.is_empty() {
+            self.stacks.push((what.into(), stack.to_vec()));
+        }
+        self
     }
 
     /// Stops the run, without the panic hook: a finding is no panic of the lab. The unwinding ends at the border to the image or at the base of the coroutine, which hand it to the scheduler.

@@ -22,6 +22,8 @@ pub struct Report {
     pub finding: Finding,
     /// Where, if it was found in the machine.
     pub place: Option<Place>,
+    /// Where the driver was when what the finding is about began: allocated, freed, opened.
+    pub related: Vec<(String, Vec<StackFrame>)>,
     /// The last events.
     pub events: Vec<Event>,
     /// The seed of the run.
@@ -59,8 +61,9 @@ impl Report {
             Cause::BugCheck { parameters, .. } => Some(parameters.map(|parameter| say(k, parameter))),
             Cause::NotModelled => None,
         };
+        let related = finding.stacks.iter().map(|(what, stack)| (what.clone(), k.exec.describe_stack(stack))).collect();
         let (seed, guard_method) = (k.config.seed, k.memory.space.guard_method());
-        Self { finding, place, events: k.log.last(EVENTS), seed, guard_method, parameters }
+        Self { finding, place, related, events: k.log.last(EVENTS), seed, guard_method, parameters }
     }
 }
 
@@ -80,6 +83,10 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.finding.sentence)?;
         if let Some(place) = &self.place {
             write!(f, "{place}")?;
+        }
+        for (what, stack) in &self.related {
+            writeln!(f, "{what}:")?;
+            stack.iter().try_for_each(|frame| writeln!(f, "  {frame}"))?;
         }
         writeln!(f, "the last events:")?;
         for event in &self.events {
