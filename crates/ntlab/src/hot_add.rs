@@ -22,13 +22,12 @@ use windows_sys::{
 use crate::{
     at,
     events::Kind,
-    finding::Finding,
     io::object,
     kernel::Kernel,
     machine::System,
     memory::Ptr,
     pnp::{self, notifications},
-    sched::VERIFIER,
+    rule::Rule,
     user::Status,
 };
 
@@ -173,10 +172,13 @@ fn tell(k: &Kernel, callback: &Callback, change: Change) -> Result<(), NTSTATUS>
 
 /// A callback may change its operation status during AddStart only, and only to an error; its context never.
 fn judge(state: KE_PROCESSOR_CHANGE_NOTIFY_STATE, context_unchanged: bool, answer: NTSTATUS) -> Result<(), NTSTATUS> {
-    let violation = |sentence: String| -> ! { Finding::bug_check(VERIFIER, [0; 4], sentence).raise() };
+    let violation = |sentence: String| -> ! {
+        Rule::OperationStatus.broken([u64::from(answer.cast_unsigned()), 0, 0], sentence).raise()
+    };
     let during = name_of(state);
     if !context_unchanged {
-        violation(format!("the processor change callback wrote to its change context during {during}"));
+        let sentence = format!("the processor change callback wrote to its change context during {during}");
+        Rule::ChangeContext.broken([0; 3], sentence).raise();
     }
     if answer != STATUS_SUCCESS && state != KeProcessorAddStartNotify {
         violation(format!(

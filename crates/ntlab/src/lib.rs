@@ -18,5 +18,6 @@ pub mod pnp;
 pub mod power;
 pub mod registry;
 pub mod report;
+pub mod rule;
 pub mod sched;
 pub mod user;

@@ -19,7 +19,7 @@ use crate::{
     irql::{PASSIVE_LEVEL, exactly},
     kernel::Kernel,
     memory::Ptr,
-    sched::VERIFIER,
+    rule::Rule,
 };
 
 /// The functions of this module.
@@ -57,7 +57,7 @@ fn io_unregister_plug_play_notification_ex(k: &Kernel, entry: Ptr<u64>) -> NTSTA
     if !k.pnp.notifications.unregister(k, entry) {
         let sentence =
             "IoUnregisterPlugPlayNotificationEx was called for something that is no registration, or not any more";
-        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+        Rule::NoRegistration.broken([0; 3], sentence).raise();
     }
     STATUS_SUCCESS
 }
@@ -75,6 +75,6 @@ fn ke_deregister_processor_change_callback(k: &Kernel, handle: Ptr<u64>) {
     if !k.hot_add.deregister(k, handle) {
         let sentence =
             "KeDeregisterProcessorChangeCallback was called for something that is no registration, or not any more";
-        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+        Rule::NoRegistration.broken([0; 3], sentence).raise();
     }
 }

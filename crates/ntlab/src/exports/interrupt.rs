@@ -27,7 +27,7 @@ use crate::{
         AssignedInterrupt, Devnode,
         connections::{Service, Target},
     },
-    sched::VERIFIER,
+    rule::Rule,
 };
 
 /// The functions of this module.
@@ -210,5 +210,5 @@ const fn as_assigned(interrupt: AssignedInterrupt) -> Target {
 }
 
 fn violation(sentence: String) -> ! {
-    Finding::bug_check(VERIFIER, [0; 4], sentence).raise()
+    Rule::InterruptMisused.broken([0; 3], sentence).raise()
 }

@@ -297,13 +297,13 @@ impl Disagreement {
                 ),
             ),
             Self::MarkedButNotReturned(status) => (
-                0x226,
+                0x23E,
                 format!(
                     "{title}: marked pending at a stack location whose dispatch routine returned {status:#010x} and not STATUS_PENDING"
                 ),
             ),
             Self::ReturnedButNotMarked => (
-                0x228,
+                0x23D,
                 format!(
                     "{title}: a dispatch routine returned STATUS_PENDING, but its stack location was never marked pending"
                 ),
@@ -315,6 +315,12 @@ impl Disagreement {
                 ),
             ),
         };
-        Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, irp.address(), 0], sentence).raise()
+        let returned = match self {
+            Self::NeitherCompletedNorPending(status) | Self::MarkedButNotReturned(status) => status,
+            Self::ReturnedButNotMarked => STATUS_PENDING,
+            Self::OtherStatus { returned, .. } => returned,
+        };
+        let parameters = [code, 0, irp.address(), u64::from(returned.cast_unsigned())];
+        Finding::bug_check(IO_MANAGER_VIOLATION, parameters, sentence).raise()
     }
 }

@@ -271,8 +271,8 @@ fn a_request_completed_twice_stops_the_run() {
 
 #[test]
 fn status_pending_and_the_mark_must_agree() {
-    assert_bug_check(0x804, IO_MANAGER_VIOLATION, Some(0x228));
-    assert_bug_check(0x805, IO_MANAGER_VIOLATION, Some(0x226));
+    assert_bug_check(0x804, IO_MANAGER_VIOLATION, Some(0x23D));
+    assert_bug_check(0x805, IO_MANAGER_VIOLATION, Some(0x23E));
 }
 
 #[test]

@@ -14,7 +14,6 @@ use windows_sys::{
 
 use super::{Devnode, resources::AssignedInterrupt};
 use crate::{
-    finding::Finding,
     hw::{
         edu_device::EduDevice,
         interrupts::{Connected, MESSAGE_ADDRESS, Source},
@@ -23,7 +22,7 @@ use crate::{
     irql::Irql,
     kernel::Kernel,
     memory::Ptr,
-    sched::VERIFIER,
+    rule::Rule,
 };
 
 /// The size of what stands for a `KINTERRUPT`.
@@ -234,5 +233,5 @@ pub const fn name_of(version: u32) -> &'static str {
 }
 
 fn violation(sentence: String) -> ! {
-    Finding::bug_check(VERIFIER, [0; 4], sentence).raise()
+    Rule::InterruptMisused.broken([0; 3], sentence).raise()
 }

@@ -22,14 +22,14 @@ use super::lists::size_field;
 use crate::{
     at,
     events::Kind,
-    finding::Finding,
     io::{
         driver,
         interface::{self, Class},
     },
     kernel::Kernel,
     memory::Ptr,
-    sched::{ThreadId, VERIFIER},
+    rule::Rule,
+    sched::ThreadId,
 };
 
 /// The longest time between an event and its delivery, in virtual nanoseconds: where it comes at once, and where it comes late.
@@ -202,7 +202,7 @@ fn check_status(rax: u64) {
     if status != STATUS_SUCCESS {
         let sentence =
             format!("a device interface notification callback returned {status:#010x}; it must return STATUS_SUCCESS");
-        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+        Rule::NotificationStatus.broken([u64::from(status.cast_unsigned()), 0, 0], sentence).raise();
     }
 }
 

@@ -15,11 +15,14 @@ use super::{
 };
 use crate::{
     finding::Finding,
-    io::{device, interface, layout::DOE_START_PENDING},
+    io::{device, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING},
     kernel::Kernel,
-    sched::VERIFIER,
+    rule::Rule,
     user::Status,
 };
+
+/// `DRIVER_VERIFIER_IOMANAGER_VIOLATION`: a driver has not detached from the stack below it upon receiving a remove IRP.
+const NOT_DETACHED: u64 = 0x21D;
 
 /// Asks whether a device can be removed, and removes it if so.
 ///
@@ -108,11 +111,11 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     devnode.assigned.borrow_mut().clear();
     if !device::upper(devnode.pdo).is_null() {
         let sentence = "a driver completed IRP_MN_REMOVE_DEVICE and is still attached to the stack";
-        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+        Finding::bug_check(IO_MANAGER_VIOLATION, [NOT_DETACHED, 0, devnode.pdo.address(), 0], sentence).raise();
     }
     let connected = k.pnp.connections.of_device(devnode.pdo);
     if connected != 0 {
         let sentence = format!("a driver completed IRP_MN_REMOVE_DEVICE with {connected} interrupts still connected");
-        Finding::bug_check(VERIFIER, [0; 4], sentence).raise();
+        Rule::StillConnected.broken([devnode.pdo.address(), 0, 0], sentence).raise();
     }
 }

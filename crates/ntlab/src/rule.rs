@@ -1,0 +1,76 @@
+//! Rules of the documents that Driver Verifier does not check, or has no code for.
+//!
+//! What breaks one is `DRIVER_VERIFIER_DETECTED_VIOLATION` like the rest, with a first parameter of the lab's own: the numbers from
+//! `0x1AB_0000` on, which "Bug Check 0xC4" does not use.
+
+use crate::{finding::Finding, sched::VERIFIER};
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// A rule, by its number: the first parameter of the bug check.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[repr(u64)]
+        pub enum Rule {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Rule {
+            /// Every rule, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+rules! {
+    /// An IRP that no driver will complete any more ("Completing IRPs"). Parameter 2: the IRP.
+    LostIrp = 0x1AB_0101,
+    /// An IRP that outlives the cleanup of its handle ("`DispatchCleanup` Routines"). Parameter 2: the IRP.
+    LeftAfterCleanup = 0x1AB_0102,
+    /// An interrupt service routine claims an interrupt that its device did not raise ("Writing an ISR"). Parameter 2: the routine.
+    FalseClaim = 0x1AB_0201,
+    /// A DPC that an interrupt queued is still to run when the driver has stopped its device ("Handling an `IRP_MN_STOP_DEVICE` Request").
+    /// Parameter 2: the DPC.
+    DpcAfterStop = 0x1AB_0202,
+    /// Device registers touched while the device is stopped or removed ("Handling an `IRP_MN_STOP_DEVICE` Request"). Parameter 2: the
+    /// physical address.
+    RegistersAfterStop = 0x1AB_0203,
+    /// Device registers touched while the device is not in D0 ("Device Low-Power States"). Parameter 2: the physical address.
+    RegistersPoweredDown = 0x1AB_0204,
+    /// An interrupt is connected, disconnected or used against its documents ("`IO_CONNECT_INTERRUPT_PARAMETERS` structure").
+    InterruptMisused = 0x1AB_0205,
+    /// An interrupt is still connected when a driver has let go of its device ("Handling an `IRP_MN_STOP_DEVICE` Request").
+    StillConnected = 0x1AB_0206,
+    /// `OperationStatus` written outside `KeProcessorAddStartNotify`, or with no error ("`PROCESSOR_CALLBACK_FUNCTION` callback function").
+    /// Parameter 2: what was written.
+    OperationStatus = 0x1AB_0401,
+    /// The change context of a processor change callback was written to. It is the system's.
+    ChangeContext = 0x1AB_0402,
+    /// A registration is ended that is none, or no longer one.
+    NoRegistration = 0x1AB_0403,
+    /// A wait in a notification callback ("Guidelines for Writing PnP Notification Callback Routines").
+    NotificationBlocks = 0x1AB_0404,
+    /// Other than success returned from a notification callback ("`DRIVER_NOTIFICATION_CALLBACK_ROUTINE` callback function"). Parameter 2:
+    /// what was returned.
+    NotificationStatus = 0x1AB_0405,
+    /// A processor number that was never active is used as if it were. Parameters 2 and 3: group and number.
+    InactiveProcessor = 0x1AB_0406,
+}
+
+impl Rule {
+    /// What is found where a driver breaks the rule.
+    #[must_use]
+    pub fn broken(self, [second, third, fourth]: [u64; 3], sentence: impl Into<String>) -> Finding {
+        Finding::bug_check(VERIFIER, [self as u64, second, third, fourth], sentence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_a_number_of_its_own_that_the_documents_do_not_use() {
+        assert!(Rule::ALL.is_sorted_by(|a, b| a < b), "{:?}", Rule::ALL);
+        assert!(Rule::ALL.iter().all(|&rule| rule as u64 >> 16 == 0x1AB));
+    }
+}
