@@ -68,7 +68,7 @@ impl Registers {
         let code = space.take(Arena::Kernel, 2 * room);
         space.open(code, room, PageKind::KernelCode);
         space.open(code + room, room, PageKind::Object);
-        let read = |k: &Kernel, address, size| k.hardware.read(address, size);
+        let read = |k: &Kernel, address, size| k.hardware.read(k, address, size);
         let write = |k: &Kernel, address, size, value| k.hardware.write(k, address, size, value);
         let cells = code + room;
         Self { bus: Cell::new(Bus { read, write }), code, cells, slots: RefCell::default(), pending: Cell::new(None) }

@@ -2,12 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    ops::Range,
     rc::Rc,
 };
 
 use super::{
+    PciDevice,
     edu::{Edu, EduModel, Effect, Transfer},
-    pci::{self, Function, Signal},
+    pci::{self, Function, Message, Signal},
 };
 use crate::{finding::Finding, kernel::Kernel};
 
@@ -16,7 +18,7 @@ pub const BAR_BYTES: u32 = 0x10_0000;
 /// `DRIVER_VERIFIER_DMA_VIOLATION`.
 const DMA_VIOLATION: u32 = 0xE6;
 
-/// An `edu` device on the machine's bus.
+/// An `edu` device on the machine's bus, all of it in this process.
 #[derive(Debug)]
 pub struct EduDevice {
     edu: RefCell<Edu>,
@@ -51,93 +53,9 @@ impl EduDevice {
         })
     }
 
-    /// The line it is wired to.
-    #[must_use]
-    pub const fn line(&self) -> u32 {
-        self.line
-    }
-
-    /// Reads registers: ones where there is no device or it is not in D0.
-    #[must_use]
-    pub fn read(&self, offset: u64, size: u8) -> u64 {
-        if self.answers() { self.edu.borrow().read(offset, size) } else { u64::MAX }
-    }
-
-    /// Writes registers.
-    pub fn write(self: &Rc<Self>, k: &Kernel, offset: u64, size: u8, value: u64) {
-        if !self.answers() {
-            return;
-        }
-        let effects = self.edu.borrow_mut().write(offset, size, value);
-        for effect in effects {
-            self.apply(k, effect);
-        }
-    }
-
-    /// Reads configuration space: ones where there is no device.
-    pub fn read_config(&self, offset: usize, bytes: &mut [u8]) {
-        if self.present.get() { self.function.borrow().read_config(offset, bytes) } else { bytes.fill(0xFF) }
-    }
-
-    /// Changes the function, and carries on what it signals.
-    pub fn configure(&self, k: &Kernel, change: impl FnOnce(&mut Function) -> Signal) {
+    fn configure(&self, k: &Kernel, change: impl FnOnce(&mut Function) -> Signal) {
         let signal = change(&mut self.function.borrow_mut());
         self.signal(k, signal);
-    }
-
-    /// Asks the function something.
-    pub fn function<T>(&self, question: impl FnOnce(&Function) -> T) -> T {
-        question(&self.function.borrow())
-    }
-
-    /// Makes it take requests and never finish them, or finish what it has taken.
-    pub fn set_stuck(self: &Rc<Self>, k: &Kernel, stuck: bool) {
-        self.edu.borrow_mut().model_mut().stuck = stuck;
-        if !stuck {
-            let work = self.stuck_work.take();
-            for effect in work {
-                self.apply(k, effect);
-            }
-        }
-    }
-
-    /// Pulls it out of the machine.
-    pub fn unplug(&self, k: &Kernel) {
-        self.life.set(self.life.get() + 1);
-        self.configure(k, Function::reset);
-        self.present.set(false);
-    }
-
-    /// Leaves D0: the bus keeps its configuration; its registers survive or are lost.
-    pub fn power_down(&self, k: &Kernel, registers_lost: bool) {
-        if !self.powered.replace(false) {
-            return;
-        }
-        *self.kept.borrow_mut() = Some(self.function.borrow().clone());
-        self.configure(k, Function::reset);
-        if registers_lost {
-            self.life.set(self.life.get() + 1);
-            self.stuck_work.borrow_mut().clear();
-            let model = self.edu.borrow().model().clone();
-            *self.edu.borrow_mut() = Edu::new(model);
-        }
-    }
-
-    /// Is in D0 again, configured as before; its line is down until the next interrupt.
-    pub fn power_up(&self) {
-        if self.powered.replace(true) {
-            return;
-        }
-        if let Some(mut kept) = self.kept.take() {
-            kept.acknowledge();
-            *self.function.borrow_mut() = kept;
-        }
-    }
-
-    /// Whether it is in D0.
-    #[must_use]
-    pub const fn is_powered(&self) -> bool {
-        self.powered.get()
     }
 
     fn answers(&self) -> bool {
@@ -211,6 +129,87 @@ impl EduDevice {
             Signal::LineUp => k.hardware.interrupts.line_up(k, self.line),
             Signal::LineDown => k.hardware.interrupts.line_down(self.line),
             Signal::Nothing => {}
+        }
+    }
+}
+
+impl PciDevice for EduDevice {
+    fn line(&self) -> u32 {
+        self.line
+    }
+
+    fn bar(&self) -> Option<Range<u64>> {
+        let base = self.function.borrow().bar0()?;
+        Some(base..base + u64::from(BAR_BYTES))
+    }
+
+    fn read(self: Rc<Self>, _: &Kernel, offset: u64, size: u8) -> u64 {
+        if self.answers() { self.edu.borrow().read(offset, size) } else { u64::MAX }
+    }
+
+    fn write(self: Rc<Self>, k: &Kernel, offset: u64, size: u8, value: u64) {
+        if !self.answers() {
+            return;
+        }
+        let effects = self.edu.borrow_mut().write(offset, size, value);
+        for effect in effects {
+            self.apply(k, effect);
+        }
+    }
+
+    fn read_config(&self, _: &Kernel, offset: usize, bytes: &mut [u8]) {
+        if self.present.get() { self.function.borrow().read_config(offset, bytes) } else { bytes.fill(0xFF) }
+    }
+
+    fn write_config(&self, k: &Kernel, offset: usize, bytes: &[u8]) {
+        self.configure(k, |function| function.write_config(offset, bytes));
+    }
+
+    fn set_message(&self, k: &Kernel, message: Option<Message>) {
+        self.configure(k, |function| function.set_message(message));
+    }
+
+    fn unplug(&self, k: &Kernel) {
+        self.life.set(self.life.get() + 1);
+        self.configure(k, Function::reset);
+        self.present.set(false);
+    }
+
+    fn power_down(&self, k: &Kernel, registers_lost: bool) {
+        if !self.powered.replace(false) {
+            return;
+        }
+        *self.kept.borrow_mut() = Some(self.function.borrow().clone());
+        self.configure(k, Function::reset);
+        if registers_lost {
+            self.life.set(self.life.get() + 1);
+            self.stuck_work.borrow_mut().clear();
+            let model = self.edu.borrow().model().clone();
+            *self.edu.borrow_mut() = Edu::new(model);
+        }
+    }
+
+    fn power_up(&self, _: &Kernel) {
+        if self.powered.replace(true) {
+            return;
+        }
+        if let Some(mut kept) = self.kept.take() {
+            kept.acknowledge();
+            *self.function.borrow_mut() = kept;
+        }
+    }
+
+    fn is_powered(&self) -> bool {
+        self.powered.get()
+    }
+
+    fn set_stuck(self: Rc<Self>, k: &Kernel, stuck: bool) {
+        self.edu.borrow_mut().model_mut().stuck = stuck;
+        if !stuck {
+            let work = self.stuck_work.take();
+            for effect in work {
+                self.apply(k, effect);
+            }
         }
     }
 }

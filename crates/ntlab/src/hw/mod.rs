@@ -1,5 +1,6 @@
 //! The machine's hardware besides processors and memory: PCI functions and the interrupt controller.
 
+mod device;
 pub mod edu;
 pub mod edu_device;
 pub mod interrupts;
@@ -7,8 +8,8 @@ pub mod pci;
 
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
+pub use self::device::PciDevice;
 use crate::kernel::Kernel;
-use edu_device::{BAR_BYTES, EduDevice};
 use interrupts::Interrupts;
 
 /// Where device memory is; there is no RAM here.
@@ -17,21 +18,21 @@ pub const DEVICE_MEMORY: Range<u64> = 0xC000_0000..0xFEC0_0000;
 /// The machine's hardware.
 #[derive(Debug, Default)]
 pub struct Hardware {
-    devices: RefCell<Vec<Rc<EduDevice>>>,
+    devices: RefCell<Vec<Rc<dyn PciDevice>>>,
     /// The interrupt controller.
     pub interrupts: Interrupts,
 }
 
 impl Hardware {
     /// Plugs in a device.
-    pub fn plug(&self, device: &Rc<EduDevice>) {
-        self.devices.borrow_mut().push(Rc::clone(device));
+    pub fn plug(&self, device: Rc<dyn PciDevice>) {
+        self.devices.borrow_mut().push(device);
     }
 
     /// Reads device memory at a physical address: ones where no device answers.
-    pub fn read(&self, address: u64, size: u8) -> u64 {
+    pub fn read(&self, k: &Kernel, address: u64, size: u8) -> u64 {
         let ones = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
-        self.at(address).map_or(ones, |(device, offset)| device.read(offset, size) & ones)
+        self.at(address).map_or(ones, |(device, offset)| device.read(k, offset, size) & ones)
     }
 
     /// Writes device memory at a physical address; nothing where no device answers.
@@ -42,11 +43,11 @@ impl Hardware {
     }
 
     /// The device that answers at a physical address, and the offset in its BAR.
-    fn at(&self, address: u64) -> Option<(Rc<EduDevice>, u64)> {
+    fn at(&self, address: u64) -> Option<(Rc<dyn PciDevice>, u64)> {
         let devices = self.devices.borrow();
         devices.iter().find_map(|device| {
-            let offset = address.checked_sub(device.function(pci::Function::bar0)?)?;
-            (offset < u64::from(BAR_BYTES)).then(|| (Rc::clone(device), offset))
+            let bar = device.bar().filter(|bar| bar.contains(&address))?;
+            Some((Rc::clone(device), address - bar.start))
         })
     }
 }

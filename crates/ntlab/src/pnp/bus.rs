@@ -34,8 +34,8 @@ use crate::{
     at,
     finding::Finding,
     hw::{
-        DEVICE_MEMORY,
-        edu_device::{BAR_BYTES, EduDevice},
+        DEVICE_MEMORY, PciDevice,
+        edu_device::BAR_BYTES,
         pci::{COMMAND_BUS_MASTER, COMMAND_MEMORY},
     },
     io::{
@@ -96,7 +96,7 @@ fn pnp(k: &Kernel, devnode: &Rc<Devnode>, minor: u32, words: Words) -> BusAnswer
         IRP_MN_START_DEVICE => Some(start(k, devnode)),
         IRP_MN_STOP_DEVICE | IRP_MN_SURPRISE_REMOVAL | IRP_MN_REMOVE_DEVICE => {
             if let Some(hardware) = &devnode.hardware {
-                hardware.configure(k, |function| function.set_command(0));
+                hardware.set_command(k, 0);
             }
             done
         }
@@ -115,7 +115,7 @@ fn pnp(k: &Kernel, devnode: &Rc<Devnode>, minor: u32, words: Words) -> BusAnswer
         IRP_MN_QUERY_ID => id(k, devnode, words[0]),
         IRP_MN_QUERY_DEVICE_RELATIONS => relations(k, devnode, words[0]),
         IRP_MN_READ_CONFIG | IRP_MN_WRITE_CONFIG => {
-            devnode.hardware.as_ref().map(|hardware| config(k, hardware, minor == IRP_MN_WRITE_CONFIG, words))
+            devnode.hardware.as_ref().map(|hardware| config(k, hardware.as_ref(), minor == IRP_MN_WRITE_CONFIG, words))
         }
         IRP_MN_QUERY_INTERFACE if devnode.hardware.is_some() => {
             Finding::not_modelled("IRP_MN_QUERY_INTERFACE to a PCI device: its interfaces").raise()
@@ -136,11 +136,9 @@ fn start(k: &Kernel, devnode: &Devnode) -> Result<u64, NTSTATUS> {
     });
     let bar = bar.ok_or(STATUS_INSUFFICIENT_RESOURCES)?;
     // The bus powers on what it starts ("Powering Up a Device").
-    hardware.power_up();
-    hardware.configure(k, |function| {
-        function.set_bar0(bar);
-        function.set_command(COMMAND_MEMORY | COMMAND_BUS_MASTER)
-    });
+    hardware.power_up(k);
+    hardware.set_bar(k, bar);
+    hardware.set_command(k, COMMAND_MEMORY | COMMAND_BUS_MASTER);
     Ok(0)
 }
 
@@ -209,7 +207,7 @@ fn relations(k: &Kernel, devnode: &Devnode, which: u64) -> BusAnswer {
 }
 
 /// Reads or writes configuration space: which space, buffer, offset, length.
-fn config(k: &Kernel, hardware: &EduDevice, write: bool, words: Words) -> Result<u64, NTSTATUS> {
+fn config(k: &Kernel, hardware: &dyn PciDevice, write: bool, words: Words) -> Result<u64, NTSTATUS> {
     let [space, buffer, offset, length] = words;
     let (Ok(offset), Ok(length)) = (usize::try_from(offset), usize::try_from(length)) else {
         return Err(STATUS_INVALID_DEVICE_REQUEST);
@@ -221,9 +219,9 @@ fn config(k: &Kernel, hardware: &EduDevice, write: bool, words: Words) -> Result
     let mut bytes = vec![0; length];
     if write {
         buffer.read_into(&mut bytes);
-        hardware.configure(k, |function| function.write_config(offset, &bytes));
+        hardware.write_config(k, offset, &bytes);
     } else {
-        hardware.read_config(offset, &mut bytes);
+        hardware.read_config(k, offset, &mut bytes);
         buffer.write_bytes(&bytes);
     }
     Ok(length as u64)
@@ -250,7 +248,7 @@ fn set_device_state(k: &Kernel, devnode: &Devnode, state: u64) {
         hardware.power_down(k, k.choices.once_in(2));
         return;
     }
-    hardware.power_up();
+    hardware.power_up(k);
 }
 
 /// Bytes in paged pool that whoever asked frees.

@@ -15,7 +15,7 @@ use windows_sys::{
 use super::{Devnode, resources::AssignedInterrupt};
 use crate::{
     hw::{
-        edu_device::EduDevice,
+        PciDevice,
         interrupts::{Connected, MESSAGE_ADDRESS, Source},
         pci::Message,
     },
@@ -69,7 +69,7 @@ struct InterruptObject {
 struct Connection {
     version: u32,
     pdo: Ptr<DEVICE_OBJECT>,
-    hardware: Option<Rc<EduDevice>>,
+    hardware: Option<Rc<dyn PciDevice>>,
     object: Ptr<u8>,
 }
 
@@ -114,7 +114,7 @@ impl Connections {
         let connected = Connected::new(source, interrupt.vector, Irql(interrupt.irql), (target.group, active), serve);
         let connected = k.hardware.interrupts.connect(k, connected);
         if interrupt.message {
-            hardware.configure(k, |function| function.set_message(message_of(interrupt)));
+            hardware.set_message(k, message_of(interrupt));
         }
         let routine = service.routine;
         self.objects
@@ -148,7 +148,7 @@ impl Connections {
             unreachable!("a connection has an object");
         };
         if let (Some(hardware), Source::Message(_)) = (&connection.hardware, object.connected.source) {
-            hardware.configure(k, |function| function.set_message(None));
+            hardware.set_message(k, None);
         }
         k.hardware.interrupts.disconnect(k, &object.connected);
         for (&processor, &count) in object.connected.counts.borrow().iter() {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     at,
-    hw::edu_device::EduDevice,
+    hw::{PciDevice, edu_device::EduDevice},
     io::{
         device::{self, NewDevice},
         driver::{self, NotUnloaded},
@@ -175,12 +175,12 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
     devnode
 }
 
-fn identity(k: &Kernel, spec: &DeviceSpec, id: u32) -> (Option<Rc<EduDevice>>, Vec<String>, String) {
+fn identity(k: &Kernel, spec: &DeviceSpec, id: u32) -> (Option<Rc<dyn PciDevice>>, Vec<String>, String) {
     match &spec.kind {
         DeviceKind::Edu { model, messages } => {
             let line = FIRST_LINE + id % LINES;
-            let hardware = EduDevice::new(model.clone(), *messages != Messages::Never, line);
-            k.hardware.plug(&hardware);
+            let hardware: Rc<dyn PciDevice> = EduDevice::new(model.clone(), *messages != Messages::Never, line);
+            k.hardware.plug(Rc::clone(&hardware));
             let device = r"PCI\VEN_1234&DEV_11E8";
             let ids = [
                 format!("{device}&SUBSYS_11001AF4&REV_10"),
@@ -225,7 +225,7 @@ impl Device {
     /// The hardware takes requests and never finishes them, or finishes what it has taken. Nothing where there is no hardware.
     pub fn set_stuck(self, system: &System, stuck: bool) {
         if let Some(hardware) = &self.devnode(system).hardware {
-            hardware.set_stuck(&system.kernel, stuck);
+            Rc::clone(hardware).set_stuck(&system.kernel, stuck);
         }
     }
 

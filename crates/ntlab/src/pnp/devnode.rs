@@ -11,7 +11,7 @@ use super::{
     resources::{Assigned, AssignedInterrupt, Requirements},
     spec::DeviceSpec,
 };
-use crate::{hw::edu_device::EduDevice, memory::Ptr, user::Status};
+use crate::{hw::PciDevice, memory::Ptr, user::Status};
 
 /// How far a device has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ pub struct Devnode {
     /// What it was made from.
     pub spec: DeviceSpec,
     /// The hardware, if it has any.
-    pub hardware: Option<Rc<EduDevice>>,
+    pub hardware: Option<Rc<dyn PciDevice>>,
     /// Its physical device object.
     pub pdo: Ptr<DEVICE_OBJECT>,
     /// Hardware IDs, the most specific first.
