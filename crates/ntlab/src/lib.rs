@@ -19,5 +19,6 @@ pub mod power;
 pub mod registry;
 pub mod report;
 pub mod rule;
+pub mod scenario;
 pub mod sched;
 pub mod user;

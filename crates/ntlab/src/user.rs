@@ -13,7 +13,7 @@
 //! outcome.result.unwrap();
 //! ```
 
-use std::{borrow::Borrow, fmt};
+use std::{borrow::Borrow, cell::Cell, fmt, str::FromStr};
 
 use windows_sys::Win32::{
     Foundation::{
@@ -61,6 +61,14 @@ macro_rules! status_names {
                 _ => None,
             }
         }
+
+        /// The status with this name.
+        fn named(name: &str) -> Option<NTSTATUS> {
+            match name {
+                $(stringify!($name) => Some($name),)*
+                _ => None,
+            }
+        }
     };
 }
 status_names! {
@@ -86,6 +94,16 @@ impl fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
+
+impl FromStr for Status {
+    type Err = String;
+
+    /// A name as the documents have it, or a hexadecimal number after `0x`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || u32::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(u32::cast_signed);
+        named(text).or_else(number).map(Self).ok_or_else(|| format!("\"{text}\" is no status that has a name here"))
+    }
+}
 
 /// The access a handle is opened with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,7 +165,9 @@ impl System {
     pub fn open(&self, path: &str, access: Access) -> Result<Handle<'_>, Status> {
         let kernel = &self.kernel;
         kernel.preempt();
-        file::open(kernel, path, access.mask()).map(|file| Handle { kernel, file: Some(file) }).map_err(Status)
+        file::open(kernel, path, access.mask())
+            .map(|file| Handle { kernel, file: Cell::new(Some(file)) })
+            .map_err(Status)
     }
 
     /// The symbolic links of the enabled interfaces of a class, sorted.
@@ -208,12 +228,12 @@ impl System {
 /// An open handle. Closing it, or dropping it, sends `IRP_MJ_CLEANUP`, and `IRP_MJ_CLOSE` as soon as no request is left.
 pub struct Handle<'k> {
     kernel: &'k Kernel,
-    file: Option<FileId>,
+    file: Cell<Option<FileId>>,
 }
 
 impl fmt::Debug for Handle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(&self.file).finish()
+        f.debug_tuple("Handle").field(&self.file.get()).finish()
     }
 }
 
@@ -223,7 +243,9 @@ impl<'k> Handle<'k> {
     pub fn submit(&self, request: impl Borrow<Request>) -> Pending<'k> {
         let kernel = self.kernel;
         kernel.preempt();
-        let Some(file) = self.file else { return Pending::over(kernel, Completion::refused(STATUS_INVALID_PARAMETER)) };
+        let Some(file) = self.file.get() else {
+            return Pending::over(kernel, Completion::refused(STATUS_INVALID_PARAMETER));
+        };
         match request::submit(kernel, file, request.borrow()) {
             Ok(index) => Pending { kernel, state: State::Sent(index) },
             Err(status) => Pending::over(kernel, Completion::refused(status)),
@@ -263,11 +285,12 @@ impl<'k> Handle<'k> {
     }
 
     /// Closes the handle.
-    pub fn close(mut self) {
-        self.end();
+    pub fn close(self) {
+        self.close_for_all();
     }
 
-    fn end(&mut self) {
+    /// Closes the handle though other threads may be using it: what they ask of it from now on fails.
+    pub fn close_for_all(&self) {
         if let Some(file) = self.file.take() {
             file::close(self.kernel, file);
         }
@@ -278,7 +301,7 @@ impl Drop for Handle<'_> {
     fn drop(&mut self) {
         // A machine that is stopping runs no driver any more.
         if !std::thread::panicking() {
-            self.end();
+            self.close_for_all();
         }
     }
 }
