@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    mem,
     rc::Rc,
 };
 
@@ -201,24 +202,62 @@ const fn name_of(state: KE_PROCESSOR_CHANGE_NOTIFY_STATE) -> &'static str {
     }
 }
 
-/// Adds a processor: AddStart to everyone, the processor, AddComplete to everyone; its device's arrival somewhere around that.
-fn add_processor(k: &Kernel, new: &NewProcessor) -> Result<u32, NTSTATUS> {
+/// A processor that is being added: every driver has agreed to it. One that is dropped is neither complete nor failed, and keeps others
+/// from being added.
+#[must_use]
+#[derive(Debug)]
+pub struct Addition {
+    index: u32,
+    callbacks: Vec<Rc<Callback>>,
+}
+
+/// AddStart to everyone.
+fn begin(k: &Kernel, new: &NewProcessor) -> Result<Addition, NTSTATUS> {
     let guard = Busy::wait(k);
     let index = free_place(k, new).ok_or(STATUS_INVALID_PARAMETER)?;
     let callbacks = k.hot_add.callbacks.borrow().clone();
     start(k, &callbacks, index)?;
+    mem::forget(guard);
+    Ok(Addition { index, callbacks })
+}
+
+impl Addition {
+    /// The processor does not start: AddFailure to everyone.
+    fn fail(self, k: &Kernel, status: NTSTATUS) {
+        let _guard = Busy(&k.hot_add.busy);
+        tell_all(k, &self.callbacks, Change { state: KeProcessorAddFailureNotify, index: self.index, status });
+    }
+
+    /// The processor runs threads from now on, and its device arrives.
+    fn activate(&self, k: &Kernel) {
+        k.sched.add_processor(k, self.index);
+        let link = notifications::processor_link(self.index);
+        k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_PROCESSOR, &link);
+    }
+
+    /// AddComplete to everyone.
+    fn complete(self, k: &Kernel) -> u32 {
+        let _guard = Busy(&k.hot_add.busy);
+        tell_all(
+            k,
+            &self.callbacks,
+            Change { state: KeProcessorAddCompleteNotify, index: self.index, status: STATUS_SUCCESS },
+        );
+        self.index
+    }
+}
+
+/// Adds a processor: AddStart to everyone, the processor, AddComplete to everyone; its device's arrival somewhere around that.
+fn add_processor(k: &Kernel, new: &NewProcessor) -> Result<u32, NTSTATUS> {
+    let addition = begin(k, new)?;
     if let Some(Status(status)) = new.fails {
-        tell_all(k, &callbacks, Change { state: KeProcessorAddFailureNotify, index, status });
+        addition.fail(k, status);
         return Err(status);
     }
-    k.sched.add_processor(k, index);
-    k.pnp.notifications.hardware_arrived(k, &GUID_DEVICE_PROCESSOR, &notifications::processor_link(index));
+    addition.activate(k);
     k.sleep(k.choices.between(0, LONGEST_START));
-    let complete = Change { state: KeProcessorAddCompleteNotify, index, status: STATUS_SUCCESS };
     // No thread is promised for both notifications.
-    pnp::worker::on_thread(k, "processor addition", move |k| tell_all(k, &callbacks, complete));
-    drop(guard);
-    Ok(index)
+    Ok(pnp::worker::on_thread(k, "processor addition", move |k| addition.complete(k)))
 }
 
 fn free_place(k: &Kernel, new: &NewProcessor) -> Option<u32> {
@@ -263,6 +302,31 @@ impl System {
         let added = added.map_err(Status)?;
         pnp::worker::run(k, "rebalance", pnp::rebalance::after_hot_add);
         Ok(added)
+    }
+
+    /// Tells every driver that a processor is about to start, and no more: see [`Addition`] for what may follow.
+    ///
+    /// # Errors
+    ///
+    /// As [`System::add_processor`].
+    pub fn begin_addition(&self, new: NewProcessor) -> Result<Addition, Status> {
+        let added = pnp::worker::on_thread(&self.kernel, "processor addition", move |k| begin(k, &new));
+        added.map_err(Status)
+    }
+
+    /// The processor of an addition that was begun runs threads from now on; drivers have not been told that it is complete.
+    pub fn activate(&self, addition: &Addition) {
+        addition.activate(&self.kernel);
+    }
+
+    /// Tells every driver that the addition is complete, after the processor was activated. No rebalance follows. The processor's index.
+    pub fn complete_addition(&self, addition: Addition) -> u32 {
+        pnp::worker::on_thread(&self.kernel, "processor addition", move |k| addition.complete(k))
+    }
+
+    /// Tells every driver that the processor did not start, instead of activating it.
+    pub fn fail_addition(&self, addition: Addition, status: Status) {
+        pnp::worker::on_thread(&self.kernel, "processor addition", move |k| addition.fail(k, status.0));
     }
 
     /// Adds a memory module. Its device arrives later; nothing is rebalanced.

@@ -179,35 +179,58 @@ fn send_system(k: &Kernel, devnode: &Devnode, minor: u32, words: Words) -> i32 {
     answer.unwrap_or_else(|| kept_too_long("a system power request")).status
 }
 
-fn sleep(k: &Kernel, state: SystemState) -> Result<(), Status> {
-    let (number, action) = match state {
-        SystemState::S3 => (PowerSystemSleeping3, ACTION_SLEEP),
-        SystemState::S4 | SystemState::PseudoS4 => (PowerSystemHibernate, ACTION_HIBERNATE),
-    };
+/// A request of the power manager to all devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PowerRequest {
+    /// `IRP_MN_QUERY_POWER` for a sleeping state; where a driver refuses it, the set-power request for the working state follows.
+    Query(SystemState),
+    /// `IRP_MN_SET_POWER` for a sleeping state.
+    Sleep(SystemState),
+    /// `IRP_MN_SET_POWER` for the working state: waking up, or the end of a query.
+    Wake(SystemState),
+}
+
+fn send(k: &Kernel, request: PowerRequest) -> Result<(), Status> {
     let devices = k.pnp.devnodes.in_state(DeviceState::Started);
-    let down = [0, SYSTEM_STATE, u64::from(number.cast_unsigned()), action];
-    let up = [0, SYSTEM_STATE, u64::from(PowerSystemWorking.cast_unsigned()), action];
+    match request {
+        PowerRequest::Query(state) => query(k, &devices, state)?,
+        PowerRequest::Sleep(state) => {
+            for devnode in &devices {
+                send_system(k, devnode, IRP_MN_SET_POWER, words(state, true));
+                check_asleep(k, devnode);
+            }
+        }
+        PowerRequest::Wake(state) => {
+            for devnode in &devices {
+                send_system(k, devnode, IRP_MN_SET_POWER, words(state, false));
+            }
+            k.block_until("devices to be in D0", |k| k.power.is_quiet(), Some(k.now() + PATIENCE));
+        }
+    }
+    Ok(())
+}
+
+fn query(k: &Kernel, devices: &[Rc<Devnode>], state: SystemState) -> Result<(), Status> {
     for (asked, devnode) in devices.iter().enumerate() {
-        let status = send_system(k, devnode, IRP_MN_QUERY_POWER, down);
+        let status = send_system(k, devnode, IRP_MN_QUERY_POWER, words(state, true));
         if status < 0 {
             for devnode in &devices[..=asked] {
-                send_system(k, devnode, IRP_MN_SET_POWER, up);
+                send_system(k, devnode, IRP_MN_SET_POWER, words(state, false));
             }
             return Err(Status(status));
         }
     }
-    for devnode in &devices {
-        send_system(k, devnode, IRP_MN_SET_POWER, down);
-        check_asleep(k, devnode);
-    }
-    if state != SystemState::PseudoS4 {
-        k.sleep(SLEEP);
-    }
-    for devnode in &devices {
-        send_system(k, devnode, IRP_MN_SET_POWER, up);
-    }
-    k.block_until("devices to be in D0", |k| k.power.is_quiet(), Some(k.now() + PATIENCE));
     Ok(())
+}
+
+/// The parameters of a system power request, on the way down or up.
+const fn words(state: SystemState, down: bool) -> Words {
+    let (number, action) = match state {
+        SystemState::S3 => (PowerSystemSleeping3, ACTION_SLEEP),
+        SystemState::S4 | SystemState::PseudoS4 => (PowerSystemHibernate, ACTION_HIBERNATE),
+    };
+    let number = if down { number } else { PowerSystemWorking };
+    [0, SYSTEM_STATE, number.cast_unsigned() as u64, action]
 }
 
 /// A device that is still in D0 when its system request is done loses power without its driver knowing, unless the driver, which may have
@@ -228,6 +251,23 @@ impl System {
     ///
     /// What a driver answered to the query; the system did not sleep then.
     pub fn sleep_system(&self, state: SystemState) -> Result<(), Status> {
-        worker::run(&self.kernel, "system sleep", move |k| sleep(k, state))
+        worker::run(&self.kernel, "system sleep", move |k| {
+            send(k, PowerRequest::Query(state))?;
+            send(k, PowerRequest::Sleep(state))?;
+            if state != SystemState::PseudoS4 {
+                k.sleep(SLEEP);
+            }
+            send(k, PowerRequest::Wake(state))
+        })
+    }
+
+    /// Sends all working devices one power request and waits for it; the system is left as it is then, asleep for example. Threads of
+    /// user processes go on.
+    ///
+    /// # Errors
+    ///
+    /// What a driver answered to a query.
+    pub fn send_power(&self, request: PowerRequest) -> Result<(), Status> {
+        worker::run(&self.kernel, "a power request", move |k| send(k, request))
     }
 }

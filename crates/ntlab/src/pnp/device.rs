@@ -330,7 +330,7 @@ impl Device {
     }
 
     /// Does something on the PnP manager's thread.
-    fn act<T: 'static>(
+    pub(super) fn act<T: 'static>(
         self,
         system: &System,
         what: &'static str,

@@ -20,8 +20,12 @@ pub enum DeviceState {
     NoDriver,
     /// Its driver was added and works.
     Started,
+    /// It was asked whether it can be stopped, and agreed.
+    StopPending,
     /// It was stopped for a rebalance.
     Stopped,
+    /// It was asked whether it can be removed, and agreed.
+    RemovePending,
     /// Its driver could not be loaded, refused the device or failed to start it.
     Failed(Status),
     /// The administrator disabled it.

@@ -15,6 +15,7 @@ mod remove;
 pub(crate) mod request;
 pub mod resources;
 mod spec;
+mod stepwise;
 pub mod worker;
 
 use std::{
@@ -37,6 +38,7 @@ pub use self::{
     rebalance::Rebalance,
     resources::AssignedInterrupt,
     spec::{DeviceSpec, DriverPackage},
+    stepwise::PnpRequest,
 };
 use crate::{
     io::{device as device_stack, driver, interface},

@@ -67,8 +67,8 @@ fn cancel(k: &Kernel, devices: &[Rc<Devnode>]) {
     }
 }
 
-/// New resources and another start. The PnP manager may ask for the requirements again, or keep those it has.
-fn restart(k: &Kernel, devnode: &Rc<Devnode>) -> Rebalance {
+/// New resources and another start; a device that does not start again is given up. The PnP manager may ask for the requirements again, or keep those it has.
+pub fn restart(k: &Kernel, devnode: &Rc<Devnode>) -> Rebalance {
     if k.choices.once_in(2) {
         configure::filter_requirements(k, devnode, &bus::wanted(devnode).to_bytes());
     }

@@ -31,9 +31,7 @@ const NOT_DETACHED: u64 = 0x21D;
 /// Why not: what a driver answered, `STATUS_DEVICE_BUSY` where it is open, `STATUS_INVALID_DEVICE_STATE` where it does not work.
 pub fn query_and_remove(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) -> Result<(), NTSTATUS> {
     query(k, devnode)?;
-    send_remove(k, devnode);
-    devnode.state.set(then);
-    k.pnp.unload_if_unused(k, devnode);
+    remove(k, devnode, then);
     Ok(())
 }
 
@@ -48,7 +46,19 @@ pub fn query_and_cancel(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATU
     Ok(())
 }
 
-fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
+/// Removes a device that was asked.
+pub fn remove(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
+    send_remove(k, devnode);
+    devnode.state.set(then);
+    k.pnp.unload_if_unused(k, devnode);
+}
+
+/// Asks whether a device can be removed; a refusal is followed by the cancellation.
+///
+/// # Errors
+///
+/// As [`query_and_remove`].
+pub fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
     if devnode.state.get() != DeviceState::Started {
         return Err(STATUS_INVALID_DEVICE_STATE);
     }
