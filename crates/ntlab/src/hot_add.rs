@@ -68,6 +68,8 @@ pub struct HotAdd {
     callbacks: RefCell<Vec<Rc<Callback>>>,
     /// A processor is being added, or the callbacks change.
     busy: Cell<bool>,
+    /// A scenario has begun an addition and not ended it yet.
+    begun: Cell<bool>,
     memory_devices: Cell<u32>,
 }
 
@@ -98,6 +100,11 @@ impl HotAdd {
         k.memory.free_object(handle);
         drop(guard);
         true
+    }
+
+    /// Whether a scenario has begun an addition that only it can end: what waits for that would wait for ever.
+    pub const fn is_held(&self) -> bool {
+        self.begun.get()
     }
 
     /// How many memory devices were added.
@@ -311,6 +318,7 @@ impl System {
     /// As [`System::add_processor`].
     pub fn begin_addition(&self, new: NewProcessor) -> Result<Addition, Status> {
         let added = pnp::worker::on_thread(&self.kernel, "processor addition", move |k| begin(k, &new));
+        self.kernel.hot_add.begun.set(added.is_ok());
         added.map_err(Status)
     }
 
@@ -321,11 +329,13 @@ impl System {
 
     /// Tells every driver that the addition is complete, after the processor was activated. No rebalance follows. The processor's index.
     pub fn complete_addition(&self, addition: Addition) -> u32 {
+        self.kernel.hot_add.begun.set(false);
         pnp::worker::on_thread(&self.kernel, "processor addition", move |k| addition.complete(k))
     }
 
     /// Tells every driver that the processor did not start, instead of activating it.
     pub fn fail_addition(&self, addition: Addition, status: Status) {
+        self.kernel.hot_add.begun.set(false);
         pnp::worker::on_thread(&self.kernel, "processor addition", move |k| addition.fail(k, status.0));
     }
 

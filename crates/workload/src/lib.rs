@@ -1,8 +1,10 @@
 //! `hotadd.sys` in a machine of the lab: installing it, asking it for what its interface offers, and load whose every answer is checked.
 //! The demo, the benchmark and the tests are written on it.
 
+pub mod check;
 mod client;
 mod load;
+pub mod sequence;
 
 use std::path::Path;
 

@@ -114,7 +114,8 @@ impl Pnp {
     /// A device has lost its driver. A driver without devices may be unloaded now, or stay for later.
     fn unload_if_unused(&self, k: &Kernel, devnode: &Devnode) {
         let Some(driver) = devnode.driver.take() else { return };
-        let unused = self.devnodes.driven_by(driver).is_empty();
+        // An unload ends the driver's registrations, which waits for a processor that is being added.
+        let unused = self.devnodes.driven_by(driver).is_empty() && !k.hot_add.is_held();
         if unused && k.choices.once_in(2) && driver::unload(k, driver).is_ok() {
             self.loaded.borrow_mut().retain(|_, other| *other != driver);
         }
