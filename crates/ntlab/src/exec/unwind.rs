@@ -57,6 +57,15 @@ impl Registers<'_> {
 }
 
 impl Exec {
+    /// The instruction behind the kernel call that runs, without walking the stack; 0 where no driver code is on it.
+    pub fn caller(&self) -> u64 {
+        let Context { host_sp, guest_sp, .. } = self.save();
+        let mut registers = Registers { space: &self.space, values: [0; 16] };
+        registers.values[RSP] = guest_sp;
+        let next = if host_sp == 0 { None } else { registers.pop() };
+        next.map_or(0, |rip| rip - 1)
+    }
+
     /// Where the driver is on the current thread: the address of an instruction in each of its frames, innermost first; empty where no
     /// driver code is on the stack.
     pub fn driver_stack(&self) -> Rc<[u64]> {

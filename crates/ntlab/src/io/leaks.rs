@@ -3,7 +3,12 @@
 use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
 
 use super::{device, driver};
-use crate::{finding::Finding, kernel::Kernel, memory::Ptr, pnp};
+use crate::{
+    finding::Finding,
+    kernel::Kernel,
+    memory::{Block, Ptr},
+    pnp,
+};
 
 /// `DRIVER_VERIFIER_DETECTED_VIOLATION`, subtype "the driver is unloading without freeing its pool allocations".
 const VERIFIER: u32 = 0xC4;
@@ -18,12 +23,13 @@ pub fn check(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, when: &str) {
         let sentence = format!("{when} for {}, but left behind: {}", driver::name_of(k, driver), left.join("; "));
         Finding::bug_check(UNLOADED_WITHOUT_CANCELLING, [0; 4], sentence).raise();
     }
-    let pool = pool_of(k, driver);
-    if !pool.is_empty() {
-        let sentence =
-            format!("{when} for {}, but pool is still allocated: {}", driver::name_of(k, driver), pool.join("; "));
-        Finding::bug_check(VERIFIER, [POOL_LEAK, 0, 0, pool.len() as u64], sentence).raise();
-    }
+    let blocks = pool_of(k, driver);
+    let Some(first) = blocks.first() else { return };
+    let all: Vec<String> = blocks.iter().map(|block| describe(k, block)).collect();
+    let sentence =
+        format!("{when} for {}, but pool is still allocated: {}", driver::name_of(k, driver), all.join("; "));
+    let finding = Finding::bug_check(VERIFIER, [POOL_LEAK, 0, 0, blocks.len() as u64], sentence);
+    finding.with_stack("the first of them was allocated", &first.stack).raise();
 }
 
 /// What could still call the driver, or is the system's.
@@ -52,17 +58,17 @@ fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
 }
 
 /// Pool blocks that the driver allocated, as far as its stack then is known.
-fn pool_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
+fn pool_of(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Vec<Block> {
     let Some(image) = driver::image_of(k, driver) else { return Vec::new() };
-    let blocks = k.memory.pool.driver_blocks();
-    let own =
-        blocks.iter().filter(|block| block.stack.is_empty() || block.stack.iter().any(|&rip| image.contains(rip)));
-    own.map(|block| {
-        let from = mapped_or_allocated_in(k, &block.stack);
-        let request = block.request;
-        format!("block {} of {} bytes, tag '{}', allocated{from}", block.sequence, request.bytes, request.tag)
-    })
-    .collect()
+    let mut blocks = k.memory.pool.driver_blocks();
+    blocks.retain(|block| block.stack.is_empty() || block.stack.iter().any(|&rip| image.contains(rip)));
+    blocks
+}
+
+fn describe(k: &Kernel, block: &Block) -> String {
+    let from = mapped_or_allocated_in(k, &block.stack);
+    let request = block.request;
+    format!("block {} of {} bytes, tag '{}', allocated{from}", block.sequence, request.bytes, request.tag)
 }
 
 /// " in" and the innermost function of a stack; nothing where none is known.

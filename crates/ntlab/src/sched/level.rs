@@ -61,6 +61,7 @@ impl Sched {
                 .raise();
         }
         Self::set_irql(k, processor, to);
+        processor.raised_at.set(k.exec.caller());
         from
     }
 
@@ -96,7 +97,8 @@ impl Sched {
         if after.irql() != irql {
             let parameters = [irql.0.into(), after.irql().0.into(), 0, 0];
             let sentence = format!("{what} was called at {irql} and returned at {}", after.irql());
-            Finding::bug_check(VERIFIER, parameters, sentence).raise();
+            let finding = Finding::bug_check(VERIFIER, parameters, sentence);
+            finding.with_stack("the IRQL was last raised", &[after.raised_at.get()]).raise();
         }
         let held = after.locks.borrow().len();
         if held != locks {

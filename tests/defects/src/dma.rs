@@ -1,0 +1,6 @@
+//! DMA.
+
+use crate::defect::Defect;
+
+/// The rules of this topic.
+pub const DEFECTS: &[Defect] = &[];

@@ -1,0 +1,6 @@
+//! The rules of hot-add.
+
+use crate::defect::Defect;
+
+/// The rules of this topic.
+pub const DEFECTS: &[Defect] = &[];

@@ -1,0 +1,6 @@
+//! Pageable code and data.
+
+use crate::defect::Defect;
+
+/// The rules of this topic.
+pub const DEFECTS: &[Defect] = &[];

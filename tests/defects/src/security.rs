@@ -1,0 +1,6 @@
+//! What user mode may do and see.
+
+use crate::defect::Defect;
+
+/// The rules of this topic.
+pub const DEFECTS: &[Defect] = &[];

@@ -1,0 +1,3 @@
+//! DMA.
+
+defects! {}

@@ -1,0 +1,3 @@
+//! The rules of hot-add.
+
+defects! {}

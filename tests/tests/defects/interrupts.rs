@@ -1,0 +1,3 @@
+//! Interrupts.
+
+defects! {}

@@ -1,0 +1,3 @@
+//! Pageable code and data.
+
+defects! {}

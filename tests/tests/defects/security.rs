@@ -1,0 +1,3 @@
+//! What user mode may do and see.
+
+defects! {}

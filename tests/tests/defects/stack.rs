@@ -1,0 +1,3 @@
+//! The kernel stack.
+
+defects! {}
