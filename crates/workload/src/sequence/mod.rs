@@ -1,5 +1,7 @@
-//! Everything that Windows may do to one device, in every order: sequences of PnP requests, power requests and hot additions, one
-//! request a step, and what must hold after any of them while the device is in use.
+//! Everything that Windows may do to one device, in every order.
+//!
+//! A sequence is made of PnP requests, power requests and the parts of hot additions, one a step. The device is in use all the time; what
+//! must hold is the same after each of them.
 
 mod play;
 mod step;

@@ -28,8 +28,9 @@ const PATIENCE: u64 = 60_000_000_000;
 const MODULE: u64 = 16 << 20;
 const UNSUCCESSFUL: Status = Status(0xC000_0001_u32.cast_signed());
 
-/// Installs the driver in the file `sys`, plugs in an `edu` device that several users use, takes the steps, and goes back to a device that
-/// works and an unloaded driver. A sentence for each promise that was broken.
+/// Plays `steps` with the driver in the file `sys` and an `edu` device that several users use.
+///
+/// From where they lead it goes back to a device that works, and unloads the driver. A sentence for each promise that was broken.
 ///
 /// # Panics
 ///
@@ -119,11 +120,11 @@ impl Player<'_> {
         Ok(())
     }
 
-    fn asked(&self) -> ntlab::power::SystemState {
+    const fn asked(&self) -> ntlab::power::SystemState {
         self.state.sleep().expect("the system was asked to sleep")
     }
 
-    fn send(&mut self, request: PnpRequest) -> Result<(), Status> {
+    fn send(&self, request: PnpRequest) -> Result<(), Status> {
         match request {
             // Windows does not ask on while the device is open.
             PnpRequest::QueryRemove => {
