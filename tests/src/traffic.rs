@@ -1,10 +1,8 @@
 //! Load on both devices, and what must be true of it at the end.
 
-use std::rc::Rc;
-
 use hotadd_abi::Status;
-use ntlab::user::{self, Handle};
-use workload::{Counts, Load, Manner, Plan};
+use ntlab::user;
+use workload::{Counts, Load, Manner, Plan, Target};
 
 use crate::{Bench, PATIENCE};
 
@@ -46,10 +44,10 @@ impl<'k> Traffic<'k> {
     }
 
     fn start_with(bench: Bench<'k>, lanes: u32, seed: u64, manner: Manner) -> Self {
-        let handles = [bench.open_edu(), bench.open_software(), bench.open_edu(), bench.open_software()];
-        let handles: [Rc<Handle<'k>>; 4] = handles.map(Rc::new);
+        let (edu, software) = (Target::new(bench.open_edu()), Target::new(bench.open_software()));
+        let targets = [edu.clone(), software.clone(), edu.and(bench.open_edu()), software.and(bench.open_software())];
         let plan = Plan { lanes, seed, cancel_one_in: 8 };
-        Self { bench, load: Load::start_with(bench.system, &handles, plan, manner) }
+        Self { bench, load: Load::start_with(bench.system, &targets, plan, manner) }
     }
 
     /// Lets it run until so many more requests have ended.

@@ -1,9 +1,8 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
 use std::{
-    fs,
+    fs, iter,
     path::Path,
-    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use ntlab::{
     hot_add::NewProcessor,
     machine::{Machine, Outcome, System},
 };
-use workload::{Load, Plan};
+use workload::{Load, Plan, Target};
 
 use crate::demo;
 
@@ -133,8 +132,10 @@ fn calls_by_callback<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<usize> 
 /// Requests a second.
 fn throughput(sys: &Path) -> Result<f64> {
     in_machine(Config::new(8, 8)?, sys, |system| {
-        let handles: Vec<_> = (0..4).map(|_| workload::open(system, 0).map(Rc::new)).collect::<Result<_, _>>()?;
-        let load = Load::start(system, &handles, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
+        let first = Target::new(workload::open(system, 0)?);
+        let others = (1..4).map(|_| workload::open(system, 0).map(|handle| first.and(handle)));
+        let targets: Vec<_> = iter::once(Ok(first.clone())).chain(others).collect::<Result<_, _>>()?;
+        let load = Load::start(system, &targets, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
         let start = Instant::now();
         let flowed = load.run(REQUESTS.into(), PATIENCE);
         let seconds = start.elapsed().as_secs_f64();

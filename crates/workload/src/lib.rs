@@ -9,7 +9,7 @@ pub mod sequence;
 use std::path::Path;
 
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
-pub use load::{Counts, Load, MOST_LANES, Manner, Plan};
+pub use load::{Counts, Load, MOST_LANES, Manner, Plan, Target};
 use ntlab::{
     hw::edu::EduModel,
     pnp::{DeviceSpec, DriverPackage},

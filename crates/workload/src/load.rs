@@ -14,14 +14,17 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::client;
+use crate::{
+    check::{Buffer, WORD},
+    client,
+};
 
 /// The most lanes a load can have.
 pub const MOST_LANES: u32 = 4096;
-/// Lanes that read and write, each in its own part of the device's buffer; the others only compute.
-const BUFFER_LANES: u32 = 255;
-/// Each of them has so many bytes.
-const LANE_BYTES: u8 = 16;
+/// Words of the device's buffer that transfers begin at.
+const PLACES: usize = 500;
+/// Bytes of a transfer.
+const TRANSFER: usize = 2 * WORD;
 /// `STATUS_CANCELLED`.
 const CANCELLED: i32 = 0xC000_0120_u32.cast_signed();
 
@@ -69,6 +72,33 @@ pub struct Manner {
     pub pause: u64,
 }
 
+/// A handle that lanes use, and what is known of its device's buffer.
+#[derive(Clone, Debug)]
+pub struct Target<'k> {
+    handle: Rc<Handle<'k>>,
+    buffer: Rc<Buffer>,
+}
+
+impl<'k> Target<'k> {
+    /// A handle of a device that nobody else writes to.
+    #[must_use]
+    pub fn new(handle: Handle<'k>) -> Self {
+        Self { handle: Rc::new(handle), buffer: Rc::new(Buffer::new(PLACES + TRANSFER / WORD)) }
+    }
+
+    /// Another handle of the same device.
+    #[must_use]
+    pub fn and(&self, handle: Handle<'k>) -> Self {
+        Self { handle: Rc::new(handle), buffer: Rc::clone(&self.buffer) }
+    }
+
+    /// The handle.
+    #[must_use]
+    pub const fn handle(&self) -> &Rc<Handle<'k>> {
+        &self.handle
+    }
+}
+
 /// A load that is running.
 pub struct Load<'k> {
     system: &'k System,
@@ -93,14 +123,14 @@ impl Shared {
 }
 
 impl<'k> Load<'k> {
-    /// Starts the lanes of `plan`, dealt out over `handles`, each on a thread of its own.
+    /// Starts the lanes of `plan`, dealt out over `targets`, each on a thread of its own.
     ///
     /// # Panics
     ///
-    /// Without handles, or with more lanes than [`MOST_LANES`].
+    /// Without targets, or with more lanes than [`MOST_LANES`].
     #[must_use]
-    pub fn start(system: &'k System, handles: &[Rc<Handle<'k>>], plan: Plan) -> Self {
-        Self::start_with(system, handles, plan, Manner::default())
+    pub fn start(system: &'k System, targets: &[Target<'k>], plan: Plan) -> Self {
+        Self::start_with(system, targets, plan, Manner::default())
     }
 
     /// The same with lanes that behave as `manner` says.
@@ -109,12 +139,12 @@ impl<'k> Load<'k> {
     ///
     /// As [`Load::start`].
     #[must_use]
-    pub fn start_with(system: &'k System, handles: &[Rc<Handle<'k>>], plan: Plan, manner: Manner) -> Self {
-        assert!(!handles.is_empty(), "a load needs a handle");
+    pub fn start_with(system: &'k System, targets: &[Target<'k>], plan: Plan, manner: Manner) -> Self {
+        assert!(!targets.is_empty(), "a load needs a target");
         assert!(plan.lanes <= MOST_LANES, "{} lanes are more than {MOST_LANES}", plan.lanes);
         let shared = Rc::new(Shared { running: plan.lanes.into(), manner, ..Shared::default() });
-        for (number, handle) in (0..plan.lanes).zip(handles.iter().cycle()) {
-            let mut lane = Lane::new(system, number, Rc::clone(handle), Rc::clone(&shared), plan);
+        for (number, target) in (0..plan.lanes).zip(targets.iter().cycle()) {
+            let mut lane = Lane::new(system, number, target.clone(), Rc::clone(&shared), plan);
             system.spawn("lane", move |_| {
                 let shared = Rc::clone(&lane.shared);
                 while !shared.stopping.get() {
@@ -166,18 +196,16 @@ impl<'k> Load<'k> {
 struct Lane<'k> {
     system: &'k System,
     number: u32,
-    handle: Rc<Handle<'k>>,
+    target: Target<'k>,
     shared: Rc<Shared>,
     random: ChaCha8Rng,
     cancel_one_in: u32,
-    /// What its part of the buffer holds; unknown at the start, and after a write that was cancelled.
-    contents: Option<Vec<u8>>,
 }
 
 impl<'k> Lane<'k> {
-    fn new(system: &'k System, number: u32, handle: Rc<Handle<'k>>, shared: Rc<Shared>, plan: Plan) -> Self {
+    fn new(system: &'k System, number: u32, target: Target<'k>, shared: Rc<Shared>, plan: Plan) -> Self {
         let random = ChaCha8Rng::seed_from_u64(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(number));
-        Self { system, number, handle, shared, random, cancel_one_in: plan.cancel_one_in, contents: None }
+        Self { system, number, target, shared, random, cancel_one_in: plan.cancel_one_in }
     }
 
     fn turn(&mut self) {
@@ -185,8 +213,7 @@ impl<'k> Lane<'k> {
         if pause != 0 {
             self.system.sleep(self.random.random_range(0..pause));
         }
-        let kinds = if self.number < BUFFER_LANES { 4 } else { 2 };
-        match self.random.random_range(0..kinds) {
+        match self.random.random_range(0..4) {
             0 | 1 => self.factorial(),
             2 => self.write(),
             _ => self.read(),
@@ -202,35 +229,36 @@ impl<'k> Lane<'k> {
     }
 
     fn write(&mut self) {
-        let mut data = vec![0; usize::from(LANE_BYTES)];
+        let first = self.random.random_range(0..PLACES);
+        let mut data = vec![0; TRANSFER];
         self.random.fill_bytes(&mut data);
-        self.contents = None;
-        let Some(done) = self.ask(Request::Write { offset: self.offset(), data: data.clone() }) else { return };
-        self.contents = Some(data);
+        let writing = self.target.buffer.write(first, &data);
+        let done = self.ask(Request::Write { offset: offset(first), data });
+        self.target.buffer.written(&writing, done.is_some());
+        let Some(done) = done else { return };
         let written = done.information;
-        self.judge(written == u64::from(LANE_BYTES), || format!("{written} bytes were written, not {LANE_BYTES}"));
+        self.judge(written == TRANSFER as u64, || format!("{written} bytes were written, not {TRANSFER}"));
     }
 
     fn read(&mut self) {
-        let Some(done) = self.ask(Request::Read { offset: self.offset(), length: usize::from(LANE_BYTES) }) else {
-            return;
-        };
-        let lane = self.number;
-        let right = done.output.len() == usize::from(LANE_BYTES)
-            && self.contents.as_ref().is_none_or(|data| *data == done.output);
-        self.judge(right, || format!("lane {lane} read {:02x?}, which is not what it wrote", done.output));
-        self.contents = right.then_some(done.output);
-    }
-
-    fn offset(&self) -> i64 {
-        i64::from(self.number) * i64::from(LANE_BYTES)
+        let first = self.random.random_range(0..PLACES);
+        let reading = self.target.buffer.read(first);
+        let done = self.ask(Request::Read { offset: offset(first), length: TRANSFER });
+        let output = done.as_ref().map(|done| done.output.as_slice());
+        let checked = self.target.buffer.check(&reading, output);
+        let Some(output) = output else { return };
+        let length = output.len();
+        let complete =
+            (length == TRANSFER).then_some(()).ok_or_else(|| format!("{length} bytes were read, not {TRANSFER}"));
+        let right = complete.and(checked);
+        self.judge(right.is_ok(), || right.err().unwrap_or_default());
     }
 
     /// Sends a request and waits for it, or cancels it after a while. What came back, if it succeeded.
     fn ask(&mut self, request: Request) -> Option<Completion> {
         let cancelled = self.cancel_one_in != 0 && self.random.random_range(0..self.cancel_one_in) == 0;
         self.shared.count(|counts| counts.submitted += 1);
-        let pending = self.handle.submit(request);
+        let pending = self.target.handle.submit(request);
         let done = if cancelled {
             pending.wait_for(self.random.random_range(0..2_000)).unwrap_or_else(|pending| {
                 pending.cancel();
@@ -263,4 +291,9 @@ impl<'k> Lane<'k> {
             self.shared.broken.borrow_mut().push(what());
         }
     }
+}
+
+/// The offset of a word.
+fn offset(word: usize) -> i64 {
+    i64::try_from(word * WORD).unwrap_or(i64::MAX)
 }

@@ -3,13 +3,8 @@
 use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use hotadd_abi::{EngineKind, ProcessorStatistics};
-use ntlab::{
-    config::Config,
-    hot_add::NewProcessor,
-    machine::System,
-    user::{Handle, Status},
-};
-use workload::{Load, Plan};
+use ntlab::{config::Config, hot_add::NewProcessor, machine::System, user::Status};
+use workload::{Load, Plan, Target};
 
 use super::{
     journal::{self, Watch},
@@ -41,8 +36,8 @@ pub struct Scenario {
 
 /// The devices while the load runs.
 struct Devices<'k> {
-    /// Two handles for each device, the `edu` first.
-    handles: Vec<Rc<Handle<'k>>>,
+    /// Two for each device, the `edu` first.
+    targets: Vec<Target<'k>>,
     names: BTreeMap<u32, &'static str>,
 }
 
@@ -72,9 +67,9 @@ impl Scenario {
         system.plug(workload::quick_edu());
         system.plug(workload::software());
         let devices = Devices::open(system).expect("the driver starts its two devices");
-        let watch = Watch::start(system, Rc::clone(&devices.handles[0]), Rc::clone(view));
+        let watch = Watch::start(system, Rc::clone(devices.targets[0].handle()), Rc::clone(view));
         let load =
-            Load::start(system, &devices.handles, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
+            Load::start(system, &devices.targets, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
 
         let mut broken = Vec::new();
         let first = devices.status();
@@ -166,22 +161,22 @@ impl Scenario {
 
 impl<'k> Devices<'k> {
     fn open(system: &'k System) -> Result<Self, Status> {
-        let (mut handles, mut names) = (Vec::new(), BTreeMap::new());
+        let (mut targets, mut names) = (Vec::new(), BTreeMap::new());
         for number in 0..DEVICES {
-            let pair = [workload::open(system, number as usize)?, workload::open(system, number as usize)?];
-            let engine = EngineKind::from_code(workload::status(&pair[0])?.engine);
-            handles.extend(pair.map(Rc::new));
+            let target = Target::new(workload::open(system, number as usize)?);
+            let engine = EngineKind::from_code(workload::status(target.handle())?.engine);
+            targets.extend([target.clone(), target.and(workload::open(system, number as usize)?)]);
             names.insert(number + 1, if engine == Some(EngineKind::Edu) { "edu" } else { "software" });
         }
-        Ok(Self { handles, names })
+        Ok(Self { targets, names })
     }
 
     fn status(&self) -> hotadd_abi::Status {
-        workload::status(&self.handles[0]).expect("the driver always tells its status")
+        workload::status(self.targets[0].handle()).expect("the driver always tells its status")
     }
 
     fn processors(&self) -> Vec<ProcessorStatistics> {
-        workload::processors(&self.handles[0]).expect("the driver always tells its statistics")
+        workload::processors(self.targets[0].handle()).expect("the driver always tells its statistics")
     }
 }
 

@@ -1,32 +1,36 @@
 //! A model of the device's buffer: what a read may return while others write.
 //!
-//! A byte holds what one of the writes put there that no later write has replaced for certain: a write has replaced another one if it began
+//! It is kept by words of 8 bytes, in which the users of the model read and write. A word holds what one of the writes put there that no later write has replaced for certain: a write has replaced another one if it began
 //! when that had ended, succeeded, and ended before the read began. What is in flight may or may not have happened, and so may a write that
 //! ended in an error.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::BTreeSet,
+    ops::Range,
     rc::Rc,
 };
 
 /// What is known of the contents of a device's buffer.
 #[derive(Debug)]
 pub struct Buffer {
-    /// For each byte, what it may hold.
-    bytes: RefCell<Vec<Vec<Candidate>>>,
+    /// For each word, what it may hold.
+    words: RefCell<Vec<Vec<Candidate>>>,
     /// Counts what begins and ends.
     clock: Cell<u64>,
     /// Reads that are under way, by when they began.
-    reads: RefCell<BTreeMap<u64, u32>>,
+    reads: RefCell<BTreeSet<u64>>,
 }
 
-/// What a byte may hold.
+/// Bytes of a word.
+pub const WORD: usize = 8;
+
+/// What a word may hold.
 #[derive(Debug, Clone)]
 struct Candidate {
     span: Rc<Span>,
     /// Anything, if none.
-    value: Option<u8>,
+    value: Option<[u8; WORD]>,
 }
 
 /// When a write happened.
@@ -45,8 +49,7 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Writing {
     span: Rc<Span>,
-    offset: usize,
-    length: usize,
+    words: Range<usize>,
 }
 
 /// A read that is under way.
@@ -54,16 +57,16 @@ pub struct Writing {
 #[derive(Debug)]
 pub struct Reading {
     begun: u64,
-    offset: usize,
+    first: usize,
 }
 
 impl Buffer {
-    /// A buffer of `length` bytes of which nothing is known.
+    /// A buffer of so many whole words, of which nothing is known.
     #[must_use]
-    pub fn new(length: usize) -> Self {
+    pub fn new(words: usize) -> Self {
         let span = Rc::new(Span { begun: 0, ended: Cell::new(0), succeeded: Cell::new(true) });
         let unknown = vec![Candidate { span, value: None }];
-        Self { bytes: vec![unknown; length].into(), clock: Cell::new(1), reads: RefCell::default() }
+        Self { words: vec![unknown; words].into(), clock: Cell::new(1), reads: RefCell::default() }
     }
 
     fn tick(&self) -> u64 {
@@ -72,18 +75,19 @@ impl Buffer {
         now
     }
 
-    /// A write begins.
+    /// A write of whole words to the word `first` and those after it begins.
     ///
     /// # Panics
     ///
     /// Where it goes beyond the buffer.
-    pub fn write(&self, offset: usize, data: &[u8]) -> Writing {
+    pub fn write(&self, first: usize, data: &[u8]) -> Writing {
         let span = Rc::new(Span { begun: self.tick(), ended: Cell::new(NEVER), succeeded: Cell::new(false) });
-        let mut bytes = self.bytes.borrow_mut();
-        for (byte, &value) in bytes[offset..offset + data.len()].iter_mut().zip(data) {
-            byte.push(Candidate { span: Rc::clone(&span), value: Some(value) });
+        let (values, _) = data.as_chunks::<WORD>();
+        let words = first..first + values.len();
+        for (word, &value) in self.words.borrow_mut()[words.clone()].iter_mut().zip(values) {
+            word.push(Candidate { span: Rc::clone(&span), value: Some(value) });
         }
-        Writing { span, offset, length: data.len() }
+        Writing { span, words }
     }
 
     /// A write has ended.
@@ -97,37 +101,37 @@ impl Buffer {
 
     /// What no read can return any more, neither one under way nor one to come.
     fn forget_replaced(&self, writing: &Writing) {
-        let oldest = self.reads.borrow().keys().next().copied().unwrap_or(NEVER);
-        let mut bytes = self.bytes.borrow_mut();
-        for byte in &mut bytes[writing.offset..writing.offset + writing.length] {
-            let last = replaced_before(byte, oldest);
-            byte.retain(|candidate| candidate.span.ended.get() >= last);
+        let oldest = self.reads.borrow().first().copied().unwrap_or(NEVER);
+        for word in &mut self.words.borrow_mut()[writing.words.clone()] {
+            let last = replaced_before(word, oldest);
+            word.retain(|candidate| candidate.span.ended.get() >= last);
         }
     }
 
-    /// A read begins.
-    pub fn read(&self, offset: usize) -> Reading {
+    /// A read from the word `first` on begins.
+    pub fn read(&self, first: usize) -> Reading {
         let begun = self.tick();
-        *self.reads.borrow_mut().entry(begun).or_default() += 1;
-        Reading { begun, offset }
+        self.reads.borrow_mut().insert(begun);
+        Reading { begun, first }
     }
 
     /// A read has ended with `data`, or with an error.
     ///
     /// # Errors
     ///
-    /// The first byte that no write has put there, in words.
+    /// The first word that no write has put there, in words.
     pub fn check(&self, reading: &Reading, data: Option<&[u8]>) -> Result<(), String> {
         self.reads.borrow_mut().remove(&reading.begun);
-        let bytes = self.bytes.borrow();
-        for (place, &value) in data.into_iter().flatten().enumerate() {
-            let byte = &bytes[reading.offset + place];
-            let last = replaced_before(byte, reading.begun);
-            let mut possible = byte.iter().filter(|candidate| candidate.span.ended.get() >= last);
-            if !possible.clone().any(|candidate| candidate.value.is_none_or(|own| own == value)) {
-                let values: Vec<u8> = possible.by_ref().filter_map(|candidate| candidate.value).collect();
-                let at = reading.offset + place;
-                return Err(format!("byte {at} was read as {value:#04x}; it can only be one of {values:02x?}"));
+        let (values, _) = data.unwrap_or_default().as_chunks::<WORD>();
+        for ((place, word), value) in self.words.borrow().iter().enumerate().skip(reading.first).zip(values) {
+            let last = replaced_before(word, reading.begun);
+            let possible = || word.iter().filter(|candidate| candidate.span.ended.get() >= last);
+            if !possible().any(|candidate| candidate.value.is_none_or(|own| own == *value)) {
+                let expected: Vec<_> = possible().filter_map(|candidate| candidate.value).collect();
+                let at = place * WORD;
+                return Err(format!(
+                    "the 8 bytes at {at} were read as {value:02x?}, which can only be one of {expected:02x?}"
+                ));
             }
         }
         Ok(())
@@ -137,15 +141,15 @@ impl Buffer {
     pub fn forget(&self) {
         let now = self.tick();
         let span = Rc::new(Span { begun: now, ended: Cell::new(now), succeeded: Cell::new(true) });
-        for byte in self.bytes.borrow_mut().iter_mut() {
-            byte.push(Candidate { span: Rc::clone(&span), value: None });
+        for word in self.words.borrow_mut().iter_mut() {
+            word.push(Candidate { span: Rc::clone(&span), value: None });
         }
     }
 }
 
 /// When the last write began that succeeded and ended before `time`: what had ended by then is replaced.
-fn replaced_before(byte: &[Candidate], time: u64) -> u64 {
-    let certain = byte.iter().map(|candidate| &candidate.span).filter(|span| span.succeeded.get());
+fn replaced_before(word: &[Candidate], time: u64) -> u64 {
+    let certain = word.iter().map(|candidate| &candidate.span).filter(|span| span.succeeded.get());
     certain.filter(|span| span.ended.get() < time).map(|span| span.begun).max().unwrap_or(0)
 }
 
@@ -153,14 +157,19 @@ fn replaced_before(byte: &[Candidate], time: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn put(buffer: &Buffer, offset: usize, data: &[u8]) {
-        let writing = buffer.write(offset, data);
+    /// Words of which each byte is the number.
+    fn words(numbers: &[u8]) -> Vec<u8> {
+        numbers.iter().flat_map(|&number| [number; WORD]).collect()
+    }
+
+    fn put(buffer: &Buffer, first: usize, numbers: &[u8]) {
+        let writing = buffer.write(first, &words(numbers));
         buffer.written(&writing, true);
     }
 
-    fn get(buffer: &Buffer, offset: usize, data: &[u8]) -> Result<(), String> {
-        let reading = buffer.read(offset);
-        buffer.check(&reading, Some(data))
+    fn get(buffer: &Buffer, first: usize, numbers: &[u8]) -> Result<(), String> {
+        let reading = buffer.read(first);
+        buffer.check(&reading, Some(&words(numbers)))
     }
 
     #[test]
@@ -184,7 +193,7 @@ mod tests {
     fn a_write_under_way_may_have_happened_or_not() {
         let buffer = Buffer::new(8);
         put(&buffer, 0, &[1]);
-        let writing = buffer.write(0, &[2]);
+        let writing = buffer.write(0, &words(&[2]));
         assert_eq!(get(&buffer, 0, &[1]), Ok(()));
         assert_eq!(get(&buffer, 0, &[2]), Ok(()));
         buffer.written(&writing, true);
@@ -195,7 +204,7 @@ mod tests {
     fn a_write_that_failed_may_have_happened_or_not_for_good() {
         let buffer = Buffer::new(8);
         put(&buffer, 0, &[1]);
-        let writing = buffer.write(0, &[2]);
+        let writing = buffer.write(0, &words(&[2]));
         buffer.written(&writing, false);
         assert_eq!(get(&buffer, 0, &[1]), Ok(()));
         assert_eq!(get(&buffer, 0, &[2]), Ok(()));
@@ -209,14 +218,14 @@ mod tests {
         put(&buffer, 0, &[1]);
         let reading = buffer.read(0);
         put(&buffer, 0, &[2]);
-        assert_eq!(buffer.check(&reading, Some(&[1])), Ok(()));
+        assert_eq!(buffer.check(&reading, Some(&words(&[1]))), Ok(()));
         assert!(get(&buffer, 0, &[1]).is_err());
     }
 
     #[test]
     fn two_writes_at_once_may_have_happened_in_either_order() {
         let buffer = Buffer::new(8);
-        let (first, second) = (buffer.write(0, &[1]), buffer.write(0, &[2]));
+        let (first, second) = (buffer.write(0, &words(&[1])), buffer.write(0, &words(&[2])));
         buffer.written(&first, true);
         buffer.written(&second, true);
         assert_eq!(get(&buffer, 0, &[1]), Ok(()));
@@ -240,6 +249,6 @@ mod tests {
         for round in 0..1000_u32 {
             put(&buffer, 0, &[round.to_le_bytes()[0]]);
         }
-        assert!(buffer.bytes.borrow()[0].len() <= 2);
+        assert!(buffer.words.borrow()[0].len() <= 2);
     }
 }

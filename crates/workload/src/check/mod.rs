@@ -2,4 +2,4 @@
 
 mod buffer;
 
-pub use buffer::{Buffer, Reading, Writing};
+pub use buffer::{Buffer, Reading, WORD, Writing};

@@ -14,17 +14,16 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    check::Buffer,
+    check::{Buffer, WORD},
     client::{self, factorial_request},
 };
 
 /// Virtual nanoseconds between two attempts to open a device that cannot be opened.
 const PAUSE: u64 = 20_000;
-/// The bytes of the device's buffer that a transfer may reach.
-const BUFFER: usize = 4095;
-/// The longest transfer; the driver wants lengths and offsets in whole units.
-const LONGEST: usize = 48;
-const UNIT: usize = 8;
+/// Words at the start of the device's buffer that transfers begin at: few, so that they meet.
+const PLACES: usize = 8;
+/// Words of the longest transfer.
+const LONGEST: usize = 6;
 
 const CANCELLED: Status = Status(0xC000_0120_u32.cast_signed());
 const DELETE_PENDING: Status = Status(0xC000_0056_u32.cast_signed());
@@ -65,7 +64,7 @@ impl<'k> Visitors<'k> {
             gone: Cell::new(false),
             answered: Cell::new(0),
             broken: RefCell::default(),
-            buffer: Buffer::new(BUFFER),
+            buffer: Buffer::new(PLACES + LONGEST),
         });
         for number in 0..count {
             let random = ChaCha8Rng::seed_from_u64(seed ^ u64::from(number) << 32);
@@ -196,35 +195,34 @@ impl Visitor<'_, '_> {
         }
     }
 
+    /// Where a transfer begins, and its length, in words.
     fn place(&mut self) -> (usize, usize) {
-        let length = self.random.random_range(1..=LONGEST / UNIT) * UNIT;
-        // Few places, so that transfers meet.
-        (self.random.random_range(0..8) * UNIT, length)
+        (self.random.random_range(0..PLACES), self.random.random_range(1..=LONGEST))
     }
 
     fn write(&mut self) {
-        let (offset, length) = self.place();
-        let mut data = vec![0; length];
+        let (first, length) = self.place();
+        let mut data = vec![0; length * WORD];
         self.random.fill_bytes(&mut data);
-        let writing = self.shared.buffer.write(offset, &data);
-        let done = self.send(&Request::Write { offset: position(offset), data });
+        let expected = data.len() as u64;
+        let writing = self.shared.buffer.write(first, &data);
+        let done = self.send(&Request::Write { offset: position(first), data });
         self.shared.buffer.written(&writing, done.is_some());
-        if let Some(done) = done
-            && done.information != length as u64
-        {
-            self.shared.break_promise(format!("{} bytes were written, not {length}", done.information));
+        let written = done.map_or(expected, |done| done.information);
+        if written != expected {
+            self.shared.break_promise(format!("{written} bytes were written, not {expected}"));
         }
     }
 
     fn read(&mut self) {
-        let (offset, length) = self.place();
-        let reading = self.shared.buffer.read(offset);
-        let done = self.send(&Request::Read { offset: position(offset), length });
+        let (first, length) = self.place();
+        let reading = self.shared.buffer.read(first);
+        let done = self.send(&Request::Read { offset: position(first), length: length * WORD });
         let output = done.as_ref().map(|done| done.output.as_slice());
         if let Some(output) = output
-            && output.len() != length
+            && output.len() != length * WORD
         {
-            self.shared.break_promise(format!("{} bytes were read, not {length}", output.len()));
+            self.shared.break_promise(format!("{} bytes were read, not {}", output.len(), length * WORD));
         }
         if let Err(sentence) = self.shared.buffer.check(&reading, output) {
             self.shared.break_promise(sentence);
@@ -258,6 +256,7 @@ impl Visitor<'_, '_> {
     }
 }
 
-fn position(offset: usize) -> i64 {
-    i64::try_from(offset).unwrap_or(i64::MAX)
+/// The offset of a word.
+fn position(word: usize) -> i64 {
+    i64::try_from(word * WORD).unwrap_or(i64::MAX)
 }
