@@ -26,6 +26,19 @@ impl Group {
     }
 }
 
+/// Where drivers are interrupted: where other threads and processors go on, and interrupts and DPCs come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Preemption {
+    /// At kernel calls and accesses to device registers: driver code runs as it is.
+    #[default]
+    KernelCalls,
+    /// At any instruction of a driver too, about once in so many. Instructions that read and write memory without a lock are torn.
+    Instructions {
+        /// 1 is every instruction.
+        one_in: u32,
+    },
+}
+
 /// A machine to be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -42,6 +55,10 @@ pub struct Config {
     /// A switch to another processor or thread is considered once in about so many scheduling points, of which a kernel call has two, one
     /// before and one after it; 1 is every point.
     pub switch_every: u32,
+    /// Where drivers are interrupted.
+    pub preemption: Preemption,
+    /// Whether to count the instructions of drivers and the basic blocks that run, also where that is not needed to interrupt them.
+    pub count_instructions: bool,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
@@ -95,7 +112,7 @@ pub enum ConfigError {
         memory: u64,
     },
     /// A rate of 0.
-    #[error("call_ns and switch_every must not be 0")]
+    #[error("call_ns, switch_every and one_in must not be 0")]
     Rate,
 }
 
@@ -109,6 +126,8 @@ impl Default for Config {
             memory: 4 << 30,
             call_ns: 100,
             switch_every: 12,
+            preemption: Preemption::KernelCalls,
+            count_instructions: false,
             time_limit_ns: 600_000_000_000,
             keep_trace: false,
         }
@@ -173,7 +192,8 @@ impl Config {
         if self.memory < 64 << 20 || !self.memory.is_multiple_of(4096) {
             return Err(ConfigError::Memory { memory: self.memory });
         }
-        if self.call_ns == 0 || self.switch_every == 0 {
+        let never = self.preemption == Preemption::Instructions { one_in: 0 };
+        if self.call_ns == 0 || self.switch_every == 0 || never {
             return Err(ConfigError::Rate);
         }
         Ok(())

@@ -62,7 +62,7 @@ impl Kernel {
         Self {
             choices: Choices::new(config.seed),
             sched: Sched::new(&config),
-            exec: Exec::new(&memory.space),
+            exec: Exec::new(&memory.space, &config),
             memory,
             io: Io::default(),
             registry: Registry::default(),

@@ -102,6 +102,9 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
     let k = running();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         k.exec.space.check_code(return_address(arguments));
+        if let Some(stepper) = &k.exec.stepper {
+            stepper.note_call(k);
+        }
         k.enter(export);
         let failed = k.faults.strike(k, export.name);
         let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));
@@ -143,6 +146,7 @@ pub fn call(k: &Kernel, function: u64, arguments: &[u64]) -> u64 {
     for place in 0..places {
         Ptr::new(stack).offset(place).write(arguments.get(place).copied().unwrap_or(0));
     }
+    let function = k.exec.entry(k, function);
     // SAFETY: `stack` is aligned and in the free part of the kernel stack, as checked; the writes above were checked against the
     // machine that runs on this thread, so that gs is its own.
     let returned = unsafe { call_guest(function, stack) };

@@ -23,10 +23,26 @@ pub struct Border {
     pub stack_low: Cell<u64>,
     /// The driver's rsp for the two instructions in which `resume_entry` has no register free.
     pub scratch: Cell<u64>,
+    /// Stepped code: instructions that may run until it has to come back to the stepper.
+    pub budget: Cell<i64>,
+    /// Stepped code: why it came back; 0 where it did not.
+    pub exit: Cell<u64>,
+    /// Stepped code: where an indirect branch or a return goes.
+    pub target: Cell<u64>,
+    /// Stepped code: the address of the table of branch targets.
+    pub targets: Cell<u64>,
+    /// Stepped code: rax, rcx and rdx for the few instructions that need a register.
+    pub saved: [Cell<u64>; 3],
 }
 
 /// Offset of [`Border`] from gs.
 pub const BORDER: usize = 4096;
+/// Offsets from gs that stepped code uses.
+pub const BUDGET: usize = BORDER + offset_of!(Border, budget);
+pub const EXIT: usize = BORDER + offset_of!(Border, exit);
+pub const TARGET: usize = BORDER + offset_of!(Border, target);
+pub const TARGETS: usize = BORDER + offset_of!(Border, targets);
+pub const SAVED: usize = BORDER + offset_of!(Border, saved);
 const HOST_SP: usize = BORDER + offset_of!(Border, host_sp);
 const GUEST_SP: usize = BORDER + offset_of!(Border, guest_sp);
 const SCRATCH: usize = BORDER + offset_of!(Border, scratch);
@@ -82,35 +98,52 @@ pub struct Returned {
     pub stopped: u64,
 }
 
-/// Entered from an import thunk with the export's address in rax. Homes the four register arguments, so that all arguments, variadic
-/// ones too, are one array; keeps what win64 wants kept and System V does not; calls `kernel_call` on the host stack.
-///
-/// # Safety
-/// Only a driver may get here, through a thunk, called from `call_guest`.
-#[unsafe(naked)]
-pub unsafe extern "win64" fn trap_entry() {
-    naked_asm!(
-        "mov [rsp+8], rcx", "mov [rsp+16], rdx", "mov [rsp+24], r8", "mov [rsp+32], r9",
-        "mov r10, rsp",
-        "mov rsp, gs:[{host_sp}]",
-        "mov gs:[{guest_sp}], r10",
-        "push r10", "push rbx", "push rbp", "push rdi", "push rsi", "push r12", "push r13", "push r14", "push r15", "push rax",
-        "sub rsp, 160",
-        "movaps [rsp], xmm6", "movaps [rsp+16], xmm7", "movaps [rsp+32], xmm8", "movaps [rsp+48], xmm9",
-        "movaps [rsp+64], xmm10", "movaps [rsp+80], xmm11", "movaps [rsp+96], xmm12", "movaps [rsp+112], xmm13",
-        "movaps [rsp+128], xmm14", "movaps [rsp+144], xmm15",
-        "mov rdi, rax",
-        "lea rsi, [r10+8]",
-        "call {inner}",
-        "movaps xmm6, [rsp]", "movaps xmm7, [rsp+16]", "movaps xmm8, [rsp+32]", "movaps xmm9, [rsp+48]",
-        "movaps xmm10, [rsp+64]", "movaps xmm11, [rsp+80]", "movaps xmm12, [rsp+96]", "movaps xmm13, [rsp+112]",
-        "movaps xmm14, [rsp+128]", "movaps xmm15, [rsp+144]",
-        "add rsp, 168",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rsi", "pop rdi", "pop rbp", "pop rbx", "pop rsp",
-        "ret",
-        host_sp = const HOST_SP, guest_sp = const GUEST_SP, inner = sym kernel_call,
-    )
+/// Defines the two ways into a kernel call, which differ in how they go back to the driver.
+macro_rules! trap_entry {
+    ($(#[$doc:meta])* $name:ident, $($back:tt)*) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Only a driver may get here, through a thunk, called from `call_guest`.
+        #[unsafe(naked)]
+        pub unsafe extern "win64" fn $name() {
+            naked_asm!(
+                "mov [rsp+8], rcx", "mov [rsp+16], rdx", "mov [rsp+24], r8", "mov [rsp+32], r9",
+                "mov r10, rsp",
+                "mov rsp, gs:[{host_sp}]",
+                "mov gs:[{guest_sp}], r10",
+                "push r10", "push rbx", "push rbp", "push rdi", "push rsi", "push r12", "push r13", "push r14", "push r15", "push rax",
+                "sub rsp, 160",
+                "movaps [rsp], xmm6", "movaps [rsp+16], xmm7", "movaps [rsp+32], xmm8", "movaps [rsp+48], xmm9",
+                "movaps [rsp+64], xmm10", "movaps [rsp+80], xmm11", "movaps [rsp+96], xmm12", "movaps [rsp+112], xmm13",
+                "movaps [rsp+128], xmm14", "movaps [rsp+144], xmm15",
+                "mov rdi, rax",
+                "lea rsi, [r10+8]",
+                "call {inner}",
+                "movaps xmm6, [rsp]", "movaps xmm7, [rsp+16]", "movaps xmm8, [rsp+32]", "movaps xmm9, [rsp+48]",
+                "movaps xmm10, [rsp+64]", "movaps xmm11, [rsp+80]", "movaps xmm12, [rsp+96]", "movaps xmm13, [rsp+112]",
+                "movaps xmm14, [rsp+128]", "movaps xmm15, [rsp+144]",
+                "add rsp, 168",
+                "pop r15", "pop r14", "pop r13", "pop r12", "pop rsi", "pop rdi", "pop rbp", "pop rbx", "pop rsp",
+                $($back)*
+                host_sp = const HOST_SP, guest_sp = const GUEST_SP, inner = sym kernel_call,
+            )
+        }
+    };
 }
+
+trap_entry!(
+    /// Entered from an import thunk with the export's address in rax. Homes the four register arguments, so that all arguments, variadic
+    /// ones too, are one array; keeps what win64 wants kept and System V does not; calls `kernel_call` on the host stack.
+    trap_entry,
+    "ret",
+);
+trap_entry!(
+    /// [`trap_entry`] for stepped code, which goes on in the translation of where it called from.
+    stepped_trap_entry,
+    "pop qword ptr gs:[{target}]", "jmp {lookup}",
+    target = const TARGET, lookup = sym super::step::lookup_entry,
+);
 
 /// Calls the driver's `function` with rsp = `stack`, where its arguments lie: the first four are loaded to registers.
 ///
@@ -187,11 +220,11 @@ pub unsafe extern "sysv64" fn event_entry() {
     )
 }
 
-/// Entered by a jump from a re-encoded instruction that wrote to its cell, with every register the driver's: makes an [`Event`]
-/// without a signal.
+/// Entered by a jump from a re-encoded instruction that wrote to its cell, or from stepped code, with every register the driver's: makes
+/// an [`Event`] without a signal.
 ///
 /// # Safety
-/// Only `mmio` slots may get here.
+/// Only slots of `registers` and code of `step` may get here.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn resume_entry() {
     naked_asm!(

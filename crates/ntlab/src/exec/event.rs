@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::{border, registers};
+use super::{border, registers, step::Stepper};
 use crate::{
     finding::Finding,
     irql::Irql,
@@ -74,9 +74,22 @@ const RCX: usize = 1;
 pub unsafe extern "sysv64" fn event(event: &mut Event) {
     let k = border::running();
     k.exec.border().guest_sp.set(event.rsp);
-    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| serve(k, event))) {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| match &k.exec.stepper {
+        Some(stepper) => serve_stepped(k, stepper, event),
+        None => serve(k, event),
+    }));
+    if let Err(payload) = result {
         border::stop(k, payload);
     }
+}
+
+fn serve_stepped(k: &Kernel, stepper: &Stepper, event: &mut Event) {
+    if event.signal == 0 && stepper.serve(k, event) {
+        return;
+    }
+    stepper.charge(k);
+    serve(k, event);
+    stepper.resume(k, event);
 }
 
 fn serve(k: &Kernel, event: &mut Event) {
@@ -85,7 +98,7 @@ fn serve(k: &Kernel, event: &mut Event) {
         PAGE_FAULT => page_fault(k, event),
         GENERAL_PROTECTION if event.error & 7 == ERROR_INTERRUPT => interrupt(event),
         GENERAL_PROTECTION | STACK_FAULT => protection(k, event),
-        other => exception(other, k.exec.registers.original(event.rip)),
+        other => exception(other, k.exec.original(event.rip)),
     }
 }
 
@@ -93,6 +106,7 @@ fn page_fault(k: &Kernel, event: &mut Event) {
     let access = match event.error {
         error if error & ERROR_EXECUTE != 0 => Access::Execute,
         error if error & ERROR_WRITE != 0 => Access::Write,
+        _ if k.exec.is_fetch(event) => Access::Execute,
         _ => Access::Read,
     };
     let kind = k.exec.space.kind(event.address);
@@ -103,7 +117,7 @@ fn page_fault(k: &Kernel, event: &mut Event) {
             Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise()
         }
         _ if kind.pageable() && kind.allows(access) && k.exec.space.page_in() => {}
-        _ => fault::finding(&k.memory, event.address, access, k.exec.registers.original(event.rip)).raise(),
+        _ => fault::finding(&k.memory, event.address, access, k.exec.original(event.rip)).raise(),
     }
 }
 
@@ -120,7 +134,7 @@ fn interrupt(event: &Event) -> ! {
 
 /// What the processor refuses in user mode, where the driver really runs, or everywhere.
 fn protection(k: &Kernel, event: &mut Event) {
-    let rip = k.exec.registers.original(event.rip);
+    let rip = k.exec.original(event.rip);
     let instruction = registers::decode(rip);
     if let Some((register, reads)) = task_priority(&instruction) {
         if reads {
@@ -128,7 +142,8 @@ fn protection(k: &Kernel, event: &mut Event) {
         } else {
             set_irql(k, event.registers[register]);
         }
-        event.rip = instruction.next_ip();
+        // Where it was encoded again, its length may be another.
+        event.rip = registers::decode(event.rip).next_ip();
         return;
     }
     let memory = instruction.op_kinds().position(|kind| kind == OpKind::Memory);
@@ -165,7 +180,8 @@ fn set_irql(k: &Kernel, level: u64) {
     }
 }
 
-fn value(event: &Event, register: Register) -> Option<u64> {
+/// The value of a register that is part of an address.
+pub fn value(event: &Event, register: Register) -> Option<u64> {
     match register {
         Register::None | Register::CS | Register::DS | Register::ES | Register::SS => Some(0),
         register if register.is_gpr64() => Some(event.registers[register.number()]),

@@ -13,23 +13,38 @@ mod image;
 mod registers;
 mod signals;
 mod stacks;
+mod step;
 mod symbols;
 #[cfg(test)]
 pub(crate) mod tests;
 mod thunks;
 mod unwind;
 
-use std::{any::Any, cell::RefCell, ptr::NonNull, rc::Rc};
+use std::{any::Any, cell::RefCell, collections::BTreeSet, ptr::NonNull, rc::Rc};
 
 pub use self::{
     border::{Entered, call, enter},
     image::{Image, LoadError, Missing, Section},
     registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
+    step::BlockStart,
     symbols::StackFrame,
 };
-use self::{entry::Border, registers::Registers, thunks::Thunks};
-use crate::{exports::Export, irql::Irql, kernel::Kernel, memory::Space, sched::ThreadId};
+use self::{
+    entry::Border,
+    event::Event,
+    registers::Registers,
+    step::{Source, Stepper},
+    thunks::Thunks,
+};
+use crate::{
+    config::Config,
+    exports::Export,
+    irql::Irql,
+    kernel::Kernel,
+    memory::{Space, host},
+    sched::ThreadId,
+};
 
 /// Where a machine was when something stopped it.
 #[derive(Clone, Debug)]
@@ -56,6 +71,8 @@ pub struct Exec {
     pub registers: Registers,
     /// Stacks of simulated threads.
     pub stacks: Stacks,
+    /// What steps driver code, where the configuration asks for it.
+    stepper: Option<Stepper>,
     /// Where the machine was when something first stopped it.
     place: RefCell<Option<Place>>,
     /// What unwinds, while it jumps over the driver's frames.
@@ -65,17 +82,23 @@ pub struct Exec {
 impl Exec {
     /// What a machine with these addresses needs.
     #[must_use]
-    pub fn new(space: &Rc<Space>) -> Self {
-        Self {
+    pub fn new(space: &Rc<Space>, config: &Config) -> Self {
+        let stepper = Stepper::new(space, config);
+        let exec = Self {
             space: Rc::clone(space),
             border: border::allocate(space),
-            thunks: RefCell::new(Thunks::new(space)),
+            thunks: RefCell::new(Thunks::new(space, stepper.is_some())),
             images: RefCell::default(),
             registers: Registers::new(space),
             stacks: Stacks::new(space),
+            stepper,
             place: RefCell::new(None),
             stopped: RefCell::new(None),
+        };
+        if let Some(stepper) = &exec.stepper {
+            stepper.attach(exec.border());
         }
+        exec
     }
 
     /// The address at which the driver can call an exported function: for imports, and for tables of functions such as
@@ -121,5 +144,60 @@ impl Exec {
         border.host_sp.set(context.host_sp);
         border.guest_sp.set(context.guest_sp);
         border.stack_low.set(context.stack_low);
+    }
+
+    /// How many instructions of drivers have run; None where they are not stepped.
+    pub fn instructions(&self, k: &Kernel) -> Option<u64> {
+        self.stepper.as_ref().map(|stepper| stepper.executed(k))
+    }
+
+    /// The starts of basic blocks that have run since [`Exec::forget_blocks`]; none where driver code is not stepped.
+    pub fn blocks(&self) -> BTreeSet<BlockStart> {
+        self.stepper.as_ref().map(|stepper| stepper.blocks(self)).unwrap_or_default()
+    }
+
+    /// Forgets which blocks have run.
+    pub fn forget_blocks(&self) {
+        if let Some(stepper) = &self.stepper {
+            stepper.forget_blocks();
+        }
+    }
+
+    /// The driver's instruction behind an address in code that the lab made of it, else the address itself.
+    pub fn original(&self, rip: u64) -> u64 {
+        let rip = self.registers.original(rip);
+        self.stepper.as_ref().map_or(rip, |stepper| stepper.original(rip))
+    }
+
+    fn is_fetch(&self, event: &Event) -> bool {
+        self.stepper.as_ref().is_some_and(|stepper| stepper.is_fetch(event.rip, event.address))
+    }
+
+    /// Where the kernel calls the driver's `function`.
+    fn entry(&self, k: &Kernel, function: u64) -> u64 {
+        self.stepper.as_ref().map_or(function, |stepper| stepper.entry(k, function))
+    }
+
+    /// Whether the address lies in the C runtime functions.
+    fn is_runtime(&self, address: u64) -> bool {
+        self.thunks.borrow().runtime_offset(address).is_some()
+    }
+
+    /// Gives `act` the code from an address on, as it was loaded; None where no code of a driver or the runtime is.
+    fn with_code<T>(&self, rip: u64, act: impl FnOnce(Source<'_>) -> T) -> Option<T> {
+        if let Some(image) = self.images.borrow().iter().find(|image| image.contains(rip)) {
+            let bytes = image.bytes.get(host::to_usize(rip - image.base)..)?;
+            return Some(act(Source { bytes, rip, counts: true }));
+        }
+        let offset = self.thunks.borrow().runtime_offset(rip)?;
+        let bytes = crt::code().get(host::to_usize(offset)..)?;
+        Some(act(Source { bytes, rip, counts: false }))
+    }
+
+    fn block_start(&self, rip: u64) -> Option<BlockStart> {
+        let images = self.images.borrow();
+        let image = images.iter().position(|image| image.contains(rip))?;
+        let offset = u32::try_from(rip - images[image].base).ok()?;
+        Some(BlockStart { image: u32::try_from(image).ok()?, offset })
     }
 }

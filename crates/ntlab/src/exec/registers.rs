@@ -58,8 +58,17 @@ pub struct Registers {
     code: u64,
     cells: u64,
     slots: RefCell<BTreeMap<u64, Slot>>,
-    /// The write that waits for its instruction to finish: its physical address.
-    pending: Cell<Option<(u64, Slot)>>,
+    /// The write that waits for its instruction to finish.
+    pending: Cell<Option<(Destination, Slot)>>,
+}
+
+/// Where what an instruction leaves in its cell goes.
+#[derive(Clone, Copy, Debug)]
+enum Destination {
+    /// To a device, at a physical address.
+    Device(u64),
+    /// To memory.
+    Memory(u64),
 }
 
 impl Registers {
@@ -97,20 +106,31 @@ impl Registers {
             }
         }
         if slot.writes {
-            self.pending.set(Some((physical, slot)));
+            self.pending.set(Some((Destination::Device(physical), slot)));
         }
         event.rip = slot.code;
     }
 
-    /// The re-encoded instruction has run: what it left in its cell goes to the device.
+    /// Lets the driver go on in the instruction at which it is as if its memory operand, at `address`, were `before`.
+    pub(super) fn run_on(&self, k: &Kernel, event: &mut Event, address: u64, before: &[u8]) {
+        let slot = self.slot(&k.exec.space, event.rip);
+        Ptr::new(slot.cell).write_bytes(before);
+        self.pending.set(Some((Destination::Memory(address), slot)));
+        event.rip = slot.code;
+    }
+
+    /// The re-encoded instruction has run: what it left in its cell goes where it belongs.
     pub(super) fn finish(&self, k: &Kernel, event: &mut Event) {
-        let Some((physical, slot)) = self.pending.take() else {
+        let Some((destination, slot)) = self.pending.take() else {
             Finding::not_modelled("a jump into the lab's own code").raise()
         };
         event.rip = slot.next;
         let values: Vec<_> = words(slot.size).map(|(at, size)| (at, size, get(slot.cell + at as u64, size))).collect();
         for (offset, size, value) in values {
-            (self.bus.get().write)(k, physical + offset as u64, size, value);
+            match destination {
+                Destination::Device(physical) => (self.bus.get().write)(k, physical + offset as u64, size, value),
+                Destination::Memory(address) => put(address + offset as u64, size, value),
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{crt, entry::trap_entry};
+use super::{
+    crt,
+    entry::{stepped_trap_entry, trap_entry},
+};
 use crate::{
     exports::Export,
     finding::Finding,
@@ -18,17 +21,21 @@ const THUNK: u64 = 32;
 pub struct Thunks {
     base: u64,
     next: u64,
+    /// What they all lead to.
+    entry: u64,
     by_name: BTreeMap<&'static str, u64>,
 }
 
 impl Thunks {
     /// Makes room, and copies the C runtime functions.
-    pub fn new(space: &Space) -> Self {
+    pub fn new(space: &Space, stepped: bool) -> Self {
         let base = space.take(Arena::Kernel, ROOM);
         space.open(base, ROOM, PageKind::KernelCode);
         let code = crt::code();
         write(space, base, code);
-        Self { base, next: base + (code.len() as u64).next_multiple_of(THUNK), by_name: BTreeMap::new() }
+        let next = base + (code.len() as u64).next_multiple_of(THUNK);
+        let entry = if stepped { stepped_trap_entry } else { trap_entry } as unsafe extern "win64" fn();
+        Self { base, next, entry: entry as *const () as u64, by_name: BTreeMap::new() }
     }
 
     /// The address at which the driver can call `export`.
@@ -41,9 +48,18 @@ impl Thunks {
             Finding::not_modelled("more exported functions than there is room for thunks").raise();
         }
         self.next += THUNK;
-        write(space, address, &thunk(export));
+        write(space, address, &self.thunk(export));
         self.by_name.insert(export.name, address);
         address
+    }
+
+    /// `mov rax, export; jmp entry`.
+    fn thunk(&self, export: &'static Export) -> Vec<u8> {
+        let mut code = vec![0x48, 0xB8];
+        code.extend((&raw const *export as u64).to_le_bytes());
+        code.extend([0xFF, 0x25, 0, 0, 0, 0]);
+        code.extend(self.entry.to_le_bytes());
+        code
     }
 
     /// The address of a C runtime function.
@@ -55,15 +71,6 @@ impl Thunks {
     pub fn runtime_offset(&self, address: u64) -> Option<u64> {
         address.checked_sub(self.base).filter(|offset| *offset < crt::code().len() as u64)
     }
-}
-
-/// `mov rax, export; jmp trap_entry`.
-fn thunk(export: &'static Export) -> Vec<u8> {
-    let mut code = vec![0x48, 0xB8];
-    code.extend((&raw const *export as u64).to_le_bytes());
-    code.extend([0xFF, 0x25, 0, 0, 0, 0]);
-    code.extend((trap_entry as *const () as u64).to_le_bytes());
-    code
 }
 
 fn write(space: &Space, address: u64, code: &[u8]) {

@@ -120,7 +120,7 @@ impl Exec {
             let event = unsafe { &*event };
             let mut values = event.registers;
             values[RSP] = event.rsp;
-            return (self.registers.original(event.rip), Registers { space, values }, true);
+            return (self.original(event.rip), Registers { space, values }, true);
         }
         let frame = (host_sp - size_of::<TrapFrame>() as u64) as *const TrapFrame;
         // SAFETY: no marker, so it is the frame of a kernel call.

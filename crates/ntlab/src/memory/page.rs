@@ -71,6 +71,8 @@ page_kinds! {
     ProcessorControl = 0x13,
     /// The lab's own: nothing a driver could have an address of.
     Host = 0x14,
+    /// Driver code as the stepper has encoded it again, while more of it is written.
+    Translated = READ | EXECUTE | 0x17,
     /// Code of an image in a pageable section.
     PagedCode = READ | EXECUTE | PAGEABLE,
     /// A read-only pageable section.
@@ -151,6 +153,9 @@ impl PageKind {
     /// What the host lets driver code do with the page.
     #[must_use]
     pub const fn protection(self) -> Protection {
+        if matches!(self, Self::Translated) {
+            return Protection::All;
+        }
         match (self.allows(Access::Read), self.allows(Access::Write), self.allows(Access::Execute)) {
             (false, ..) => Protection::None,
             (true, false, false) => Protection::Read,

@@ -13,6 +13,8 @@ use crate::{
 pub const VERIFIER: u32 = 0xC4;
 /// `IRQL_NOT_LESS_OR_EQUAL`.
 pub const IRQL_NOT_LESS_OR_EQUAL: u32 = 0xA;
+/// Picoseconds that an instruction takes where instructions take time: some three a nanosecond.
+const INSTRUCTION_TIME: u64 = 333;
 const RAISED_TO_LOWER: u64 = 0x30;
 const LOWERED_TO_HIGHER: u64 = 0x31;
 
@@ -44,6 +46,15 @@ impl Sched {
             Some(left) => self.steps.set(left),
             None => self.switch(k),
         }
+    }
+
+    /// A scheduling point between two instructions of the driver, of which so many have run since the last.
+    pub(crate) fn pass_instructions(&self, k: &Kernel, count: u64) {
+        let busy = self.runnable.borrow().len().max(1) as u64;
+        if self.clock.pass(count * INSTRUCTION_TIME / busy) {
+            self.ring(k);
+        }
+        self.leave(k);
     }
 
     /// Sets the IRQL and what hangs on it.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Preemption},
     exec::{self, Entered, Exec, Image},
     export,
     exports::Export,
@@ -100,28 +100,41 @@ pub fn build(name: &str) -> PathBuf {
 
 /// A machine with the guest loaded.
 pub struct Guest {
-    kernel: Kernel,
+    method: Option<GuardMethod>,
 }
 
 impl Guest {
     /// A machine.
-    pub fn new() -> Self {
-        Self { kernel: Kernel::new(Config::default()) }
+    pub const fn new() -> Self {
+        Self { method: None }
     }
 
     /// A machine whose pages are guarded so, whatever the host prefers.
-    pub fn guarded_by(method: GuardMethod) -> Self {
-        let mut kernel = Kernel::new(Config::default());
-        let space = Space::guarded_by(method).expect("the host has address space");
-        kernel.memory = Memory::of(space, kernel.config.memory);
-        kernel.exec = Exec::new(&kernel.memory.space);
-        Self { kernel }
+    pub const fn guarded_by(method: GuardMethod) -> Self {
+        Self { method: Some(method) }
     }
 
-    /// Runs `test` as a thread of the machine.
-    pub fn run<T>(&self, test: impl FnOnce(&Running<'_>) -> T) -> T {
+    /// Runs `test` as a thread of the machine, and again with driver code stepped: what holds of it holds then too.
+    pub fn run<T>(&self, test: impl Fn(&Running<'_>) -> T) -> T {
+        let every = Preemption::Instructions { one_in: 1 };
+        let some = Preemption::Instructions { one_in: 7 };
+        self.run_as(Config { count_instructions: true, ..Config::default() }, &test);
+        self.run_as(Config { preemption: every, ..Config::default() }, &test);
+        self.run_as(Config { preemption: some, ..Config::default() }, &test);
+        self.run_as(Config::default(), &test)
+    }
+
+    /// Runs `test` as a thread of a machine made as `config` says.
+    pub fn run_as<T>(&self, config: Config, test: impl FnOnce(&Running<'_>) -> T) -> T {
         static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-        let k = &self.kernel;
+        println!("preemption: {:?}, counted: {}", config.preemption, config.count_instructions);
+        let mut kernel = Kernel::new(config);
+        if let Some(method) = self.method {
+            let space = Space::guarded_by(method).expect("the host has address space");
+            kernel.memory = Memory::of(space, kernel.config.memory);
+            kernel.exec = Exec::new(&kernel.memory.space, &kernel.config);
+        }
+        let k = &kernel;
         let entered = exec::enter(k).expect("signals can be handled");
         let image = k.exec.load(IMAGE.get_or_init(|| build("guest"))).expect("the image loads");
         let stack = k.exec.stacks.kernel_stack();
