@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     PciDevice,
-    edu::{Edu, EduModel, Effect, Transfer},
+    edu::{Edu, EduModel, Effect, OutOfBuffer, Transfer},
     pci::{self, Function, Message, Signal},
 };
 use crate::{finding::Finding, kernel::Kernel};
@@ -102,16 +102,11 @@ impl EduDevice {
     }
 
     fn move_bytes(&self, k: &Kernel) {
-        let transfer = self.edu.borrow().transfer();
-        let Transfer { address, offset, count, to_memory } = transfer.unwrap_or_else(|outside| {
-            Finding::bug_check(DMA_VIOLATION, [0; 4], format!("the device was told to do {outside}")).raise()
-        });
         let bus_master = self.function.borrow().is_bus_master();
-        if bus_master && !k.pnp.adapters.covers(address, count as u64) {
-            let sentence = format!(
-                "the device reaches {count:#x} bytes of memory that are not, or not any more, in a common buffer"
-            );
-            Finding::bug_check(DMA_VIOLATION, [0; 4], sentence).raise();
+        let transfer = self.edu.borrow().transfer();
+        let Transfer { address, offset, count, to_memory } = inside_buffer(transfer);
+        if bus_master {
+            check_reach(k, address, count);
         }
         let mut edu = self.edu.borrow_mut();
         let bytes = &mut edu.buffer_mut()[offset..offset + count];
@@ -130,6 +125,22 @@ impl EduDevice {
             Signal::LineDown => k.hardware.interrupts.line_down(self.line),
             Signal::Nothing => {}
         }
+    }
+}
+
+/// A transfer, which must stay inside the device's buffer.
+pub(super) fn inside_buffer(transfer: Result<Transfer, OutOfBuffer>) -> Transfer {
+    transfer.unwrap_or_else(|outside| {
+        Finding::bug_check(DMA_VIOLATION, [0; 4], format!("the device was told to do {outside}")).raise()
+    })
+}
+
+/// The device's access to memory must stay inside what the driver has for it.
+pub(super) fn check_reach(k: &Kernel, address: u64, count: usize) {
+    if !k.pnp.adapters.covers(address, count as u64) {
+        let sentence =
+            format!("the device reaches {count:#x} bytes of memory that are not, or not any more, in a common buffer");
+        Finding::bug_check(DMA_VIOLATION, [0; 4], sentence).raise();
     }
 }
 

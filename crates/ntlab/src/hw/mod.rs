@@ -5,6 +5,7 @@ pub mod edu;
 pub mod edu_device;
 pub mod interrupts;
 pub mod pci;
+pub mod qemu;
 
 use std::{cell::RefCell, ops::Range, rc::Rc};
 

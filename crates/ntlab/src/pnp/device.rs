@@ -20,12 +20,12 @@ use super::{
     rebalance::{self, Rebalance},
     remove, request,
     resources::{AssignedInterrupt, Requirements},
-    spec::{DeviceKind, DeviceSpec, DriverPackage, Messages},
+    spec::{DeviceKind, DeviceSpec, DriverPackage, Hardware, Messages},
     worker,
 };
 use crate::{
     at,
-    hw::{PciDevice, edu_device::EduDevice},
+    hw::{PciDevice, edu_device::EduDevice, qemu::QemuDevice},
     io::{
         device::{self, NewDevice},
         driver::{self, NotUnloaded},
@@ -94,6 +94,10 @@ impl System {
     }
 
     /// Plugs in a device and waits until the PnP manager is done with it; see [`Device::state`] for what became of it.
+    ///
+    /// # Panics
+    ///
+    /// Where the device is QEMU's and QEMU does not start; [`version`](crate::hw::qemu::version) tells before whether it is there.
     pub fn plug(&self, spec: DeviceSpec) -> Device {
         worker::run(&self.kernel, "device enumeration", move |k| {
             let devnode = enumerate(k, spec);
@@ -177,9 +181,12 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
 
 fn identity(k: &Kernel, spec: &DeviceSpec, id: u32) -> (Option<Rc<dyn PciDevice>>, Vec<String>, String) {
     match &spec.kind {
-        DeviceKind::Edu { model, messages } => {
+        DeviceKind::Edu { model, messages, hardware } => {
             let line = FIRST_LINE + id % LINES;
-            let hardware: Rc<dyn PciDevice> = EduDevice::new(model.clone(), *messages != Messages::Never, line);
+            let hardware: Rc<dyn PciDevice> = match hardware {
+                Hardware::Model => EduDevice::new(model.clone(), *messages != Messages::Never, line),
+                Hardware::Qemu => Rc::new(QemuDevice::start(model, id, line)),
+            };
             k.hardware.plug(Rc::clone(&hardware));
             let device = r"PCI\VEN_1234&DEV_11E8";
             let ids = [

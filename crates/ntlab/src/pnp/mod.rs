@@ -11,7 +11,7 @@ pub(crate) mod dma;
 mod lists;
 pub(crate) mod notifications;
 pub mod rebalance;
-mod remove;
+pub(crate) mod remove;
 pub(crate) mod request;
 pub mod resources;
 mod spec;
@@ -37,7 +37,7 @@ pub use self::{
     devnode::DeviceState,
     rebalance::Rebalance,
     resources::AssignedInterrupt,
-    spec::{DeviceSpec, DriverPackage},
+    spec::{DeviceSpec, DriverPackage, Hardware},
     stepwise::PnpRequest,
 };
 use crate::{

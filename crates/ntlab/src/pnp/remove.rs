@@ -79,6 +79,13 @@ pub fn surprise(k: &Kernel, devnode: &Rc<Devnode>) {
     give_up(k, devnode, DeviceState::Removed);
 }
 
+/// A device was lost: it is pulled out, unless it was before.
+pub fn lost(k: &Kernel, devnode: &Rc<Devnode>) {
+    if !matches!(devnode.state.get(), DeviceState::SurpriseRemoved | DeviceState::Removed) {
+        surprise(k, devnode);
+    }
+}
+
 /// A device failed for good.
 pub fn fail(k: &Kernel, devnode: &Rc<Devnode>, status: NTSTATUS) {
     give_up(k, devnode, DeviceState::Failed(Status(status)));

@@ -24,9 +24,22 @@ pub enum DeviceKind {
         model: EduModel,
         /// Its interrupts.
         messages: Messages,
+        /// What is behind it.
+        hardware: Hardware,
     },
     /// A device that the root bus enumerates, without hardware; its hardware ID.
     Software(String),
+}
+
+/// What is behind an `edu` device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Hardware {
+    /// The model in this process.
+    #[default]
+    Model,
+    /// The real one, in a QEMU of its own, which is started when the device is plugged in: of the model only the times count, and they are
+    /// the longest. It always has a message capability.
+    Qemu,
 }
 
 /// Whether a PCI function gets message-signaled interrupts.
@@ -44,7 +57,7 @@ impl DeviceSpec {
     /// A PCI `edu`, as QEMU 7.2 has it.
     #[must_use]
     pub const fn edu() -> Self {
-        Self::of(DeviceKind::Edu { model: EduModel::QEMU_7, messages: Messages::Always })
+        Self::of(DeviceKind::Edu { model: EduModel::QEMU_7, messages: Messages::Always, hardware: Hardware::Model })
     }
 
     /// A root-enumerated device without hardware resources.
@@ -62,6 +75,15 @@ impl DeviceSpec {
     pub const fn with_model(mut self, new: EduModel) -> Self {
         if let DeviceKind::Edu { model, .. } = &mut self.kind {
             *model = new;
+        }
+        self
+    }
+
+    /// With something else than the model behind it.
+    #[must_use]
+    pub const fn on_hardware(mut self, new: Hardware) -> Self {
+        if let DeviceKind::Edu { hardware, .. } = &mut self.kind {
+            *hardware = new;
         }
         self
     }
