@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::setup::NotAllowed;
+use xtask::setup::{NotAllowed, Purpose};
 use xtask::{bench, demo, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
@@ -17,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the build needs: Rust's Windows target, libclang, and the public-domain kernel headers.
+    /// Install what the build and the tests need: Rust's Windows target, libclang, the public-domain kernel headers, and QEMU.
     Setup,
     /// Build hotadd.sys.
     Build,
@@ -48,11 +48,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     // The demo looks at its options before anything is installed for it.
     if !matches!(command, Command::Demo(_)) {
-        setup::run()?;
+        setup::run(purpose(&command))?;
     }
     match command {
         Command::Demo(options) => return demo::run(&options, hotadd),
-        Command::Setup => println!("Everything the build needs is installed."),
+        Command::Setup => println!("Everything the build and the tests need is installed."),
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
         Command::Bench => bench::run(&hotadd()?)?,
@@ -67,8 +67,16 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What has to be there for a command: all of it where everything is to be set up or tested.
+const fn purpose(command: &Command) -> Purpose {
+    match command {
+        Command::Setup | Command::Test => Purpose::RealHardware,
+        _ => Purpose::Build,
+    }
+}
+
 /// The driver, built if that is necessary.
 fn hotadd() -> Result<PathBuf> {
-    setup::run()?;
+    setup::run(Purpose::Build)?;
     Ok(xtask::driver("hotadd")?.sys)
 }

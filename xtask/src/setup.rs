@@ -1,4 +1,4 @@
-//! `setup`: what the build needs and the machine lacks.
+//! `setup`: what the build and the tests need and the machine lacks.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,34 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use kit::Requirement;
+use ntlab::hw::qemu::{self, QemuError};
 
 /// The version of libclang that is tried most.
 const LIBCLANG: u32 = 14;
+
+/// What things are needed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To build.
+    Build,
+    /// To run the driver on the real device too, as the tests do.
+    RealHardware,
+}
+
+/// Something that is not installed.
+enum Missing {
+    Build(Requirement),
+    Qemu,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Build(requirement) => requirement.fmt(formatter),
+            Self::Qemu => formatter.write_str("QEMU's emulator of x86 machines, qemu-system-x86_64"),
+        }
+    }
+}
 
 /// What has to be done by someone who may.
 #[derive(Debug)]
@@ -27,12 +52,12 @@ impl std::error::Error for NotAllowed {}
 /// # Errors
 ///
 /// [`NotAllowed`] with the command to run where this program may not install; else what went wrong.
-pub fn run() -> Result<()> {
+pub fn run(purpose: Purpose) -> Result<()> {
     rust_target()?;
     if cfg!(windows) {
         return Ok(());
     }
-    let missing = kit::missing();
+    let missing = missing(purpose);
     if missing.is_empty() {
         return Ok(());
     }
@@ -52,7 +77,7 @@ pub fn run() -> Result<()> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(packages.iter().map(String::as_str));
     apt_get(&arguments)?;
-    let missing: Vec<_> = kit::missing().iter().map(ToString::to_string).collect();
+    let missing: Vec<_> = self::missing(purpose).iter().map(ToString::to_string).collect();
     ensure!(missing.is_empty(), "installed {}, and still do not find: {}", packages.join(" "), missing.join("; "));
     Ok(())
 }
@@ -71,12 +96,21 @@ fn rust_target() -> Result<()> {
     Err(NotAllowed(format!("Please run, in {}:\n  {command}", kit::root().display())).into())
 }
 
-fn packages(missing: &[Requirement]) -> Vec<String> {
+fn missing(purpose: Purpose) -> Vec<Missing> {
+    let mut missing: Vec<_> = kit::missing().into_iter().map(Missing::Build).collect();
+    if purpose == Purpose::RealHardware && matches!(qemu::version(), Err(QemuError::Absent)) {
+        missing.push(Missing::Qemu);
+    }
+    missing
+}
+
+fn packages(missing: &[Missing]) -> Vec<String> {
     missing
         .iter()
-        .flat_map(|requirement| match requirement {
-            Requirement::KernelHeaders => vec!["mingw-w64-x86-64-dev".to_owned()],
-            Requirement::Libclang => {
+        .flat_map(|missing| match missing {
+            Missing::Build(Requirement::KernelHeaders) => vec!["mingw-w64-x86-64-dev".to_owned()],
+            Missing::Qemu => vec!["qemu-system-x86".to_owned()],
+            Missing::Build(Requirement::Libclang) => {
                 let version = libclang_version(&known_packages());
                 vec![format!("libclang1-{version}"), format!("libclang-common-{version}-dev")]
             }

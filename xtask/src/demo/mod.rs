@@ -17,9 +17,9 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use ntlab::{config::Config, machine::Machine, report::Report};
+use ntlab::{config::Config, hw::qemu, machine::Machine, report::Report};
 
-pub use self::options::Options;
+pub use self::options::{Hardware, Options};
 use self::{results::Results, scenario::Scenario, view::View};
 
 /// Exit code of options that cannot be served.
@@ -33,7 +33,12 @@ const USAGE: u8 = 2;
 /// The driver is not there, or a file could not be written to the end.
 pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(seed_from_clock);
-    let prepared = options.machine(seed).map_err(Error::msg).and_then(|config| Ok((config, Files::create(options)?)));
+    let prepared = options.machine(seed).map_err(Error::msg).and_then(|config| {
+        if options.hardware == Hardware::Qemu {
+            qemu::version()?;
+        }
+        Ok((config, Files::create(options)?))
+    });
     let (config, files) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use ntlab::config::Config;
+use clap::{Args, ValueEnum};
+use ntlab::{config::Config, pnp};
 
 /// Hot-add processors and memory to a simulated machine that runs hotadd.sys under load.
 #[derive(Args, Clone, Debug)]
@@ -26,6 +26,10 @@ pub struct Options {
     /// Requests that are always in flight.
     #[arg(long, default_value_t = Options::default().requests)]
     pub requests: u32,
+    /// What is behind the edu device: the lab's model, or the real one in a QEMU that is started for it. A run with QEMU need not be the same
+    /// every time.
+    #[arg(long, value_enum, default_value_t = Options::default().hardware)]
+    pub hardware: Hardware,
     /// Write the results to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -35,6 +39,24 @@ pub struct Options {
     /// Print nothing but broken promises.
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// What is behind the edu device.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hardware {
+    /// The lab's model.
+    Model,
+    /// QEMU's own.
+    Qemu,
+}
+
+impl From<Hardware> for pnp::Hardware {
+    fn from(hardware: Hardware) -> Self {
+        match hardware {
+            Hardware::Model => Self::Model,
+            Hardware::Qemu => Self::Qemu,
+        }
+    }
 }
 
 /// The most requests in flight.
@@ -49,6 +71,7 @@ impl Default for Options {
             groups: 1,
             memory: 4,
             requests: 64,
+            hardware: Hardware::Model,
             json: None,
             picture: None,
             quiet: false,

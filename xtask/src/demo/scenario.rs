@@ -8,7 +8,7 @@ use workload::{Load, Plan, Target};
 
 use super::{
     journal::{self, Watch},
-    options::Options,
+    options::{Hardware, Options},
     results::{Change, Processor, Results},
     view::View,
 };
@@ -30,6 +30,7 @@ const PATIENCE: u64 = 60_000_000_000;
 pub struct Scenario {
     seed: u64,
     requests: u32,
+    hardware: Hardware,
     processors: u32,
     added: u32,
 }
@@ -45,7 +46,13 @@ impl Scenario {
     /// The scenario on a machine made as `config` says.
     pub fn new(options: &Options, seed: u64, config: &Config) -> Self {
         let processors = config.processors;
-        Self { seed, requests: options.requests, processors, added: config.maximum_processors() - processors }
+        Self {
+            seed,
+            requests: options.requests,
+            hardware: options.hardware,
+            processors,
+            added: config.maximum_processors() - processors,
+        }
     }
 
     /// How many stages it has.
@@ -64,7 +71,7 @@ impl Scenario {
             self.processors, self.requests
         ));
         system.install(workload::package(sys));
-        system.plug(workload::quick_edu());
+        system.plug(workload::quick_edu().on_hardware(self.hardware.into()));
         system.plug(workload::software());
         let devices = Devices::open(system).expect("the driver starts its two devices");
         let watch = Watch::start(system, Rc::clone(devices.targets[0].handle()), Rc::clone(view));
