@@ -5,15 +5,15 @@ use crate::{
     events::Kind,
     export,
     finding::Finding,
-    irql::{PASSIVE_LEVEL, any_level},
+    irql::{DIRQL_MAX, PASSIVE_LEVEL, any_level, at_most},
     kernel::Kernel,
     memory::Ptr,
 };
 
 /// The functions of this module.
 pub const FUNCTIONS: &[Export] = &[
-    export!("DbgPrint", any_level(), dbg_print),
-    export!("DbgPrintEx", any_level(), dbg_print_ex),
+    export!("DbgPrint", at_most(DIRQL_MAX), dbg_print),
+    export!("DbgPrintEx", at_most(DIRQL_MAX), dbg_print_ex),
     export!("KeBugCheck", any_level(), ke_bug_check),
     export!("KeBugCheckEx", any_level(), ke_bug_check_ex),
 ];

@@ -16,7 +16,7 @@ use crate::{
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
-    sched::{Need, Object},
+    sched::{Need, Object, VERIFIER},
 };
 
 /// The functions of this module.
@@ -41,6 +41,10 @@ pub const FUNCTIONS: &[Export] = &[
 
 /// `MAXIMUM_WAIT_OBJECTS_EXCEEDED`.
 const TOO_MANY_OBJECTS: u32 = 0xC;
+/// "The thread waits at IRQL equals `DISPATCH_LEVEL` and the Timeout is NULL."
+const WAIT_WITHOUT_TIMEOUT: u64 = 0x121;
+/// "The thread waits at `DISPATCH_LEVEL` and Timeout value is not equal to zero."
+const WAIT_WITH_TIMEOUT: u64 = 0x122;
 /// `THREAD_WAIT_OBJECTS`: as many wait blocks a thread brings along.
 const THREAD_WAIT_OBJECTS: usize = 3;
 /// `MAXIMUM_WAIT_OBJECTS`.
@@ -124,6 +128,7 @@ fn ke_wait_for_single_object(
     _alertable: bool,
     timeout: Ptr<i64>,
 ) -> i32 {
+    check_level(k, "KeWaitForSingleObject", object.address(), timeout);
     k.sched.wait(k, "KeWaitForSingleObject", &[object], Need::Any, deadline(k, timeout))
 }
 
@@ -140,6 +145,7 @@ fn ke_wait_for_multiple_objects(
     timeout: Ptr<i64>,
     wait_blocks: Ptr<u8>,
 ) -> i32 {
+    check_level(k, "KeWaitForMultipleObjects", objects.address(), timeout);
     let count = count as usize;
     let most = if wait_blocks.is_null() { THREAD_WAIT_OBJECTS } else { MAXIMUM_WAIT_OBJECTS };
     if count > most {
@@ -170,6 +176,21 @@ fn zw_wait_for_single_object(k: &Kernel, handle: u64, _alertable: bool, timeout:
 fn ke_delay_execution_thread(k: &Kernel, _mode: i8, _alertable: bool, interval: Ptr<i64>) -> i32 {
     k.sched.delay(k, "KeDelayExecutionThread", k.sched.due(interval.read()));
     0
+}
+
+/// Stops the run where a wait that could last is asked for at `DISPATCH_LEVEL`, also if it would not last this time.
+fn check_level(k: &Kernel, function: &str, objects: u64, timeout: Ptr<i64>) {
+    let irql = k.irql();
+    if irql < DISPATCH_LEVEL {
+        return;
+    }
+    let (violation, lasts) = match timeout.is_null() {
+        true => (WAIT_WITHOUT_TIMEOUT, "without a time-out"),
+        false if timeout.read() != 0 => (WAIT_WITH_TIMEOUT, "with a time-out that is not 0"),
+        false => return,
+    };
+    let sentence = format!("{function} at {irql} {lasts}; threads may wait below DISPATCH_LEVEL only");
+    Finding::bug_check(VERIFIER, [violation, irql.0.into(), objects, timeout.address()], sentence).raise();
 }
 
 /// The virtual time at which a wait ends; none for a null pointer, 0 for a wait that is none.

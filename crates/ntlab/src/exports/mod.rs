@@ -3,6 +3,8 @@
 //! Each is one row of a table in this folder: its name, its IRQL contract and the function that does it. A driver that imports a name
 //! without a row is refused at load.
 
+pub mod callbacks;
+pub(crate) mod contract;
 pub(crate) mod dma;
 mod hot_add;
 mod interrupt;
@@ -198,6 +200,12 @@ const TABLES: &[&[Export]] = &[
     #[cfg(test)]
     crate::exec::tests::FUNCTIONS,
 ];
+
+/// Every function that drivers can import.
+#[cfg(test)]
+pub(crate) fn documented() -> impl Iterator<Item = &'static Export> {
+    TABLES.iter().take(TABLES.len() - 1).flat_map(|table| table.iter())
+}
 
 /// The export called `name`.
 #[must_use]

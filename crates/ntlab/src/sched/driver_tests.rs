@@ -269,9 +269,9 @@ fn defects_with_irql_and_locks_are_found_where_they_happen() {
         (
             "wait_at_dispatch",
             0xC4,
-            "KeWaitForSingleObject: a wait at DISPATCH_LEVEL; threads may wait below DISPATCH_LEVEL only",
+            "KeWaitForSingleObject at DISPATCH_LEVEL without a time-out; threads may wait below DISPATCH_LEVEL only",
         ),
-        ("flush_at_dispatch", 0xA, "KeFlushQueuedDpcs called at DISPATCH_LEVEL; it may be called at PASSIVE_LEVEL"),
+        ("flush_at_dispatch", 0xC4, "KeFlushQueuedDpcs called at DISPATCH_LEVEL; it may be called at PASSIVE_LEVEL"),
         ("waits_for_nothing", 0xC4, "a wait for an object that was not initialised"),
     ];
     for (name, bug_check, sentence) in expected {

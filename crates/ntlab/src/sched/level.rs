@@ -3,7 +3,7 @@
 use super::{Processor, Sched};
 use crate::{
     events::Kind,
-    exports::Export,
+    exports::{Export, callbacks, contract},
     finding::Finding,
     irql::{DISPATCH_LEVEL, Irql},
     kernel::Kernel,
@@ -11,8 +11,6 @@ use crate::{
 
 /// `DRIVER_VERIFIER_DETECTED_VIOLATION`.
 pub const VERIFIER: u32 = 0xC4;
-/// `IRQL_NOT_LESS_OR_EQUAL`.
-pub const IRQL_NOT_LESS_OR_EQUAL: u32 = 0xA;
 /// Picoseconds that an instruction takes where instructions take time: some three a nanosecond.
 const INSTRUCTION_TIME: u64 = 333;
 const RAISED_TO_LOWER: u64 = 0x30;
@@ -22,7 +20,7 @@ impl Sched {
     pub(crate) fn enter(&self, k: &Kernel, export: &'static Export) {
         let irql = self.current_processor().irql();
         if !export.irql.contains(irql) {
-            wrong_level(export, irql).raise();
+            contract::wrong_level(k, export, irql).raise();
         }
         k.record(Kind::KernelCall(export.name));
         self.preempt(k);
@@ -102,13 +100,16 @@ impl Sched {
         assert!(!self.in_alarm.get(), "{what}: hardware and the clock do not call drivers");
         let before = self.current_processor();
         let (irql, locks) = (before.irql(), before.locks.borrow().len());
+        debug_assert!(
+            callbacks::find(what).is_none_or(|callback| callback.irql.contains(irql)),
+            "the kernel calls {what} at {irql}"
+        );
         k.record(Kind::CallDriver(what));
         let value = crate::exec::call(k, function, arguments);
         let after = self.current_processor();
         if after.irql() != irql {
-            let parameters = [irql.0.into(), after.irql().0.into(), 0, 0];
-            let sentence = format!("{what} was called at {irql} and returned at {}", after.irql());
-            let finding = Finding::bug_check(VERIFIER, parameters, sentence);
+            let first = arguments.first().copied().unwrap_or_default();
+            let finding = callbacks::changed_level(what, function, first, irql, after.irql());
             finding.with_stack("the IRQL was last raised", &[after.raised_at.get()]).raise();
         }
         let held = after.locks.borrow().len();
@@ -119,12 +120,4 @@ impl Sched {
         k.record(Kind::DriverReturned(what));
         value
     }
-}
-
-fn wrong_level(export: &Export, irql: Irql) -> Finding {
-    let (lowest, highest) = (export.irql.lowest, export.irql.highest);
-    let contract = if lowest == highest { format!("at {lowest}") } else { format!("from {lowest} to {highest}") };
-    let sentence = format!("{} called at {irql}; it may be called {contract}", export.name);
-    let code = if irql > highest { IRQL_NOT_LESS_OR_EQUAL } else { VERIFIER };
-    Finding::bug_check(code, [0, irql.0.into(), lowest.0.into(), highest.0.into()], sentence)
 }
