@@ -97,7 +97,10 @@ fn rust_target() -> Result<()> {
 }
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
-    let mut missing: Vec<_> = kit::missing().into_iter().map(Missing::Build).collect();
+    let mut missing = kit::missing();
+    // Only the tests have drivers in C.
+    missing.retain(|requirement| purpose != Purpose::Build || *requirement != Requirement::Clang);
+    let mut missing: Vec<_> = missing.into_iter().map(Missing::Build).collect();
     if purpose == Purpose::RealHardware && matches!(qemu::version(), Err(QemuError::Absent)) {
         missing.push(Missing::Qemu);
     }
@@ -114,6 +117,7 @@ fn packages(missing: &[Missing]) -> Vec<String> {
                 let version = libclang_version(&known_packages());
                 vec![format!("libclang1-{version}"), format!("libclang-common-{version}-dev")]
             }
+            Missing::Build(Requirement::Clang) => vec![format!("clang-{}", libclang_version(&known_packages()))],
         })
         .collect()
 }

@@ -49,6 +49,8 @@ pub enum Kind {
         /// Index of the processor.
         index: u32,
     },
+    /// An exception with this code in the driver, or in a kernel function that it called.
+    Exception(u32),
     /// Text from `DbgPrint`.
     Print(Box<str>),
     /// A step of something else, in words.

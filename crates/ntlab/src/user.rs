@@ -35,6 +35,7 @@ use crate::{
     },
     kernel::Kernel,
     machine::System,
+    memory::Ptr,
 };
 
 /// An NTSTATUS that prints as its name.
@@ -222,6 +223,52 @@ impl System {
     #[must_use]
     pub fn outstanding_requests(&self) -> Vec<String> {
         self.kernel.io.irps.outstanding()
+    }
+}
+
+/// Memory of the user process, until it is dropped.
+pub struct UserMemory<'k> {
+    kernel: &'k Kernel,
+    start: Ptr<u8>,
+    length: usize,
+}
+
+impl fmt::Debug for UserMemory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserMemory").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl System {
+    /// Allocates memory of the user process, holding `data`. It ends at a page that is not there.
+    #[must_use]
+    pub fn user_memory(&self, data: &[u8]) -> UserMemory<'_> {
+        let start = self.kernel.memory.allocate_user(data.len());
+        start.write_bytes(data);
+        UserMemory { kernel: &self.kernel, start, length: data.len() }
+    }
+}
+
+impl UserMemory<'_> {
+    /// Its address, for [`Request::ControlAt`].
+    #[must_use]
+    pub const fn address(&self) -> u64 {
+        self.start.address()
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn read(&self) -> Vec<u8> {
+        self.start.read_bytes(self.length)
+    }
+}
+
+impl Drop for UserMemory<'_> {
+    fn drop(&mut self) {
+        // A machine that is stopping has lost its memory with it.
+        if !std::thread::panicking() {
+            self.kernel.memory.free_user(self.start, self.length);
+        }
     }
 }
 

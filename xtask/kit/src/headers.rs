@@ -46,11 +46,35 @@ impl Clang {
     pub fn find() -> Option<Self> {
         directories(Path::new(LLVM), "llvm-").into_iter().rev().find_map(|(_, llvm)| {
             let lib = llvm.join("lib");
-            let (_, resources) = directories(&lib.join("clang"), "").pop()?;
-            let include = resources.join("include");
-            (lib.join("libclang.so.1").exists() && include.join("stddef.h").exists()).then_some(Self { lib, include })
+            let include = own_headers(&llvm)?;
+            lib.join("libclang.so.1").exists().then_some(Self { lib, include })
         })
     }
+}
+
+/// What drivers in C are compiled with.
+pub struct Compiler {
+    /// clang.
+    pub program: PathBuf,
+    /// The directory with its own headers.
+    pub include: PathBuf,
+}
+
+impl Compiler {
+    /// The newest installed version that is complete.
+    pub fn find() -> Option<Self> {
+        directories(Path::new(LLVM), "llvm-").into_iter().rev().find_map(|(_, llvm)| {
+            let program = llvm.join("bin/clang");
+            program.exists().then_some(Self { program, include: own_headers(&llvm)? })
+        })
+    }
+}
+
+/// The directory of the compiler's own headers in that of a version of LLVM.
+fn own_headers(llvm: &Path) -> Option<PathBuf> {
+    let (_, resources) = directories(&llvm.join("lib/clang"), "").pop()?;
+    let include = resources.join("include");
+    include.join("stddef.h").exists().then_some(include)
 }
 
 /// The directories in `parent` named `prefix` and a version, oldest first.

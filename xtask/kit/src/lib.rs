@@ -1,14 +1,16 @@
-//! Builds the workspace's WDM drivers, on Linux as on Windows, with the genuine `wdk` crates.
+//! Builds the workspace's WDM drivers, on Linux as on Windows, with the genuine `wdk` crates; and drivers in C.
 //!
 //! On Windows the crates are used as published, over the installed WDK. On Linux the same locked versions are used over
 //! a kit staged from the public-domain headers of mingw-w64 (`stage.rs`), with small edits of `wdk-build` (`vendor.rs`),
 //! the only one that asks what host it runs on.
 
 mod build;
+mod c;
 mod headers;
 mod stage;
 mod staged;
 mod vendor;
 
 pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
+pub use c::c_driver;
 pub use stage::{Requirement, missing};

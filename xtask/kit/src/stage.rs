@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use implib::{Flavor, ImportLibrary, MachineType};
 use object::read::archive::ArchiveFile;
 
-use crate::headers::{Clang, Mingw};
+use crate::headers::{Clang, Compiler, Mingw};
 use crate::staged;
 
 /// The version the kit claims to have. Any will do that `wdk-build` accepts.
@@ -77,6 +77,8 @@ pub enum Requirement {
     KernelHeaders,
     /// libclang and the headers that belong to it, of one version.
     Libclang,
+    /// The compiler, for drivers in C.
+    Clang,
 }
 
 impl fmt::Display for Requirement {
@@ -84,6 +86,7 @@ impl fmt::Display for Requirement {
         formatter.write_str(match self {
             Self::KernelHeaders => "the kernel headers and import libraries of mingw-w64 for x86_64",
             Self::Libclang => "libclang 14 or newer with its headers",
+            Self::Clang => "clang 14 or newer",
         })
     }
 }
@@ -103,7 +106,22 @@ pub fn missing() -> Vec<Requirement> {
     if Clang::find().is_none() {
         missing.push(Requirement::Libclang);
     }
+    if Compiler::find().is_none() {
+        missing.push(Requirement::Clang);
+    }
     missing
+}
+
+impl Kit {
+    /// The headers.
+    pub fn include(&self) -> PathBuf {
+        self.root.join("Include").join(VERSION)
+    }
+
+    /// The import libraries.
+    pub fn libraries(&self) -> PathBuf {
+        self.root.join("Lib").join(VERSION).join("km/x64")
+    }
 }
 
 /// The directory of libclang.
@@ -125,7 +143,7 @@ pub fn kit(root: PathBuf) -> Result<Kit> {
     Ok(Kit { root, libclang: clang.lib, clang_args })
 }
 
-fn not_installed() -> String {
+pub fn not_installed() -> String {
     let missing: Vec<_> = missing().iter().map(ToString::to_string).collect();
     format!("not installed: {}. Run `cargo xtask setup`", missing.join("; "))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     entry::{BORDER, Border, abandon, call_guest},
-    signals,
+    exception, signals,
 };
 use crate::{
     exports::{Arguments, Export},
@@ -24,7 +24,7 @@ use crate::{
 /// What kernel functions of Windows would use of the kernel stack between the driver's call and its callback.
 const KERNEL_FRAMES: u64 = 256;
 /// The least a call into the driver is made with.
-const LEAST_STACK: u64 = 2048;
+pub(super) const LEAST_STACK: u64 = 2048;
 /// The arguments that win64 passes in registers have places on the stack too.
 const HOMED: usize = 4;
 
@@ -113,7 +113,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
     }));
     match result {
         Ok(value) => value,
-        Err(payload) => stop(k, payload),
+        Err(payload) => exception::after_kernel_call(k, payload).unwrap_or_else(|payload| stop(k, payload)),
     }
 }
 

@@ -75,6 +75,11 @@ pub struct TrapFrame {
     pub rsp: u64,
 }
 
+impl TrapFrame {
+    /// The first of its xmm registers.
+    pub const FIRST_XMM: usize = 6;
+}
+
 /// What a call into the driver leaves on the host stack, at `host_sp`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

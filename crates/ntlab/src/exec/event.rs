@@ -4,7 +4,12 @@ use std::panic::{self, AssertUnwindSafe};
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::{border, registers, step::Stepper};
+use super::{
+    border,
+    exception::{self, Exception},
+    registers, shared_data,
+    step::Stepper,
+};
 use crate::{
     finding::Finding,
     irql::Irql,
@@ -74,13 +79,13 @@ const RCX: usize = 1;
 pub unsafe extern "sysv64" fn event(event: &mut Event) {
     let k = border::running();
     k.exec.border().guest_sp.set(event.rsp);
-    let result = panic::catch_unwind(AssertUnwindSafe(|| match &k.exec.stepper {
+    let served = panic::catch_unwind(AssertUnwindSafe(|| match &k.exec.stepper {
         Some(stepper) => serve_stepped(k, stepper, event),
         None => serve(k, event),
     }));
-    if let Err(payload) = result {
-        border::stop(k, payload);
-    }
+    served
+        .or_else(|payload| exception::after_event(k, payload, event))
+        .unwrap_or_else(|payload| border::stop(k, payload));
 }
 
 fn serve_stepped(k: &Kernel, stepper: &Stepper, event: &mut Event) {
@@ -112,12 +117,15 @@ fn page_fault(k: &Kernel, event: &mut Event) {
     let kind = k.exec.space.kind(event.address);
     match kind {
         PageKind::Mmio if access != Access::Execute => k.exec.registers.access(k, event),
+        _ if shared_data::contains(event.address) && access == Access::Read => {
+            k.exec.registers.access_at(k, event, event.address);
+        }
         PageKind::ProcessorControl => {
             let offset = event.address % PAGE;
             Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise()
         }
         _ if kind.pageable() && kind.allows(access) && k.exec.space.page_in() => {}
-        _ => fault::finding(&k.memory, event.address, access, k.exec.original(event.rip)).raise(),
+        _ => fault::end(&k.memory, event.address, access, k.exec.original(event.rip)),
     }
 }
 
@@ -154,7 +162,8 @@ fn protection(k: &Kernel, event: &mut Event) {
     let address = instruction.virtual_address(operand, 0, |register, _, _| value(event, register)).unwrap_or(event.rsp);
     let parameters = [fault::ACCESS_VIOLATION, rip, 0, address];
     let what = fault::pattern(address).unwrap_or("an address that cannot exist");
-    Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("access to {what}")).raise()
+    let finding = Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("access to {what}"));
+    Exception::access_violation(u64::MAX, Access::Read, finding).raise()
 }
 
 /// The register that an instruction reads the task priority to, true, or writes it from, false. cr8 is the IRQL.
@@ -191,13 +200,15 @@ pub fn value(event: &Event, register: Register) -> Option<u64> {
 
 /// Exceptions without a meaning of their own; bug check parameters take their status codes.
 fn exception(exception: u64, rip: u64) -> ! {
-    let (code, what) = match exception {
+    let (code, what): (u32, &str) = match exception {
         DIVIDE => (0xC000_0094, "integer division by zero"),
         DEBUG => (0x8000_0004, "single step"),
         BREAKPOINT => (0x8000_0003, "breakpoint"),
         INVALID_OPCODE => (0xC000_001D, "illegal instruction"),
         _ => Finding::not_modelled(format!("exception {exception} of the processor")).raise(),
     };
-    let parameters = [code, rip, 0, 0];
-    Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("{what} in the driver")).raise()
+    let parameters = [u64::from(code), rip, 0, 0];
+    let sentence = format!("{what} in the driver");
+    let finding = Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, sentence);
+    Exception::of_processor(code, finding).raise()
 }

@@ -134,7 +134,7 @@ impl Exec {
         let base = self.space.take(Arena::Images, length);
         relocate(&pe, &file, &mut bytes, base.wrapping_sub(header.image_base.get(LE)))?;
         for import in &imports {
-            put(&mut bytes, import.slot, self.bind(&import.function.name))?;
+            put(&mut bytes, import.slot, self.bind(&import.function.name).unwrap_or(0))?;
         }
         set_cookie(&pe, &mut bytes, base)?;
         let sections = sections(&pe, base);
@@ -162,13 +162,13 @@ impl Exec {
 
     fn has(&self, import: &Import) -> bool {
         let Missing { module, name } = &import.function;
-        MODULES.iter().any(|known| known.eq_ignore_ascii_case(module))
-            && (self.runtime_function(name).is_some() || exports::find(name).is_some())
+        MODULES.iter().any(|known| known.eq_ignore_ascii_case(module)) && self.bind(name).is_some()
     }
 
-    fn bind(&self, name: &str) -> u64 {
-        let runtime = self.runtime_function(name);
-        runtime.or_else(|| exports::find(name).map(|export| self.thunk(export))).unwrap_or(0)
+    /// The address of what the kernel exports by this name.
+    pub fn bind(&self, name: &str) -> Option<u64> {
+        let own = self.runtime_function(name).or_else(|| self.variable(name));
+        own.or_else(|| exports::find(name).map(|export| self.thunk(export)))
     }
 
     /// Discards the sections that are needed for initialization only: their pages fault from now on.

@@ -9,8 +9,10 @@ mod border;
 mod crt;
 mod entry;
 mod event;
+mod exception;
 mod image;
 mod registers;
+mod shared_data;
 mod signals;
 mod stacks;
 mod step;
@@ -19,11 +21,14 @@ mod symbols;
 pub(crate) mod tests;
 mod thunks;
 mod unwind;
+mod variables;
 
 use std::{any::Any, cell::RefCell, collections::BTreeSet, ptr::NonNull, rc::Rc};
 
+pub(crate) use self::exception::{CONTINUE_EXECUTION, CONTINUE_SEARCH, TARGET_UNWIND, UNWINDING, at_base, take};
 pub use self::{
     border::{Entered, call, enter},
+    exception::Exception,
     image::{Image, LoadError, Missing, Section},
     registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
@@ -36,6 +41,7 @@ use self::{
     registers::Registers,
     step::{Source, Stepper},
     thunks::Thunks,
+    variables::Variables,
 };
 use crate::{
     config::Config,
@@ -65,6 +71,7 @@ pub struct Exec {
     pub(crate) space: Rc<Space>,
     border: NonNull<Border>,
     thunks: RefCell<Thunks>,
+    variables: Variables,
     /// Every image that was ever loaded: stacks may still lead through it.
     images: RefCell<Vec<Rc<Image>>>,
     /// Accesses to device registers.
@@ -88,6 +95,7 @@ impl Exec {
             space: Rc::clone(space),
             border: border::allocate(space),
             thunks: RefCell::new(Thunks::new(space, stepper.is_some())),
+            variables: Variables::new(space),
             images: RefCell::default(),
             registers: Registers::new(space),
             stacks: Stacks::new(space),
@@ -110,6 +118,11 @@ impl Exec {
     /// The address of a C runtime function that the kernel exports and that is no kernel call.
     pub fn runtime_function(&self, name: &str) -> Option<u64> {
         self.thunks.borrow().runtime_function(name)
+    }
+
+    /// The address of a variable that the kernel exports.
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        self.variables.address(name)
     }
 
     /// Notes where the machine is, unless that was noted before: what stops it unwinds from here.

@@ -11,7 +11,7 @@ use iced_x86::{
     Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
 };
 
-use super::{entry::resume_entry, event::Event};
+use super::{entry::resume_entry, event::Event, shared_data};
 use crate::{
     finding::Finding,
     kernel::Kernel,
@@ -77,7 +77,13 @@ impl Registers {
         let code = space.take(Arena::Kernel, 2 * room);
         space.open(code, room, PageKind::KernelCode);
         space.open(code + room, room, PageKind::Object);
-        let read = |k: &Kernel, address, size| k.hardware.read(k, address, size);
+        let read = |k: &Kernel, address, size| {
+            if shared_data::contains(address) {
+                shared_data::read(k, address, size)
+            } else {
+                k.hardware.read(k, address, size)
+            }
+        };
         let write = |k: &Kernel, address, size, value| k.hardware.write(k, address, size, value);
         let cells = code + room;
         Self { bus: Cell::new(Bus { read, write }), code, cells, slots: RefCell::default(), pending: Cell::new(None) }
@@ -97,6 +103,11 @@ impl Registers {
         let Some(physical) = k.memory.mappings.physical(event.address) else {
             fault::refuse(&k.memory, event.address, 1, Access::Read)
         };
+        self.access_at(k, event, physical);
+    }
+
+    /// The same where the bus knows it by this address.
+    pub(super) fn access_at(&self, k: &Kernel, event: &mut Event, physical: u64) {
         let slot = self.slot(&k.exec.space, event.rip);
         k.preempt();
         if slot.reads {

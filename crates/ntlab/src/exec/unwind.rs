@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, rc::Rc};
 
 use pe_unwind_info::x86_64::{
-    FunctionEpilogInstruction, FunctionTableEntries, Register, RuntimeFunction, UnwindInfo, UnwindInfoTrailer,
-    UnwindState, XmmRegister,
+    FunctionEpilogInstruction, FunctionTableEntries, Register, RuntimeFunction, UnwindInfo, UnwindInfoFlags,
+    UnwindInfoHeader, UnwindState, XmmRegister,
 };
 
 use super::{
@@ -18,16 +18,50 @@ use crate::memory::{PageKind, Space};
 
 /// A walk that takes longer is lost.
 const DEEPEST: usize = 512;
-const RSP: usize = 4;
+pub(super) const RSP: usize = 4;
 /// `jmp` with a displacement of 8 and of 32 bits.
 const JUMP_SHORT: u8 = 0xEB;
 const JUMP: u8 = 0xE9;
 
-/// The registers that a walk needs.
-struct Registers<'s> {
-    space: &'s Space,
+/// The registers of driver code.
+#[derive(Clone)]
+pub(super) struct Registers<'s> {
+    pub space: &'s Space,
     /// rax rcx rdx rbx rsp rbp rsi rdi r8 to r15.
-    values: [u64; 16],
+    pub values: [u64; 16],
+    /// xmm0 to xmm15.
+    pub xmm: [u128; 16],
+}
+
+/// A place in driver code with what the registers hold there.
+#[derive(Clone)]
+pub(super) struct Position<'s> {
+    pub rip: u64,
+    pub registers: Registers<'s>,
+    /// Whether `rip` is of the instruction itself and not behind a call.
+    pub exact: bool,
+}
+
+/// What the unwind information says about the function at a [`Position`].
+pub(super) struct Frame {
+    /// The address of its entry in the function table.
+    pub entry: u64,
+    /// The base of its image.
+    pub base: u64,
+    /// What its language handler knows its frame by.
+    pub establisher: u64,
+    /// Its language handler, if it has one.
+    pub handler: Option<LanguageHandler>,
+}
+
+/// A language handler ("struct `UNWIND_INFO`" of "x64 exception handling").
+pub(super) struct LanguageHandler {
+    pub function: u64,
+    pub data: u64,
+    /// It is called when a handler for an exception is looked for.
+    pub exception: bool,
+    /// It is called when the frame is unwound.
+    pub termination: bool,
 }
 
 impl UnwindState for Registers<'_> {
@@ -45,7 +79,9 @@ impl UnwindState for Registers<'_> {
         on_stack.then(|| unsafe { (address as *const u64).read() })
     }
 
-    fn write_xmm_register(&mut self, _: XmmRegister, _: u128) {}
+    fn write_xmm_register(&mut self, register: XmmRegister, value: u128) {
+        self.xmm[register as usize] = value;
+    }
 }
 
 impl Registers<'_> {
@@ -56,14 +92,24 @@ impl Registers<'_> {
     }
 }
 
+impl Position<'_> {
+    /// From where no code is to what called it: that is on the stack.
+    pub fn leave_wild(&mut self) -> Option<()> {
+        self.rip = self.registers.pop()?;
+        self.exact = false;
+        Some(())
+    }
+}
+
 impl Exec {
-    /// The instruction behind the kernel call that runs, without walking the stack; 0 where no driver code is on it.
+    /// The instruction behind the kernel call or event that runs, without walking the stack; 0 where no driver code is on it.
     pub fn caller(&self) -> u64 {
-        let Context { host_sp, guest_sp, .. } = self.save();
-        let mut registers = Registers { space: &self.space, values: [0; 16] };
-        registers.values[RSP] = guest_sp;
-        let next = if host_sp == 0 { None } else { registers.pop() };
-        next.map_or(0, |rip| rip - 1)
+        let Context { host_sp, .. } = self.save();
+        if host_sp == 0 {
+            return 0;
+        }
+        let Position { rip, exact, .. } = self.start(host_sp);
+        if exact { rip } else { rip.saturating_sub(1) }
     }
 
     /// Where the driver is on the current thread: the address of an instruction in each of its frames, innermost first; empty where no
@@ -86,31 +132,57 @@ impl Exec {
 
     /// Walks the frames between a call into the driver and the kernel call or event that left it.
     fn walk_from(&self, host_sp: u64, stack: &mut Vec<u64>) {
-        let (mut rip, mut registers, mut exact) = self.start(host_sp);
-        if exact && matches!(self.code_at(rip), CodeAt::Nowhere) {
-            // A wild jump: what called is on the stack.
-            stack.push(rip);
-            let Some(next) = registers.pop() else { return };
-            (rip, exact) = (next, false);
+        let mut position = self.start(host_sp);
+        if self.is_wild(&position) {
+            stack.push(position.rip);
+            if position.leave_wild().is_none() {
+                return;
+            }
         }
-        while stack.len() < DEEPEST {
-            let next = match self.code_at(rip) {
-                CodeAt::Image(image) => Walker::new(&image).frame(&mut registers, rip, exact),
-                CodeAt::Runtime(pushed) => {
-                    registers.values[RSP] += if exact { pushed } else { 0 };
-                    registers.pop()
-                }
-                CodeAt::Nowhere => return,
-            };
+        while stack.len() < DEEPEST && self.is_code(position.rip) {
             // A return address may lie behind the last instruction of its function.
-            stack.push(if exact { rip } else { rip - 1 });
-            let Some(next) = next else { return };
-            (rip, exact) = (next, false);
+            stack.push(if position.exact { position.rip } else { position.rip - 1 });
+            if self.unwind(&mut position).is_none() {
+                return;
+            }
         }
     }
 
-    /// Where the driver left off: rip, registers, and whether rip is of the instruction itself and not behind a call.
-    fn start(&self, host_sp: u64) -> (u64, Registers<'_>, bool) {
+    /// Whether the driver jumped to where no code is.
+    pub(super) fn is_wild(&self, position: &Position<'_>) -> bool {
+        position.exact && !self.is_code(position.rip)
+    }
+
+    /// Whether driver code, or what runs for it, is at an address.
+    pub(super) fn is_code(&self, rip: u64) -> bool {
+        !matches!(self.code_at(rip), CodeAt::Nowhere)
+    }
+
+    /// Goes on to the caller.
+    pub(super) fn unwind(&self, position: &mut Position<'_>) -> Option<()> {
+        let Position { rip, registers, exact } = position;
+        let next = match self.code_at(*rip) {
+            CodeAt::Image(image) => Walker::new(&image).frame(registers, *rip, *exact),
+            CodeAt::Runtime(pushed) => {
+                registers.values[RSP] += if *exact { pushed } else { 0 };
+                registers.pop()
+            }
+            CodeAt::Nowhere => None,
+        };
+        (*rip, *exact) = (next?, false);
+        Some(())
+    }
+
+    /// What the unwind information says about the function at a position; None for one without.
+    pub(super) fn frame_at(&self, position: &Position<'_>) -> Option<Frame> {
+        match self.code_at(position.rip) {
+            CodeAt::Image(image) => Walker::new(&image).describe(position),
+            CodeAt::Runtime(_) | CodeAt::Nowhere => None,
+        }
+    }
+
+    /// Where the driver left off for what runs on the host stack below `host_sp`.
+    pub(super) fn start(&self, host_sp: u64) -> Position<'_> {
         let space = &*self.space;
         // SAFETY: just below `host_sp` lies what `trap_entry` or an event left there, and both end with a word.
         let last = unsafe { ((host_sp - 8) as *const u64).read() };
@@ -120,16 +192,19 @@ impl Exec {
             let event = unsafe { &*event };
             let mut values = event.registers;
             values[RSP] = event.rsp;
-            return (self.original(event.rip), Registers { space, values }, true);
+            let registers = Registers { space, values, xmm: event.xmm };
+            return Position { rip: self.original(event.rip), registers, exact: true };
         }
         let frame = (host_sp - size_of::<TrapFrame>() as u64) as *const TrapFrame;
         // SAFETY: no marker, so it is the frame of a kernel call.
         let frame = unsafe { &*frame };
         let TrapFrame { rbx, rsp, rbp, rsi, rdi, r12, r13, r14, r15, .. } = *frame;
         let values = [0, 0, 0, rbx, rsp, rbp, rsi, rdi, 0, 0, 0, 0, r12, r13, r14, r15];
-        let mut registers = Registers { space, values };
+        let mut xmm = [0; 16];
+        xmm[TrapFrame::FIRST_XMM..].copy_from_slice(&frame.xmm);
+        let mut registers = Registers { space, values, xmm };
         let rip = registers.pop().unwrap_or_default();
-        (rip, registers, false)
+        Position { rip, registers, exact: false }
     }
 
     fn code_at(&self, rip: u64) -> CodeAt {
@@ -162,6 +237,69 @@ impl<'i> Walker<'i> {
         Self { base: image.base, bytes: &image.bytes, functions: FunctionTableEntries::parse(table) }
     }
 
+    /// The function at a position and its language handler: none while it sets up its frame or takes it down.
+    fn describe(&self, position: &Position<'_>) -> Option<Frame> {
+        let rva = u32::try_from(position.rip - self.base).ok()?;
+        let first = self.functions.lookup(if position.exact { rva } else { rva - 1 })?;
+        let (mut function, mut info) = (first, self.info(first)?);
+        let offset = rva - first.begin_address.get();
+        let registers = &position.registers;
+        let in_prolog = position.exact && offset < info.prolog_size.into();
+        let outside = in_prolog
+            || position.exact && self.finish_epilog(&mut registers.clone(), rva, first, &info).unwrap_or(false);
+        while let Some(chained) = self.chained(function, &info) {
+            (function, info) = (chained, self.info(chained)?);
+        }
+        let frame = info.frame_register().map_or(registers.values[RSP], |register| {
+            registers.values[register as usize].wrapping_sub(info.frame_register_offset().into())
+        });
+        let handler = self.handler(function, &info).filter(|_| !outside);
+        Some(Frame { entry: self.address(function), base: self.base, establisher: frame, handler })
+    }
+
+    fn info(&self, function: &RuntimeFunction) -> Option<UnwindInfo<'i>> {
+        UnwindInfo::parse(self.bytes.get(function.unwind_info_address.get() as usize..)?)
+    }
+
+    /// Where the unwind information of a function goes on behind its codes, of which there is always an even number of places: the crate
+    /// does not reckon with that.
+    fn behind_codes(function: &RuntimeFunction, info: &UnwindInfo<'_>) -> usize {
+        let header = size_of::<UnwindInfoHeader>();
+        function.unwind_info_address.get() as usize
+            + header
+            + 2 * usize::from(info.unwind_codes_len.next_multiple_of(2))
+    }
+
+    /// The function that this one is a part of.
+    fn chained(&self, function: &RuntimeFunction, info: &UnwindInfo<'_>) -> Option<&'i RuntimeFunction> {
+        if !info.flags().contains(UnwindInfoFlags::CHAININFO) {
+            return None;
+        }
+        let start = Self::behind_codes(function, info);
+        let entry = self.bytes.get(start..start + size_of::<RuntimeFunction>())?;
+        FunctionTableEntries::parse(entry).functions()?.first()
+    }
+
+    fn handler(&self, function: &RuntimeFunction, info: &UnwindInfo<'_>) -> Option<LanguageHandler> {
+        let flags = info.flags();
+        if !flags.intersects(UnwindInfoFlags::EHANDLER | UnwindInfoFlags::UHANDLER) {
+            return None;
+        }
+        let start = Self::behind_codes(function, info);
+        let handler = self.bytes.get(start..start + size_of::<u32>())?.try_into().ok()?;
+        Some(LanguageHandler {
+            function: self.base + u64::from(u32::from_le_bytes(handler)),
+            data: self.base + (start + size_of::<u32>()) as u64,
+            exception: flags.contains(UnwindInfoFlags::EHANDLER),
+            termination: flags.contains(UnwindInfoFlags::UHANDLER),
+        })
+    }
+
+    /// Where a part of the image's bytes lies in the machine.
+    fn address<T>(&self, part: *const T) -> u64 {
+        self.base + (part.addr() - self.bytes.as_ptr().addr()) as u64
+    }
+
     /// Undoes one frame and returns where it returns to, as the documents on x64 exception handling say. The crate's own loop takes
     /// every jump for the end of an epilog, and looks for epilogs at return addresses too.
     fn frame(&self, registers: &mut Registers<'_>, rip: u64, exact: bool) -> Option<u64> {
@@ -172,7 +310,7 @@ impl<'i> Walker<'i> {
         let offset = rva - function.begin_address.get();
         let mut in_first = true;
         loop {
-            let info = UnwindInfo::parse(self.bytes.get(function.unwind_info_address.get() as usize..)?)?;
+            let info = self.info(function)?;
             if in_first && exact && self.finish_epilog(registers, rva, function, &info)? {
                 return registers.pop();
             }
@@ -182,7 +320,7 @@ impl<'i> Walker<'i> {
                     return Some(rip);
                 }
             }
-            let Some(UnwindInfoTrailer::ChainedUnwindInfo { chained }) = info.trailer() else {
+            let Some(chained) = self.chained(function, &info) else {
                 return registers.pop();
             };
             (function, in_first) = (chained, false);

@@ -13,7 +13,7 @@ use windows_sys::{
 
 use super::Export;
 use crate::{
-    at, export, exports,
+    at, export,
     finding::Finding,
     hw::DEVICE_MEMORY,
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
@@ -84,8 +84,7 @@ fn mm_get_system_routine_address(k: &Kernel, name: Ptr<UNICODE_STRING>) -> u64 {
     let text = Ptr::<u16>::new(at!(name, Buffer).cast::<u64>().read());
     let units: Vec<u16> = (0..usize::from(bytes) / 2).map(|index| text.offset(index).read()).collect();
     let name = String::from_utf16_lossy(&units);
-    let found = k.exec.runtime_function(&name).or_else(|| exports::find(&name).map(|export| k.exec.thunk(export)));
-    found.unwrap_or_else(|| Finding::not_modelled(format!("MmGetSystemRoutineAddress of {name}")).raise())
+    k.exec.bind(&name).unwrap_or_else(|| Finding::not_modelled(format!("MmGetSystemRoutineAddress of {name}")).raise())
 }
 
 /// "`MmMapIoSpaceEx` function".

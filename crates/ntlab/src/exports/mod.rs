@@ -11,6 +11,7 @@ mod interrupt;
 mod power;
 
 mod dbg;
+mod exception;
 mod ke_dpc;
 mod ke_level;
 mod ke_processor;
@@ -184,6 +185,7 @@ const TABLES: &[&[Export]] = &[
     rtl::FUNCTIONS,
     zw::FUNCTIONS,
     dbg::FUNCTIONS,
+    exception::FUNCTIONS,
     ke_dpc::FUNCTIONS,
     ke_level::FUNCTIONS,
     ke_processor::FUNCTIONS,

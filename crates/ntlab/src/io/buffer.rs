@@ -1,4 +1,4 @@
-//! Buffers of requests: system buffers of the I/O manager and locked buffers of user processes.
+//! Buffers of requests: system buffers of the I/O manager, buffers of user processes, locked ones too.
 //!
 //! They end at a page that faults, and are kept by length, so that a request in a steady state allocates nothing.
 
@@ -23,7 +23,9 @@ const ALIGNMENT: usize = 16;
 pub enum Place {
     /// The system's: `IRP.AssociatedIrp.SystemBuffer`.
     System,
-    /// A user process's, locked and described by an MDL.
+    /// A user process's, locked and described by an MDL: at the address that the system has it mapped at.
+    Locked,
+    /// A user process's, at the user's address.
     User,
 }
 
@@ -72,6 +74,7 @@ fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
     let pages = (length as u64).next_multiple_of(PAGE);
     let (arena, kind) = match place {
         Place::System => (Arena::Pool, PageKind::NonPagedPool),
+        Place::Locked => (Arena::Pool, PageKind::User),
         Place::User => (Arena::User, PageKind::User),
     };
     let first = k.memory.space.take(arena, pages + PAGE);

@@ -32,8 +32,8 @@ use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId};
 const USER_BUFFER: u64 = 0x7FFE_0000_0000;
 
 const METHOD_BUFFERED: u32 = 0;
-const METHOD_IN_DIRECT: u32 = 1;
 const METHOD_OUT_DIRECT: u32 = 2;
+const METHOD_NEITHER: u32 = 3;
 
 /// What a user process asks a device for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +46,15 @@ pub enum Request {
         input: Vec<u8>,
         /// Length of the output buffer; for `METHOD_IN_DIRECT` the second buffer holds `data` instead.
         output: usize,
+    },
+    /// `DeviceIoControl` with a `METHOD_NEITHER` code and whatever addresses.
+    ControlAt {
+        /// Control code.
+        code: u32,
+        /// Address and length of the input.
+        input: (u64, u32),
+        /// Address and length of the output buffer.
+        output: (u64, u32),
     },
     /// `ReadFile`.
     Read {
@@ -81,6 +90,8 @@ struct Transfer {
     system: Option<Buffer>,
     /// Locked buffer and its MDL.
     direct: Option<(Buffer, Ptr<MDL>)>,
+    /// The user's own input and output, which the driver gets the addresses of.
+    neither: [Option<Buffer>; 2],
     /// How much of it the driver may return.
     output: usize,
 }
@@ -130,6 +141,8 @@ struct Plan {
     major: u32,
     flags: u32,
     words: Words,
+    /// `IRP.UserBuffer`.
+    user: u64,
     transfer: Transfer,
 }
 
@@ -154,7 +167,7 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
     k.io.requests.with(index, |slot| slot.irp = packet);
     at!(packet, Flags).write(plan.flags);
     at!(packet, RequestorMode).write(UserMode as i8);
-    at!(packet, UserBuffer).cast::<u64>().write(USER_BUFFER);
+    at!(packet, UserBuffer).cast::<u64>().write(plan.user);
     if let Some(buffer) = plan.transfer.system {
         at!(packet, AssociatedIrp.SystemBuffer).cast::<u64>().write(buffer.start.address());
     }
@@ -173,7 +186,7 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
 /// What the I/O manager checks before it makes a packet.
 fn check_access(request: &Request, access: u32) -> Result<(), NTSTATUS> {
     let wanted = match request {
-        Request::Control { code, .. } => code >> 14 & 3,
+        Request::Control { code, .. } | Request::ControlAt { code, .. } => code >> 14 & 3,
         Request::Read { offset, .. } | Request::Write { offset, .. } if *offset < 0 => {
             return Err(STATUS_INVALID_PARAMETER);
         }
@@ -187,22 +200,30 @@ fn check_access(request: &Request, access: u32) -> Result<(), NTSTATUS> {
 
 fn plan(k: &Kernel, request: &Request, device_flags: u32) -> Plan {
     match request {
+        Request::Control { code, input, output } if code & 3 == METHOD_NEITHER => {
+            plan_neither(k, *code, input, *output)
+        }
         Request::Control { code, input, output } => plan_control(k, *code, input, *output),
-        Request::Read { offset, length } => Plan {
-            major: IRP_MJ_READ,
-            flags: IRP_READ_OPERATION
-                | IRP_DEFER_IO_COMPLETION
-                | buffered_flags(device_flags, *length, IRP_INPUT_OPERATION),
-            words: [*length as u64, 0, offset.cast_unsigned(), 0],
-            transfer: plan_transfer(k, device_flags, None, *length),
-        },
-        Request::Write { offset, data } => Plan {
-            major: IRP_MJ_WRITE,
-            flags: IRP_WRITE_OPERATION | IRP_DEFER_IO_COMPLETION | buffered_flags(device_flags, data.len(), 0),
-            words: [data.len() as u64, 0, offset.cast_unsigned(), 0],
-            transfer: plan_transfer(k, device_flags, Some(data), data.len()),
-        },
+        Request::ControlAt { code, input, output } => plan_control_at(*code, *input, *output),
+        Request::Read { offset, length } => {
+            let flags = IRP_READ_OPERATION | IRP_DEFER_IO_COMPLETION;
+            let buffered = buffered_flags(device_flags, *length, IRP_INPUT_OPERATION);
+            let transfer = plan_transfer(k, device_flags, None, *length);
+            plan_data(IRP_MJ_READ, flags | buffered, *offset, *length, transfer)
+        }
+        Request::Write { offset, data } => {
+            let flags = IRP_WRITE_OPERATION | IRP_DEFER_IO_COMPLETION;
+            let buffered = buffered_flags(device_flags, data.len(), 0);
+            let transfer = plan_transfer(k, device_flags, Some(data), data.len());
+            plan_data(IRP_MJ_WRITE, flags | buffered, *offset, data.len(), transfer)
+        }
     }
+}
+
+/// A read or write.
+fn plan_data(major: u32, flags: u32, offset: i64, length: usize, transfer: Transfer) -> Plan {
+    let user = transfer.neither[1].map_or(USER_BUFFER, |buffer| buffer.start.address());
+    Plan { major, flags, words: [length as u64, 0, offset.cast_unsigned(), 0], user, transfer }
 }
 
 const fn buffered_flags(device_flags: u32, length: usize, input: u32) -> u32 {
@@ -218,15 +239,35 @@ fn plan_transfer(k: &Kernel, device_flags: u32, data: Option<&[u8]>, length: usi
     if device_flags & DO_BUFFERED_IO != 0 {
         return Transfer {
             system: Some(buffer::take(k, Place::System, length, data.unwrap_or(&[]))),
-            direct: None,
             output,
+            ..Transfer::default()
         };
     }
     if device_flags & DO_DIRECT_IO == 0 {
-        Finding::not_modelled("a read or write of a device with neither DO_BUFFERED_IO nor DO_DIRECT_IO").raise();
+        let user = buffer::take(k, Place::User, length, data.unwrap_or(&[]));
+        return Transfer { neither: [None, Some(user)], output, ..Transfer::default() };
     }
     let operation = if data.is_some() { 0 } else { MDL_WRITE_OPERATION };
-    Transfer { system: None, direct: Some(locked_buffer(k, length, data.unwrap_or(&[]), operation)), output }
+    let direct = Some(locked_buffer(k, length, data.unwrap_or(&[]), operation));
+    Transfer { direct, output, ..Transfer::default() }
+}
+
+/// A `METHOD_NEITHER` control: the driver gets the user's own addresses.
+fn plan_neither(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
+    let buffer = |length: usize, data: &[u8]| (length != 0).then(|| buffer::take(k, Place::User, length, data));
+    let neither = [buffer(input.len(), input), buffer(output, &[])];
+    let [from, to] = neither.map(|buffer| buffer.map_or(0, |buffer| buffer.start.address()));
+    let transfer = Transfer { neither, output, ..Transfer::default() };
+    Plan { transfer, ..plan_control_at(code, (from, input.len() as u32), (to, output as u32)) }
+}
+
+fn plan_control_at(code: u32, input: (u64, u32), output: (u64, u32)) -> Plan {
+    if code & 3 != METHOD_NEITHER {
+        Finding::not_modelled(format!("control code {code:#010x} with addresses of the user's: no METHOD_NEITHER"))
+            .raise();
+    }
+    let words = [output.1.into(), input.1.into(), code.into(), input.0];
+    Plan { major: IRP_MJ_DEVICE_CONTROL, flags: 0, words, user: output.0, transfer: Transfer::default() }
 }
 
 fn plan_control(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
@@ -236,24 +277,26 @@ fn plan_control(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
             let length = input.len().max(output);
             let system = (length != 0).then(|| buffer::take(k, Place::System, length, input));
             let flags = if length == 0 { 0 } else { IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER };
-            (Transfer { system, direct: None, output }, flags | if output == 0 { 0 } else { IRP_INPUT_OPERATION })
+            (
+                Transfer { system, output, ..Transfer::default() },
+                flags | if output == 0 { 0 } else { IRP_INPUT_OPERATION },
+            )
         }
-        method @ (METHOD_IN_DIRECT | METHOD_OUT_DIRECT) => {
+        method => {
             let system = (!input.is_empty()).then(|| buffer::take(k, Place::System, input.len(), input));
             let operation = if method == METHOD_OUT_DIRECT { MDL_WRITE_OPERATION } else { 0 };
             let direct = (output != 0).then(|| locked_buffer(k, output, &[], operation));
             let flags = if system.is_some() { IRP_BUFFERED_IO | IRP_DEALLOCATE_BUFFER } else { 0 };
             let output = if method == METHOD_OUT_DIRECT { output } else { 0 };
-            (Transfer { system, direct, output }, flags)
+            (Transfer { system, direct, output, ..Transfer::default() }, flags)
         }
-        _ => Finding::not_modelled(format!("control code {code:#010x}: METHOD_NEITHER")).raise(),
     };
-    Plan { major: IRP_MJ_DEVICE_CONTROL, flags, words, transfer }
+    Plan { major: IRP_MJ_DEVICE_CONTROL, flags, words, user: USER_BUFFER, transfer }
 }
 
 /// A buffer of the user's with its pages locked and described by an MDL.
 fn locked_buffer(k: &Kernel, length: usize, data: &[u8], operation: i16) -> (Buffer, Ptr<MDL>) {
-    let buffer = buffer::take(k, Place::User, length, data);
+    let buffer = buffer::take(k, Place::Locked, length, data);
     (buffer, mdl::lock(k, buffer.start, length, operation))
 }
 
@@ -268,6 +311,9 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     }
     if let Some((buffer, mdl)) = transfer.direct {
         mdl::unlock(k, mdl);
+        buffer::give_back(k, buffer);
+    }
+    for buffer in transfer.neither.into_iter().flatten() {
         buffer::give_back(k, buffer);
     }
     irp::free(k, packet);
@@ -290,6 +336,10 @@ fn fetch(packet: Ptr<IRP>, transfer: Transfer, status: NTSTATUS, information: u6
     let is_error = status.cast_unsigned() >> 30 == 3;
     if is_error || transfer.output == 0 {
         return Vec::new();
+    }
+    if let [_, Some(user)] = transfer.neither {
+        // The information is between the driver and the user: nothing is copied.
+        return user.start.read_bytes(transfer.output.min(information as usize));
     }
     if information > transfer.output as u64 {
         let sentence =

@@ -1,7 +1,7 @@
 //! What a bad access means: the bug check that Windows with Driver Verifier would show for it, in one sentence.
 
 use super::{Access, Memory, PAGE, PageKind, Space, object, pool};
-use crate::finding::Finding;
+use crate::{exec::Exception, finding::Finding};
 
 /// `PAGE_FAULT_IN_NONPAGED_AREA`.
 const PAGE_FAULT_IN_NONPAGED_AREA: u32 = 0x50;
@@ -25,7 +25,17 @@ pub const ACCESS_VIOLATION: u64 = 0xC000_0005;
 #[inline(never)]
 pub fn refuse(memory: &Memory, address: u64, length: u64, access: Access) -> ! {
     let first = first_refused(&memory.space, address, length, access);
-    finding(memory, first, access, 0).raise()
+    end(memory, first, access, 0)
+}
+
+/// Ends a bad access: with an exception that the driver can handle where the address is a user's and the IRQL lets pages be brought in,
+/// else with the finding.
+pub fn end(memory: &Memory, address: u64, access: Access, rip: u64) -> ! {
+    let finding = finding(memory, address, access, rip);
+    if memory.space.is_user(address) && !memory.space.paging_forbidden() {
+        Exception::access_violation(address, access, finding).raise();
+    }
+    finding.raise()
 }
 
 /// The first byte of the range that may not be accessed so.

@@ -52,16 +52,18 @@ pub enum Arena {
 
 /// Start and end of each arena in the reservation, by `Arena`. The page map comes first: a byte a page is 16 MiB.
 const ARENAS: [(u64, u64); 9] = [
-    (128 * MIB, 2 * GIB),
-    (32 * MIB, 128 * MIB),
-    (2 * GIB, 4 * GIB),
-    (4 * GIB, 12 * GIB),
-    (12 * GIB, 16 * GIB),
+    (USER_END + 128 * MIB, 6 * GIB),
+    (USER_END, USER_END + 128 * MIB),
+    (6 * GIB, 8 * GIB),
+    (8 * GIB, 16 * GIB),
     (16 * GIB, 20 * GIB),
     (20 * GIB, 24 * GIB),
+    (32 * MIB, USER_END),
     (24 * GIB, 56 * GIB),
     (56 * GIB, RESERVED),
 ];
+/// Addresses below are user processes': as in Windows, all of them lie below the system's.
+const USER_END: u64 = 4 * GIB;
 const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
 
 /// How pages are made to fault.
@@ -190,6 +192,16 @@ impl Space {
         let entry = (self.base + offset / PAGE) as *const u8;
         // SAFETY: the page map has a byte for each page of the reservation, mapped since `new`, and only this thread touches it.
         unsafe { entry.read() }
+    }
+
+    /// The first address above those of user processes.
+    pub const fn user_end(&self) -> u64 {
+        self.base + USER_END
+    }
+
+    /// Whether the address is one of a user process, whether something is there or not.
+    pub const fn is_user(&self, address: u64) -> bool {
+        address < self.user_end()
     }
 
     /// Whether pageable memory may not be touched now.

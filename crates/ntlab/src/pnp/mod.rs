@@ -8,6 +8,7 @@ pub mod connections;
 mod device;
 mod devnode;
 pub(crate) mod dma;
+mod legacy;
 mod lists;
 pub(crate) mod notifications;
 pub mod rebalance;

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     events::Kind,
+    exec,
     finding::Finding,
     io::object,
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
@@ -63,7 +64,7 @@ impl Sched {
             self.stop_with(self.hang(k, "the scenario takes longer than its time limit"));
         } else {
             let rang = panic::catch_unwind(panic::AssertUnwindSafe(|| self.ring(k)));
-            rang.unwrap_or_else(|payload| self.stop(Stop::Unwound(payload)));
+            rang.unwrap_or_else(|payload| self.stop(Stop::Unwound(exec::at_base(payload))));
         }
     }
 
@@ -373,7 +374,7 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
     k.exec.restore(stack.context());
     let result: Result<(), Box<dyn Any + Send>> = panic::catch_unwind(panic::AssertUnwindSafe(|| body(k)));
     k.exec.stacks.give_back_kernel_stack(stack);
-    match result {
+    match result.map_err(exec::at_base) {
         Err(payload) if !payload.is::<ThreadExit>() => {
             if payload.is::<Finding>() {
                 k.exec.note_place(k);

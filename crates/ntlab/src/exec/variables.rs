@@ -1,0 +1,58 @@
+//! What the kernel exports besides functions: variables.
+
+use std::collections::BTreeMap;
+
+use crate::memory::{Arena, PAGE, PageKind, Space};
+
+/// The variables that hold the address of an object type.
+const OBJECT_TYPES: [&str; 7] = [
+    "CmKeyObjectType",
+    "ExEventObjectType",
+    "ExSemaphoreObjectType",
+    "IoFileObjectType",
+    "PsProcessType",
+    "PsThreadType",
+    "SeTokenObjectType",
+];
+/// The kernel's variables in the machine's memory.
+#[derive(Debug)]
+pub struct Variables {
+    by_name: BTreeMap<&'static str, u64>,
+}
+
+impl Variables {
+    /// Makes them.
+    pub fn new(space: &Space) -> Self {
+        let base = space.take(Arena::Kernel, PAGE);
+        space.open(base, PAGE, PageKind::Object);
+        let end = space.user_end();
+        let plain = [
+            ("MmHighestUserAddress", end - 1),
+            ("MmSystemRangeStart", end),
+            ("MmUserProbeAddress", end),
+            ("InitSafeBootMode", 0),
+            ("KdDebuggerEnabled", 0),
+            ("KdDebuggerNotPresent", 1),
+            ("NtBuildNumber", 0xF000_4F7C),
+        ];
+        let types = base + PAGE / 2;
+        // An object type begins with its own address, so that a driver gets it whether its headers declare the variable as Windows' do
+        // or, as those of MinGW-w64, with one indirection more.
+        let type_of = |index: usize| types + 16 * index as u64;
+        let of_types = OBJECT_TYPES.into_iter().enumerate().map(|(index, name)| (name, type_of(index)));
+        let place = |index: usize| base + 8 * index as u64;
+        let all: Vec<(&str, u64)> = plain.into_iter().chain(of_types.clone()).collect();
+        for (index, (_, value)) in all.iter().enumerate() {
+            space.write(place(index), &value.to_le_bytes());
+        }
+        for (_, object) in of_types {
+            space.write(object, &object.to_le_bytes());
+        }
+        Self { by_name: all.iter().enumerate().map(|(index, (name, _))| (*name, place(index))).collect() }
+    }
+
+    /// The address of a variable.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.by_name.get(name).copied()
+    }
+}
