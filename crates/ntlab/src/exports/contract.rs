@@ -120,6 +120,8 @@ mod tests {
 
     /// Functions that the reference has under another name, or not at all.
     const OTHER_NAMES: &[(&str, Option<&str>)] = &[
+        // Called by the lab alone, on behalf of a driver's code.
+        ("__C_specific_handler", None),
         ("IoAcquireRemoveLockEx", Some("IoAcquireRemoveLock")),
         ("IoInitializeRemoveLockEx", Some("IoInitializeRemoveLock")),
         ("IoReleaseRemoveLockAndWaitEx", Some("IoReleaseRemoveLockAndWait")),
