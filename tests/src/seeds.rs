@@ -15,7 +15,7 @@ pub fn with_all_seeds() -> bool {
 /// # Panics
 ///
 /// Where `HOTADD_SEED` is no number, and where `test` does.
-pub fn each_seed(count: u64, test: impl Fn(u64)) {
+pub fn each_seed(count: u64, mut test: impl FnMut(u64)) {
     let chosen = env::var(SEED).ok().map(|text| text.parse().expect("HOTADD_SEED is a number"));
     let seeds = chosen.map_or(0..count, |seed| seed..seed + 1);
     for seed in seeds {

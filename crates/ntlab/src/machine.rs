@@ -1,11 +1,11 @@
 //! A machine from power-on to the end of a scenario.
 
-use std::{any::Any, cell::Cell};
+use std::{any::Any, cell::Cell, collections::BTreeSet};
 
 use crate::{
     config::{Config, ConfigError},
     events::Event,
-    exec,
+    exec::{self, BlockStart},
     finding::Finding,
     kernel::Kernel,
     report::Report,
@@ -122,5 +122,20 @@ impl System {
     /// Virtual nanoseconds since the machine started.
     pub const fn now(&self) -> u64 {
         self.kernel.now()
+    }
+
+    /// How many instructions of drivers have run; None where the machine does not count them ([`Config::count_instructions`]).
+    pub fn driver_instructions(&self) -> Option<u64> {
+        self.kernel.exec.instructions(&self.kernel)
+    }
+
+    /// The starts of basic blocks of drivers that have run since [`System::forget_driver_blocks`]; none where the machine does not count.
+    pub fn driver_blocks(&self) -> BTreeSet<BlockStart> {
+        self.kernel.exec.blocks()
+    }
+
+    /// Forgets which blocks have run.
+    pub fn forget_driver_blocks(&self) {
+        self.kernel.exec.forget_blocks();
     }
 }

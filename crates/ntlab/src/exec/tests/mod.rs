@@ -4,6 +4,7 @@ mod faults;
 mod guest;
 mod image;
 mod kernel_calls;
+mod preemption;
 mod registers;
 mod runtime;
 mod stack;
