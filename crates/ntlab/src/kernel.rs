@@ -58,7 +58,7 @@ impl Kernel {
     /// The kernel of a machine that was checked.
     pub(crate) fn new(config: Config) -> Self {
         let memory = Memory::new(config.memory);
-        memory.space.seed(config.seed);
+        memory.seed(config.seed);
         Self {
             choices: Choices::new(config.seed),
             sched: Sched::new(&config),

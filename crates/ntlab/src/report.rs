@@ -112,7 +112,7 @@ impl fmt::Display for Place {
 }
 
 /// The bug checks that the lab makes, by the pages of the bug check code reference.
-const NAMES: [(u32, &str); 21] = [
+const NAMES: [(u32, &str); 23] = [
     (0x0A, "IRQL_NOT_LESS_OR_EQUAL"),
     (0x1A, "MEMORY_MANAGEMENT"),
     (0x1E, "KMODE_EXCEPTION_NOT_HANDLED"),
@@ -129,6 +129,8 @@ const NAMES: [(u32, &str); 21] = [
     (0xCD, "PAGE_FAULT_BEYOND_END_OF_ALLOCATION"),
     (0xCE, "DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS"),
     (0xD1, "DRIVER_IRQL_NOT_LESS_OR_EQUAL"),
+    (0xD5, "DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL"),
+    (0xD6, "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION"),
     (0xDA, "SYSTEM_PTE_MISUSE"),
     (0xE2, "MANUALLY_INITIATED_CRASH"),
     (0xE6, "DRIVER_VERIFIER_DMA_VIOLATION"),

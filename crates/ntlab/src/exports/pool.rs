@@ -39,11 +39,14 @@ mod flags {
 }
 
 const CACHE_LINE: u64 = 64;
-const BAD_POOL_CALLER: u32 = 0xC2;
+/// `DRIVER_VERIFIER_DETECTED_VIOLATION` and its parameters.
+const VERIFIER: u32 = 0xC4;
 const ZERO_BYTES: u64 = 0x00;
-const ALLOCATED_AT_WRONG_LEVEL: u64 = 0x08;
-const FREED_AT_WRONG_LEVEL: u64 = 0x09;
-const NOT_THE_DRIVERS: u64 = 0x46;
+const PAGED_ALLOCATED_AT_WRONG_LEVEL: u64 = 0x01;
+const NOT_ALLOCATED: u64 = 0x10;
+const PAGED_FREED_AT_WRONG_LEVEL: u64 = 0x11;
+/// `PagedPool` of `POOL_TYPE`, as a parameter.
+const PAGED: u64 = 1;
 /// The bit of `POOL_EXTENDED_PARAMETER` that says that it may be ignored, above its type.
 const PARAMETER_OPTIONAL: u64 = 1 << 8;
 const PARAMETER_TYPE: u64 = 0xFF;
@@ -136,12 +139,12 @@ fn allocate(k: &Kernel, request: Request) -> Ptr<u8> {
     let level = k.irql();
     let pool = u64::from(request.kind == PoolKind::Paged);
     if request.bytes == 0 {
-        let parameters = [ZERO_BYTES, 0, pool, request.tag.0.into()];
-        Finding::bug_check(BAD_POOL_CALLER, parameters, "allocation of 0 bytes of pool").raise();
+        let parameters = [ZERO_BYTES, level.0.into(), pool, 0];
+        Finding::bug_check(VERIFIER, parameters, "allocation of 0 bytes of pool").raise();
     }
     if request.kind == PoolKind::Paged && level >= DISPATCH_LEVEL {
-        let parameters = [ALLOCATED_AT_WRONG_LEVEL, level.0.into(), pool, request.bytes];
-        Finding::bug_check(BAD_POOL_CALLER, parameters, format!("allocation of paged pool at {level}")).raise();
+        let parameters = [PAGED_ALLOCATED_AT_WRONG_LEVEL, level.0.into(), pool, request.bytes];
+        Finding::bug_check(VERIFIER, parameters, format!("allocation of paged pool at {level}")).raise();
     }
     k.memory.allocate(k, request).unwrap_or(Ptr::null())
 }
@@ -157,16 +160,16 @@ fn ex_free_pool_with_tag(k: &Kernel, block: Ptr<u8>, tag: u32) {
 }
 
 fn free(k: &Kernel, block: Ptr<u8>, tag: Option<u32>) {
-    if let Some(request) = k.memory.pool.request(block.address()) {
+    if let Some(known) = k.memory.pool.block(block.address()) {
         let level = k.irql();
-        if request.kind == PoolKind::Paged && level >= DISPATCH_LEVEL {
-            let parameters = [FREED_AT_WRONG_LEVEL, level.0.into(), 1, block.address()];
-            Finding::bug_check(BAD_POOL_CALLER, parameters, format!("free of paged pool at {level}")).raise();
+        if known.request.kind == PoolKind::Paged && level >= DISPATCH_LEVEL {
+            let parameters = [PAGED_FREED_AT_WRONG_LEVEL, level.0.into(), PAGED, block.address()];
+            let finding = Finding::bug_check(VERIFIER, parameters, format!("free of paged pool at {level}"));
+            known.allocated(finding).raise();
         }
-        if request.owner == Owner::Kernel {
-            let parameters = [NOT_THE_DRIVERS, block.address(), 0, 0];
-            let sentence = format!("free of a pool block of the kernel's, tag '{}'", request.tag);
-            Finding::bug_check(BAD_POOL_CALLER, parameters, sentence).raise();
+        if known.request.owner == Owner::Kernel {
+            let sentence = format!("free of a pool block of the kernel's, tag '{}'", known.request.tag);
+            Finding::bug_check(VERIFIER, [NOT_ALLOCATED, block.address(), 0, 0], sentence).raise();
         }
     }
     k.memory.free_pool(k, block, tag);

@@ -1,7 +1,5 @@
 //! Run-down protection.
 
-use std::rc::Rc;
-
 use super::Export;
 use crate::{
     export,
@@ -86,7 +84,7 @@ fn ex_allocate_cache_aware_rundown_protection(k: &Kernel, kind: i32, tag: u32) -
     };
     let request =
         Request { kind, bytes: 8, tag: Tag(tag), zeroed: true, alignment: 8, node: None, owner: Owner::Driver };
-    k.memory.pool.allocate(request, Rc::default()).cast()
+    k.memory.pool.allocate(request, k.exec.driver_stack()).cast()
 }
 
 /// "`ExFreeCacheAwareRundownProtection` function".
@@ -94,7 +92,7 @@ fn ex_free_cache_aware_rundown_protection(k: &Kernel, reference: Ptr<u64>) {
     if reference.read() >= ONE {
         misuse(reference, "run-down protection is freed while it is acquired").raise();
     }
-    k.memory.pool.free(reference.address(), None);
+    k.memory.pool.free(reference.address(), None, k.exec.driver_stack());
 }
 
 fn misuse(reference: Ptr<u64>, sentence: &str) -> Finding {

@@ -8,15 +8,17 @@ use super::irp::IO_MANAGER_VIOLATION;
 use crate::{
     finding::Finding,
     kernel::Kernel,
-    memory::{Arena, PAGE, PageKind, Ptr},
+    memory::{Arena, PAGE, PageKind, Ptr, unwritten::SYSTEM_BUFFER},
 };
 
-/// What fresh buffers hold: nothing a driver could rely on.
+/// What fresh buffers of user processes hold: nothing a driver could rely on.
 const FRESH: u8 = 0xC5;
 /// What buffers hold that no request has any more, and the bytes between a buffer and the page that faults.
 const STALE: u8 = 0xD5;
 /// Buffers start at multiples of this.
 const ALIGNMENT: usize = 16;
+/// As many bytes before a buffer are looked at when it is given back.
+const BEFORE: usize = 64;
 
 /// Whose memory a buffer is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +39,20 @@ pub struct Buffer {
     /// Its length.
     pub length: usize,
     place: Place,
+}
+
+impl Buffer {
+    /// The bytes between it and the page that faults.
+    const fn behind(self) -> Self {
+        let length = self.length.next_multiple_of(ALIGNMENT) - self.length;
+        Self { start: self.start.offset(self.length), length, ..self }
+    }
+
+    /// Bytes before it, in its page.
+    fn before(self) -> Self {
+        let length = BEFORE.min((self.start.address() % PAGE) as usize);
+        Self { start: Ptr::new(self.start.address() - length as u64), length, ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +81,10 @@ pub fn take(k: &Kernel, place: Place, length: usize, data: &[u8]) -> Buffer {
         check_stale(k, buffer, "a driver wrote to the buffer of a request after it had completed it");
     }
     let buffer = kept.unwrap_or_else(|| make(k, place, length));
-    buffer.start.fill(length, FRESH);
+    match place {
+        Place::System => k.memory.fill_unwritten(buffer.start, length, SYSTEM_BUFFER),
+        Place::User => buffer.start.fill(length, FRESH),
+    }
     buffer.start.write_bytes(data);
     buffer
 }
@@ -79,19 +98,19 @@ fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
     };
     let first = k.memory.space.take(arena, pages + PAGE);
     k.memory.space.open(first, pages, kind);
+    k.memory.space.mark(first + pages, PAGE, PageKind::BufferGuard);
     let start = first + pages - length.next_multiple_of(ALIGNMENT) as u64;
-    Ptr::<u8>::new(start).fill(length.next_multiple_of(ALIGNMENT), STALE);
-    Buffer { start: Ptr::new(start), length, place }
+    let buffer = Buffer { start: Ptr::new(start), length, place };
+    for part in [buffer, buffer.behind(), buffer.before()] {
+        part.start.fill(part.length, STALE);
+    }
+    buffer
 }
 
 /// Gives a buffer back.
 pub fn give_back(k: &Kernel, buffer: Buffer) {
-    let padding = Buffer {
-        start: buffer.start.offset(buffer.length),
-        length: buffer.length.next_multiple_of(ALIGNMENT) - buffer.length,
-        ..buffer
-    };
-    check_stale(k, &padding, "a driver wrote beyond the end of the buffer of a request");
+    check_stale(k, &buffer.behind(), "a driver wrote beyond the end of the buffer of a request");
+    check_stale(k, &buffer.before(), "a driver wrote before the start of the buffer of a request");
     buffer.start.fill(buffer.length, STALE);
     let mut all = k.io.buffers.kept.borrow_mut();
     let same = |kept: &&mut Kept| kept.place == buffer.place && kept.length == buffer.length;

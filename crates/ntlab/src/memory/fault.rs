@@ -1,6 +1,6 @@
 //! What a bad access means: the bug check that Windows with Driver Verifier would show for it, in one sentence.
 
-use super::{Access, Memory, PAGE, PageKind, Space, object, pool};
+use super::{Access, Memory, PAGE, PageKind, Space, object, pool, unwritten};
 use crate::{exec::Exception, finding::Finding};
 
 /// `PAGE_FAULT_IN_NONPAGED_AREA`.
@@ -11,10 +11,15 @@ pub const KMODE_EXCEPTION_NOT_HANDLED: u32 = 0x1E;
 pub const UNEXPECTED_KERNEL_MODE_TRAP: u32 = 0x7F;
 const DOUBLE_FAULT: u64 = 8;
 const ATTEMPTED_WRITE_TO_READONLY_MEMORY: u32 = 0xBE;
-/// `PAGE_FAULT_IN_FREED_SPECIAL_POOL`.
+/// `PAGE_FAULT_IN_FREED_SPECIAL_POOL`: by a kernel function.
 pub const PAGE_FAULT_IN_FREED_SPECIAL_POOL: u32 = 0xCC;
+const DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL: u32 = 0xD5;
+/// By a kernel function.
 const PAGE_FAULT_BEYOND_END_OF_ALLOCATION: u32 = 0xCD;
+const DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION: u32 = 0xD6;
 const DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS: u32 = 0xCE;
+/// By a kernel function.
+const IRQL_NOT_LESS_OR_EQUAL: u32 = 0x0A;
 const DRIVER_IRQL_NOT_LESS_OR_EQUAL: u32 = 0xD1;
 const ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY: u32 = 0xFC;
 /// `STATUS_ACCESS_VIOLATION` as a parameter.
@@ -53,9 +58,15 @@ fn first_refused(space: &Space, address: u64, length: u64, access: Access) -> u6
 pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Finding {
     let kind = memory.space.kind(address);
     if kind.pageable() && memory.space.paging_forbidden() {
-        return pageable(address, access, rip);
+        return pageable(&memory.space, address, access, rip);
     }
-    let (code, what) = classify(memory, kind, address, access);
+    match kind {
+        PageKind::PoolGuard | PageKind::BufferGuard => return guard(memory, address, access, rip),
+        PageKind::PoolFreed => return freed(memory, address, access, rip),
+        _ => {}
+    }
+    let (code, what) =
+        if matches!(kind, PageKind::Free | PageKind::Host) { unmapped(address, access) } else { by_kind(kind, access) };
     let parameters = match code {
         KMODE_EXCEPTION_NOT_HANDLED => [ACCESS_VIOLATION, rip, access.parameter(), address],
         UNEXPECTED_KERNEL_MODE_TRAP => [DOUBLE_FAULT, address, 0, rip],
@@ -66,28 +77,45 @@ pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Findi
 
 /// Pageable memory at `DISPATCH_LEVEL` or above.
 #[must_use]
-pub fn pageable(address: u64, access: Access, rip: u64) -> Finding {
-    let sentence = format!("{} pageable memory at DISPATCH_LEVEL or above", access.words());
-    Finding::bug_check(DRIVER_IRQL_NOT_LESS_OR_EQUAL, [address, 0, access.parameter(), rip], sentence)
+pub fn pageable(space: &Space, address: u64, access: Access, rip: u64) -> Finding {
+    let irql = space.irql();
+    let code = if rip == 0 { IRQL_NOT_LESS_OR_EQUAL } else { DRIVER_IRQL_NOT_LESS_OR_EQUAL };
+    let what = match space.kind(address) {
+        PageKind::PagedPool => "paged pool",
+        PageKind::PagedCode => "code in a pageable section",
+        _ => "a pageable section",
+    };
+    let sentence = format!("{} {what} at {irql}", access.words());
+    Finding::bug_check(code, [address, irql.0.into(), access.parameter(), rip], sentence)
 }
 
-fn classify(memory: &Memory, kind: PageKind, address: u64, access: Access) -> (u32, String) {
-    match kind {
-        PageKind::PoolGuard => {
-            let block =
-                memory.pool.around(address).map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
-            (PAGE_FAULT_BEYOND_END_OF_ALLOCATION, format!("memory beyond the end of {block}"))
-        }
-        PageKind::PoolFreed => {
-            let block = memory.pool.freed_around(address);
-            let block = block.map_or_else(|| "a pool block".to_owned(), |block| block.to_string());
-            (PAGE_FAULT_IN_FREED_SPECIAL_POOL, format!("{block} that was freed"))
-        }
-        PageKind::Free | PageKind::Host => unmapped(address, access),
-        _ => {
-            let (code, what) = by_kind(kind, access);
-            (code, what.to_owned())
-        }
+/// The guard page of a pool block.
+fn guard(memory: &Memory, address: u64, access: Access, rip: u64) -> Finding {
+    let code = if rip == 0 { PAGE_FAULT_BEYOND_END_OF_ALLOCATION } else { DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION };
+    let parameters = [address, access.parameter(), rip, 0];
+    let Some(block) = memory.pool.around(address) else {
+        let what = if memory.space.kind(address) == PageKind::BufferGuard {
+            "memory beyond the end of the buffer of a request"
+        } else {
+            "memory beside a pool block that was freed"
+        };
+        return Finding::bug_check(code, parameters, format!("{} {what}", access.words()));
+    };
+    let place = if address < block.address { "before the start" } else { "beyond the end" };
+    let sentence = format!("{} memory {place} of {block}", access.words());
+    block.allocated(Finding::bug_check(code, parameters, sentence))
+}
+
+/// A pool block that was freed.
+fn freed(memory: &Memory, address: u64, access: Access, rip: u64) -> Finding {
+    let code = if rip == 0 { PAGE_FAULT_IN_FREED_SPECIAL_POOL } else { DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL };
+    let parameters = [address, access.parameter(), rip, 0];
+    let freed = memory.pool.freed_around(address);
+    let block = freed.as_ref().map_or_else(|| "a pool block".to_owned(), |freed| freed.block.to_string());
+    let finding = Finding::bug_check(code, parameters, format!("{} {block} that was freed", access.words()));
+    match freed {
+        Some(freed) => freed.told(finding),
+        None => finding,
     }
 }
 
@@ -113,11 +141,11 @@ const fn by_kind(kind: PageKind, access: Access) -> (u32, &'static str) {
     }
 }
 
-fn unmapped(address: u64, access: Access) -> (u32, String) {
+fn unmapped(address: u64, access: Access) -> (u32, &'static str) {
     match (address, access) {
-        (0..PAGE, Access::Execute) => (KMODE_EXCEPTION_NOT_HANDLED, "a null function pointer".to_owned()),
-        (0..PAGE, _) => (KMODE_EXCEPTION_NOT_HANDLED, "a null pointer".to_owned()),
-        _ => (PAGE_FAULT_IN_NONPAGED_AREA, pattern(address).unwrap_or("an address where nothing is").to_owned()),
+        (0..PAGE, Access::Execute) => (KMODE_EXCEPTION_NOT_HANDLED, "a null function pointer"),
+        (0..PAGE, _) => (KMODE_EXCEPTION_NOT_HANDLED, "a null pointer"),
+        _ => (PAGE_FAULT_IN_NONPAGED_AREA, pattern(address).unwrap_or("an address where nothing is")),
     }
 }
 
@@ -128,7 +156,7 @@ pub const fn pattern(address: u64) -> Option<&'static str> {
         [.., a, b, c, object::POISON] if a == b && b == c && c == object::POISON => {
             Some("a pointer from a kernel structure that was freed")
         }
-        [.., a, b, c, pool::UNINITIALIZED] if a == b && b == c && c == pool::UNINITIALIZED => {
+        [.., a, b, c, unwritten::FILLER] if a == b && b == c && c == unwritten::FILLER => {
             Some("a pointer from pool that was not initialized")
         }
         [.., a, b, c, pool::PADDING] if a == b && b == c && c == pool::PADDING => {

@@ -12,6 +12,7 @@ mod pool;
 mod space;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unwritten;
 
 use std::rc::Rc;
 
@@ -72,6 +73,12 @@ impl Memory {
         }
     }
 
+    /// Makes what is left to chance in it another.
+    pub(crate) fn seed(&self, seed: u64) {
+        self.space.seed(seed);
+        self.pool.seed(seed);
+    }
+
     /// Makes a zeroed structure of the kernel's.
     #[must_use]
     pub fn allocate_object<T>(&self) -> Ptr<T> {
@@ -118,10 +125,10 @@ impl Memory {
 
     /// Frees a pool block. `tag` is checked where the caller named one.
     pub fn free_pool(&self, k: &Kernel, block: Ptr<u8>, tag: Option<u32>) {
-        if let Some(request) = self.pool.request(block.address()) {
-            k.sched.check_freed(block.address(), request.bytes);
+        if let Some(block) = self.pool.block(block.address()) {
+            k.sched.check_freed(block.address, block.request.bytes);
         }
-        let (start, length) = self.pool.free(block.address(), tag.map(Tag));
+        let (start, length) = self.pool.free(block.address(), tag.map(Tag), k.exec.driver_stack());
         self.physical.forget(start, length);
     }
 
@@ -149,6 +156,11 @@ impl Memory {
         self.space.give_back(Arena::User, start, length + PAGE);
     }
 
+    /// Fills memory as unwritten memory of a block with this number is.
+    pub fn fill_unwritten(&self, start: Ptr<u8>, bytes: usize, block: u64) {
+        self.space.fill_pattern(start.address(), bytes as u64, self.pool.unwritten().pattern(block));
+    }
+
     /// The physical address of an address; a bad one is a finding.
     #[must_use]
     pub fn physical_address(&self, address: u64) -> u64 {
@@ -163,14 +175,15 @@ impl Memory {
         let buffer = self.pool.allocate(Request::kernel(bytes, &COMMON_BUFFER), Rc::default());
         let physical = self.physical.bind_low(buffer.address(), bytes, highest);
         if physical.is_none() {
-            self.pool.free(buffer.address(), None);
+            self.pool.free(buffer.address(), None, Rc::default());
         }
         physical.map(|physical| (buffer, physical))
     }
 
     /// Frees a common buffer.
     pub fn free_common_buffer(&self, buffer: Ptr<u8>) {
-        let (start, length) = self.pool.free(buffer.address(), Some(Tag(u32::from_le_bytes(COMMON_BUFFER))));
+        let (start, length) =
+            self.pool.free(buffer.address(), Some(Tag(u32::from_le_bytes(COMMON_BUFFER))), Rc::default());
         self.physical.forget(start, length);
     }
 

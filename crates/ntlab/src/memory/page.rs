@@ -69,6 +69,8 @@ page_kinds! {
     KernelCode = READ | EXECUTE | 0x12,
     /// The processor control region that gs points at.
     ProcessorControl = 0x13,
+    /// The page after a buffer of a request.
+    BufferGuard = 0x15,
     /// The lab's own: nothing a driver could have an address of.
     Host = 0x14,
     /// Driver code as the stepper has encoded it again, while more of it is written.

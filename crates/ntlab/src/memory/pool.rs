@@ -1,4 +1,8 @@
-//! Pool. Every block ends at a page that faults, and a freed block faults as a whole.
+//! Pool, all of it special ("Special Pool"): every block ends at a page that faults, and a freed block faults as a whole.
+//!
+//! What the guard page does not catch, a pattern does: a block of less than a page has one before it, and where its length is no
+//! multiple of its alignment one behind it; they are looked at when the block is freed. A block of a page or more has a guard page
+//! before it too.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,26 +11,29 @@ use std::{
     rc::Rc,
 };
 
-use super::{Arena, PAGE, PageKind, Ptr, Space};
+use super::{Arena, PAGE, PageKind, Ptr, Space, unwritten::Unwritten};
 use crate::finding::Finding;
 
 /// What fills the bytes around a block: a write there is noticed when the block is freed.
 pub const PADDING: u8 = 0xA9;
-/// What a driver finds in memory it did not ask to have zeroed: as a pointer, one that faults.
-pub const UNINITIALIZED: u8 = 0xBD;
 /// Blocks of less than a page are aligned so.
 const ALIGNMENT: u64 = 16;
 /// Freed blocks whose history is remembered.
 const REMEMBERED: usize = 4096;
 
+/// `BAD_POOL_CALLER`.
 const BAD_POOL_CALLER: u32 = 0xC2;
-const FREED_ALREADY: u64 = 0x07;
 const WRONG_TAG: u64 = 0x0A;
-const NEVER_IN_POOL: u64 = 0x42;
-const NOT_A_BLOCK: u64 = 0x46;
+const USER_ADDRESS: u64 = 0x40;
+/// `DRIVER_VERIFIER_DETECTED_VIOLATION`.
+const VERIFIER: u32 = 0xC4;
+const NEVER_ALLOCATED: u64 = 0x10;
+const FREED_ALREADY: u64 = 0x13;
+const OTHER_ADDRESS: u64 = 0x13E;
+/// `SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION`.
 const SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION: u32 = 0xC1;
-const BEFORE_OR_BESIDE: u64 = 0x23;
-const AFTER_THE_END: u64 = 0x24;
+const BEFORE: u64 = 0x23;
+const BEHIND: u64 = 0x24;
 
 /// The pools.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,9 +117,50 @@ pub struct Block {
 }
 
 impl Block {
+    /// Start and length of its pages.
     const fn pages(&self) -> (u64, u64) {
         let start = self.address / PAGE * PAGE;
         (start, (self.address + self.request.bytes).next_multiple_of(PAGE) - start)
+    }
+
+    /// Start and length of its pages and their guards.
+    const fn with_guards(&self) -> (u64, u64) {
+        let (start, length) = self.pages();
+        let before = guard_before(self.request.bytes);
+        (start - before, before + length + PAGE)
+    }
+
+    const fn has(&self, address: u64) -> bool {
+        let (start, length) = self.with_guards();
+        address.wrapping_sub(start) < length
+    }
+
+    /// Adds where it was allocated to a finding about it.
+    #[must_use]
+    pub fn allocated(&self, finding: Finding) -> Finding {
+        finding.with_stack("allocated at", &self.stack)
+    }
+}
+
+/// Bytes of the guard before a block: a smaller block has a pattern before it.
+const fn guard_before(bytes: u64) -> u64 {
+    if bytes < PAGE { 0 } else { PAGE }
+}
+
+/// A block that was freed.
+#[derive(Clone, Debug)]
+pub struct Freed {
+    /// The block.
+    pub block: Block,
+    /// Where the driver was when it freed it: return addresses, innermost first.
+    pub stack: Rc<[u64]>,
+}
+
+impl Freed {
+    /// Adds where it was allocated and freed to a finding about it.
+    #[must_use]
+    pub fn told(&self, finding: Finding) -> Finding {
+        self.block.allocated(finding).with_stack("freed at", &self.stack)
     }
 }
 
@@ -138,10 +186,11 @@ pub struct TagUse {
 pub struct Pool {
     space: Rc<Space>,
     live: RefCell<BTreeMap<u64, Block>>,
-    freed: RefCell<VecDeque<Block>>,
+    freed: RefCell<VecDeque<Freed>>,
     tags: RefCell<BTreeMap<Tag, TagUse>>,
     sequence: Cell<u64>,
     bytes: Cell<u64>,
+    unwritten: Cell<Unwritten>,
 }
 
 impl Pool {
@@ -153,14 +202,28 @@ impl Pool {
             tags: RefCell::default(),
             sequence: Cell::new(0),
             bytes: Cell::new(0),
+            unwritten: Cell::new(Unwritten::new(0)),
         }
+    }
+
+    /// Makes what fills unwritten memory another.
+    pub(super) fn seed(&self, seed: u64) {
+        self.unwritten.set(Unwritten::new(seed));
+    }
+
+    /// What fills unwritten memory.
+    #[must_use]
+    pub const fn unwritten(&self) -> Unwritten {
+        self.unwritten.get()
     }
 
     /// Allocates a block. `stack` is where the driver is.
     pub fn allocate(&self, request: Request, stack: Rc<[u64]>) -> Ptr<u8> {
         let length = request.bytes.next_multiple_of(PAGE);
-        let start = self.space.take(arena(request.kind), length + PAGE);
+        let before = guard_before(request.bytes);
+        let start = self.space.take(arena(request.kind), before + length + PAGE) + before;
         self.space.open(start, length, request.kind.pages());
+        self.space.mark(start - before, before, PageKind::PoolGuard);
         self.space.mark(start + length, PAGE, PageKind::PoolGuard);
         let address = if request.bytes < PAGE {
             let alignment = request.alignment.max(ALIGNMENT);
@@ -187,28 +250,30 @@ impl Pool {
         self.space.fill(start, block.address - start, PADDING);
         self.space.fill(end, start + length - end, PADDING);
         if !block.request.zeroed {
-            self.space.fill(block.address, block.request.bytes, UNINITIALIZED);
+            let pattern = self.unwritten.get().pattern(block.sequence);
+            self.space.fill_pattern(block.address, block.request.bytes, pattern);
         }
     }
 
-    /// Frees a block, and returns its pages. `tag` is checked where the caller named one.
-    pub fn free(&self, address: u64, tag: Option<Tag>) -> (u64, u64) {
+    /// Frees a block, and returns its pages. `tag` is checked where the caller named one; `stack` is where the driver is.
+    pub fn free(&self, address: u64, tag: Option<Tag>, stack: Rc<[u64]>) -> (u64, u64) {
         let Some(block) = self.live.borrow_mut().remove(&address) else { self.refuse_free(address) };
         if let Some(tag) = tag.filter(|tag| *tag != block.request.tag) {
             let sentence = format!("free of a pool block of tag '{}' with tag '{tag}'", block.request.tag);
             let parameters = [WRONG_TAG, address, block.request.tag.0.into(), tag.0.into()];
-            Finding::bug_check(BAD_POOL_CALLER, parameters, sentence).raise();
+            block.allocated(Finding::bug_check(BAD_POOL_CALLER, parameters, sentence)).raise();
         }
         self.check_padding(&block);
         let (start, length) = block.pages();
         self.space.close(start, length, PageKind::PoolFreed);
-        self.space.give_back(arena(block.request.kind), start, length + PAGE);
+        let (taken, taken_length) = block.with_guards();
+        self.space.give_back(arena(block.request.kind), taken, taken_length);
         self.bytes.set(self.bytes.get() - block.request.bytes);
         if let Some(tag) = self.tags.borrow_mut().get_mut(&block.request.tag) {
             *tag = TagUse { blocks: tag.blocks - 1, bytes: tag.bytes - block.request.bytes, ..*tag };
         }
         let mut freed = self.freed.borrow_mut();
-        freed.push_back(block);
+        freed.push_back(Freed { block, stack });
         if freed.len() > REMEMBERED {
             freed.pop_front();
         }
@@ -218,51 +283,66 @@ impl Pool {
     fn check_padding(&self, block: &Block) {
         let (start, length) = block.pages();
         let end = block.address + block.request.bytes;
-        let checks =
-            [(start, block.address, BEFORE_OR_BESIDE, "before"), (end, start + length, AFTER_THE_END, "behind")];
+        let checks = [(start, block.address, BEFORE, "before"), (end, start + length, BEHIND, "behind")];
         for (from, to, violation, place) in checks {
             if let Some(offset) = self.space.first_other(from, to - from, PADDING) {
                 let parameters = [block.address, from + offset, 0, violation];
                 let sentence = format!("free of {block}, and memory {place} it was overwritten");
-                Finding::bug_check(SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION, parameters, sentence).raise();
+                let finding = Finding::bug_check(SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION, parameters, sentence);
+                block.allocated(finding).raise();
             }
         }
     }
 
+    /// Stops the run for a free of what is no block.
     fn refuse_free(&self, address: u64) -> ! {
-        let freed = self.freed.borrow().iter().rev().find(|block| block.address == address).cloned();
-        let (violation, sentence) = match (freed, self.around(address)) {
-            (_, Some(block)) => {
-                let offset = address - block.address;
-                (NOT_A_BLOCK, format!("free of an address {offset} bytes into {block}"))
-            }
-            (Some(block), None) => (FREED_ALREADY, format!("free of {block}, which was freed already")),
-            (None, None) => (NEVER_IN_POOL, "free of an address that is no pool block".to_owned()),
-        };
-        Finding::bug_check(BAD_POOL_CALLER, [violation, address, 0, 0], sentence).raise()
+        if let Some(block) = self.around(address) {
+            let sentence =
+                format!("free of an address {} bytes from the start of {block}", address.abs_diff(block.address));
+            let parameters = [OTHER_ADDRESS, address, block.address, 0];
+            block.allocated(Finding::bug_check(VERIFIER, parameters, sentence)).raise();
+        }
+        let freed = self.freed.borrow().iter().rev().find(|freed| freed.block.address == address).cloned();
+        if let Some(freed) = freed {
+            let sentence = format!("free of {}, which was freed already", freed.block);
+            freed.told(Finding::bug_check(VERIFIER, [FREED_ALREADY, 0, address, 0], sentence)).raise();
+        }
+        if self.space.contains(Arena::User, address) {
+            let parameters = [USER_ADDRESS, address, 0, 0];
+            Finding::bug_check(BAD_POOL_CALLER, parameters, "free of an address of a user process").raise();
+        }
+        let sentence = "free of an address that is no pool block";
+        Finding::bug_check(VERIFIER, [NEVER_ALLOCATED, address, 0, 0], sentence).raise()
     }
 
-    /// How the block at an address was asked for.
+    /// The block at an address.
     #[must_use]
-    pub fn request(&self, address: u64) -> Option<Request> {
-        self.live.borrow().get(&address).map(|block| block.request)
+    pub fn block(&self, address: u64) -> Option<Block> {
+        self.live.borrow().get(&address).cloned()
     }
 
-    /// The live block that has the address, or whose guard has.
+    /// The live block that has the address, or whose guards have.
     #[must_use]
     pub(super) fn around(&self, address: u64) -> Option<Block> {
         let live = self.live.borrow();
-        let (_, block) = live.range(..=address).next_back()?;
-        let (start, length) = block.pages();
-        (address < start + length + PAGE).then(|| block.clone())
+        let before = live.range(..=address).next_back();
+        let next = live.range(address..).next();
+        [before, next].into_iter().flatten().map(|(_, block)| block).find(|block| block.has(address)).cloned()
     }
 
     /// The block that had the address and was freed last.
     #[must_use]
-    pub(super) fn freed_around(&self, address: u64) -> Option<Block> {
+    pub(super) fn freed_around(&self, address: u64) -> Option<Freed> {
         let freed = self.freed.borrow();
-        let mut had = freed.iter().rev().filter(|block| address.wrapping_sub(block.pages().0) < block.pages().1);
-        had.next().cloned()
+        freed.iter().rev().find(|freed| freed.block.has(address)).cloned()
+    }
+
+    /// The block with this number, live or remembered, if nobody had zeroed it.
+    #[must_use]
+    pub fn unwritten_block(&self, sequence: u64) -> Option<Block> {
+        let wanted = |block: &&Block| block.sequence == sequence && !block.request.zeroed;
+        let live = self.live.borrow().values().find(wanted).cloned();
+        live.or_else(|| self.freed.borrow().iter().map(|freed| &freed.block).find(wanted).cloned())
     }
 
     /// The live blocks that the driver answers for, in the order of allocation.

@@ -11,7 +11,10 @@ use super::{
     host::{self, Protection},
     page,
 };
-use crate::finding::Finding;
+use crate::{
+    finding::Finding,
+    irql::{DISPATCH_LEVEL, Irql, PASSIVE_LEVEL},
+};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -91,8 +94,8 @@ pub struct Space {
     base: u64,
     method: GuardMethod,
     ranges: RefCell<[Ranges; ARENAS.len()]>,
-    /// Pageable memory may not be touched: IRQL is `DISPATCH_LEVEL` or higher.
-    paging_forbidden: Cell<bool>,
+    /// The IRQL of the processor that runs: from `DISPATCH_LEVEL` on pageable memory may not be touched.
+    irql: Cell<Irql>,
     /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched.
     paged_out: Cell<bool>,
     /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
@@ -123,7 +126,7 @@ impl Space {
             base,
             method,
             ranges: RefCell::new(ranges),
-            paging_forbidden: Cell::new(false),
+            irql: Cell::new(PASSIVE_LEVEL),
             paged_out: Cell::new(false),
             raises: Cell::new(0),
             generator: Cell::new(1),
@@ -206,14 +209,19 @@ impl Space {
 
     /// Whether pageable memory may not be touched now.
     pub const fn paging_forbidden(&self) -> bool {
-        self.paging_forbidden.get()
+        self.irql.get().0 >= DISPATCH_LEVEL.0
     }
 
-    /// Says whether pageable memory may be touched: the scheduler, when IRQL crosses `DISPATCH_LEVEL`. What kernel functions see of a
-    /// driver, its calls and its pointers, is always checked; what it touches on its own, at some of the raises.
-    pub fn forbid_paging(&self, forbidden: bool) {
-        let before = self.paging_forbidden.replace(forbidden);
-        if forbidden && !before && !self.paged_out.get() && self.is_picked() {
+    /// The IRQL of the processor that runs.
+    pub const fn irql(&self) -> Irql {
+        self.irql.get()
+    }
+
+    /// Says at which IRQL the machine goes on: the scheduler, when that changes. What kernel functions see of a driver, its calls and its
+    /// pointers, is always checked; what it touches on its own, at some of the raises to `DISPATCH_LEVEL`.
+    pub fn set_irql(&self, irql: Irql) {
+        let before = self.irql.replace(irql);
+        if irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL && !self.paged_out.get() && self.is_picked() {
             self.page(|_| Protection::None);
             self.paged_out.set(true);
         }
@@ -239,14 +247,14 @@ impl Space {
     /// Stops the run if the driver runs at `address`, pageable code, where it may not.
     #[inline]
     pub(crate) fn check_code(&self, address: u64) {
-        if self.paging_forbidden.get() && self.kind(address).pageable() {
-            fault::pageable(address, Access::Execute, address).raise();
+        if self.paging_forbidden() && self.kind(address).pageable() {
+            fault::pageable(self, address, Access::Execute, address).raise();
         }
     }
 
     /// Lets pageable memory be touched, if that is allowed now.
     pub fn page_in(&self) -> bool {
-        if self.paging_forbidden.get() {
+        if self.paging_forbidden() {
             return false;
         }
         self.bring_in();
@@ -377,6 +385,19 @@ impl Space {
         self.assert_inside(address, length);
         // SAFETY: the range lies in the reservation; it is the caller's who took and opened it, and no reference points into it.
         unsafe { (address as *mut u8).write_bytes(value, host::to_usize(length)) };
+    }
+
+    /// Fills pages that the caller opened with a pattern: each byte is the one at its address modulo 16.
+    pub(super) fn fill_pattern(&self, address: u64, length: u64, pattern: [u8; 16]) {
+        self.assert_inside(address, length);
+        // SAFETY: the range lies in the reservation; it is the caller's who took and opened it, and no other reference points into it.
+        let bytes = unsafe { slice::from_raw_parts_mut(address as *mut u8, host::to_usize(length)) };
+        let at = host::to_usize(address % 16);
+        let (first, rest) = bytes.split_at_mut(((16 - at) % 16).min(bytes.len()));
+        let (whole, last) = rest.as_chunks_mut::<16>();
+        first.copy_from_slice(&pattern[at..][..first.len()]);
+        whole.fill(pattern);
+        last.copy_from_slice(&pattern[..last.len()]);
     }
 
     /// The offset of the first byte of pages that the caller opened that is not `value`.

@@ -79,7 +79,7 @@ fn impossible_requests_for_pool_return_null() {
             assert_eq!(call(k, "ExAllocatePool2", &request), 0, "{request:x?}");
         }
         assert_ne!(call(k, "ExAllocatePool2", &[NON_PAGED | 1 << 32, 8, TAG]), 0, "unknown optional flags are ignored");
-        assert_eq!(code(&finding(|| _ = call(k, "ExAllocatePool2", &[NON_PAGED, 0, TAG]))), (0xC2, 0));
+        assert_eq!(code(&finding(|| _ = call(k, "ExAllocatePool2", &[NON_PAGED, 0, TAG]))), (0xC4, 0));
     });
 }
 
@@ -106,7 +106,7 @@ fn a_preferred_node_that_does_not_exist_fails_unless_any_other_will_do() {
 fn what_the_kernel_allocated_is_not_the_drivers_to_free() {
     run(|k| {
         let buffer = k.memory.allocate_io_buffer(64);
-        assert_eq!(code(&finding(|| _ = call(k, "ExFreePoolWithTag", &[buffer.address(), 0]))), (0xC2, 0x46));
+        assert_eq!(code(&finding(|| _ = call(k, "ExFreePoolWithTag", &[buffer.address(), 0]))), (0xC4, 0x10));
     });
 }
 

@@ -85,7 +85,7 @@ impl Sched {
         self.running.set(index);
         let processor = self.current_processor();
         let Some(thread) = self.thread_for(k, processor) else { return self.rest(index) };
-        k.memory.space.forbid_paging(processor.irql() >= DISPATCH_LEVEL);
+        k.memory.space.set_irql(processor.irql());
         if processor.last.replace(thread.id) != thread.id && !thread.idle {
             k.record(Kind::Dispatch(thread.id.0));
         }

@@ -58,7 +58,7 @@ impl Sched {
     /// Sets the IRQL and what hangs on it.
     pub(super) fn set_irql(k: &Kernel, processor: &Processor, to: Irql) {
         processor.irql.set(to);
-        k.memory.space.forbid_paging(to >= DISPATCH_LEVEL);
+        k.memory.space.set_irql(to);
     }
 
     pub(crate) fn raise_irql(&self, k: &Kernel, to: Irql) -> Irql {

@@ -3,7 +3,7 @@
 use super::guest::{Guest, Running};
 use crate::{
     finding::{Cause, Finding},
-    irql::{APC_LEVEL, PASSIVE_LEVEL},
+    irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL},
     memory::{GuardMethod, Owner, PoolKind, Ptr, Request},
 };
 
@@ -24,7 +24,7 @@ fn a_write_beyond_the_end_of_a_block_faults() {
     Guest::new().run(|guest| {
         let block = allocate(guest, PoolKind::NonPaged, 32);
         let finding = guest.finding("write_to", block.address() + 32, 5);
-        assert_eq!(code(&finding), 0xCD);
+        assert_eq!(code(&finding), 0xD6);
         assert_eq!(finding.sentence, "write to memory beyond the end of a pool block of 32 bytes, tag 'Test'");
     });
 }
@@ -35,7 +35,7 @@ fn a_freed_block_faults() {
         let block = allocate(guest, PoolKind::NonPaged, 200);
         guest.k.memory.free_pool(guest.k, block, None);
         let finding = guest.finding("read_from", block.address(), 0);
-        assert_eq!(code(&finding), 0xCC);
+        assert_eq!(code(&finding), 0xD5);
         assert_eq!(finding.sentence, "read of a pool block of 200 bytes, tag 'Test' that was freed");
     });
 }
@@ -75,7 +75,7 @@ fn a_second_free_a_wrong_tag_and_a_wrong_address_are_told_apart() {
             Cause::BugCheck { code, parameters } => (code, parameters[0]),
             Cause::NotModelled => panic!("a verdict"),
         });
-        assert_eq!(first_parameters, [(0xC2, 0x0A), (0xC2, 0x46), (0xC2, 0x07), (0xC2, 0x42)]);
+        assert_eq!(first_parameters, [(0xC2, 0x0A), (0xC4, 0x13E), (0xC4, 0x13), (0xC4, 0x10)]);
     });
 }
 
@@ -162,15 +162,15 @@ fn pageable_code_and_paged_pool_fault_at_dispatch_level_and_only_there() {
         let space = &guest.k.memory.space;
         let block = allocate(guest, PoolKind::Paged, 64);
         for _ in 0..2 {
-            space.forbid_paging(false);
+            space.set_irql(PASSIVE_LEVEL);
             assert_eq!(guest.call("pageable", 1, 2), 3);
             assert_eq!(guest.call("read_from", block.address(), 0), 0);
             assert_eq!(block.read(), 0);
-            space.forbid_paging(true);
+            space.set_irql(DISPATCH_LEVEL);
             assert_eq!(guest.call("add", 1, 2), 3);
             assert_eq!(code(&guest.finding("pageable", 1, 2)), 0xD1);
             assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xD1);
-            assert_eq!(code(&guest.unwinds_in(|| _ = block.read())), 0xD1);
+            assert_eq!(code(&guest.unwinds_in(|| _ = block.read())), 0x0A);
         }
     });
 }
@@ -180,11 +180,11 @@ fn pageable_code_that_calls_the_kernel_or_is_called_at_dispatch_level_is_found_a
     Guest::new().run(|guest| {
         let space = &guest.k.memory.space;
         for _ in 0..1000 {
-            space.forbid_paging(false);
+            space.set_irql(PASSIVE_LEVEL);
             assert_eq!(guest.call("pageable_call", 0, 0), 0);
-            space.forbid_paging(true);
+            space.set_irql(DISPATCH_LEVEL);
             assert_eq!(code(&guest.finding("pageable_call", 0, 0)), 0xD1);
-            space.forbid_paging(false);
+            space.set_irql(PASSIVE_LEVEL);
             assert_eq!(code(&guest.finding("pageable_call", 1, 0)), 0xD1);
         }
     });
@@ -195,9 +195,9 @@ fn pageable_code_that_runs_on_its_own_at_dispatch_level_is_found_sooner_or_later
     Guest::new().run(|guest| {
         let space = &guest.k.memory.space;
         let found = |_: &u32| {
-            space.forbid_paging(false);
+            space.set_irql(PASSIVE_LEVEL);
             guest.call("pageable", 1, 2);
-            space.forbid_paging(true);
+            space.set_irql(DISPATCH_LEVEL);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guest.call("jump_to_pageable", 1, 2))).is_err()
         };
         let times = (0..5000_u32).filter(found).count();
@@ -210,16 +210,16 @@ fn page_protection_guards_like_markers_do() {
     Guest::guarded_by(GuardMethod::Protection).run(|guest| {
         let blocks: Vec<_> = (0..200).map(|_| allocate(guest, PoolKind::NonPaged, 32)).collect();
         for block in blocks {
-            assert_eq!(code(&guest.finding("write_to", block.address() + 32, 5)), 0xCD);
+            assert_eq!(code(&guest.finding("write_to", block.address() + 32, 5)), 0xD6);
             guest.k.memory.free_pool(guest.k, block, None);
-            assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xCC);
+            assert_eq!(code(&guest.finding("read_from", block.address(), 0)), 0xD5);
         }
         assert_eq!(code(&guest.finding("overflow", 0, 1)), 0x7F);
         let paged = allocate(guest, PoolKind::Paged, 64);
-        guest.k.memory.space.forbid_paging(true);
+        guest.k.memory.space.set_irql(DISPATCH_LEVEL);
         assert_eq!(code(&guest.finding("read_from", paged.address(), 0)), 0xD1);
         assert_eq!(code(&guest.finding("pageable", 1, 2)), 0xD1);
-        guest.k.memory.space.forbid_paging(false);
+        guest.k.memory.space.set_irql(PASSIVE_LEVEL);
         assert_eq!(guest.call("read_from", paged.address(), 0), 0);
         guest.k.memory.free_pool(guest.k, paged, None);
         assert_eq!(guest.call("nest", 40, 0), 80);
@@ -271,5 +271,29 @@ fn machines_on_several_threads_at_once_do_not_disturb_each_other() {
                 }
             });
         }
+    });
+}
+
+#[test]
+fn an_access_before_a_block_of_pages_faults_and_names_that_block() {
+    Guest::new().run(|guest| {
+        let _first = allocate(guest, PoolKind::NonPaged, 4096);
+        let block = allocate(guest, PoolKind::NonPaged, 5000);
+        let finding = guest.finding("read_from", block.address() - 8, 0);
+        assert_eq!(code(&finding), 0xD6);
+        assert_eq!(finding.sentence, "read of memory before the start of a pool block of 5000 bytes, tag 'Test'");
+        let last_byte = block.address() + 2 * 4096;
+        assert_eq!(code(&guest.finding("read_from", last_byte, 0)), 0xD6);
+    });
+}
+
+#[test]
+fn a_freed_block_of_pages_faults_and_so_do_its_guards() {
+    Guest::new().run(|guest| {
+        let block = allocate(guest, PoolKind::NonPaged, 4096);
+        guest.k.memory.free_pool(guest.k, block, None);
+        let accesses = [block.address() - 8, block.address(), block.address() + 4096];
+        let codes = accesses.map(|address| code(&guest.finding("read_from", address, 0)));
+        assert_eq!(codes, [0xD6, 0xD5, 0xD6]);
     });
 }

@@ -16,7 +16,7 @@ use crate::{
     export,
     exports::Export,
     finding::Finding,
-    irql::any_level,
+    irql::{DISPATCH_LEVEL, any_level},
     kernel::Kernel,
     memory::{GuardMethod, Memory, Space},
 };
@@ -55,7 +55,7 @@ fn clobber(_: &Kernel) -> u64 {
 
 /// As a kernel function that raises the IRQL does.
 fn forbid_paging(k: &Kernel) {
-    k.memory.space.forbid_paging(true);
+    k.memory.space.set_irql(DISPATCH_LEVEL);
 }
 
 fn stop(_: &Kernel) -> u64 {
