@@ -54,6 +54,12 @@ rules! {
     NotificationStatus = 0x1AB_0405,
     /// A processor number that was never active is used as if it were. Parameters 2 and 3: group and number.
     InactiveProcessor = 0x1AB_0406,
+    /// A request that returns bytes to user mode which nobody has written: what was in memory before, perhaps another's ("Failure to
+    /// Initialize Output Buffers"). Parameter 2: the IRP; 3: the offset in the output.
+    UnwrittenOutput = 0x1AB_0801,
+    /// A request completed with more output than its buffer has room for ("`IO_STATUS_BLOCK` structure"). Parameter 2: the IRP; 3: the
+    /// length claimed; 4: the length of the buffer.
+    OutputTooLong = 0x1AB_0802,
 }
 
 impl Rule {

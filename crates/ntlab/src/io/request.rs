@@ -26,7 +26,14 @@ use super::{
     layout::{self, MDL_WRITE_OPERATION, Words},
     mdl,
 };
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId};
+use crate::{
+    at,
+    finding::Finding,
+    kernel::Kernel,
+    memory::{Ptr, unwritten::SYSTEM_BUFFER},
+    rule::Rule,
+    sched::ThreadId,
+};
 
 /// What drivers see as the address of a user's buffer, where they may not touch it: nothing is there.
 const USER_BUFFER: u64 = 0x7FFE_0000_0000;
@@ -305,7 +312,7 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     let status = irp::status(packet);
     let information = at!(packet, IoStatus.Information).read() as u64;
     let (transfer, file) = k.io.requests.with(index, |slot| (slot.transfer, slot.file));
-    let output = fetch(packet, transfer, status, information);
+    let output = fetch(k, packet, transfer, status, information);
     if let Some(buffer) = transfer.system {
         buffer::give_back(k, buffer);
     }
@@ -331,23 +338,45 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     file::release(k, file);
 }
 
-/// What the user gets: nothing for an error; a driver that claims more than there is room for is found.
-fn fetch(packet: Ptr<IRP>, transfer: Transfer, status: NTSTATUS, information: u64) -> Vec<u8> {
+/// What the user gets: nothing for an error; a driver that claims more than there is room for, or that it wrote what it did not, is found.
+fn fetch(k: &Kernel, packet: Ptr<IRP>, transfer: Transfer, status: NTSTATUS, information: u64) -> Vec<u8> {
     let is_error = status.cast_unsigned() >> 30 == 3;
     if is_error || transfer.output == 0 {
         return Vec::new();
     }
     if let [_, Some(user)] = transfer.neither {
-        // The information is between the driver and the user: nothing is copied.
-        return user.start.read_bytes(transfer.output.min(information as usize));
+        // The information is between the driver and the user: nothing is copied, and the user sees all of his buffer.
+        let all = user.start.read_bytes(transfer.output);
+        check_written(k, packet, &all);
+        return all[..all.len().min(information as usize)].to_vec();
     }
-    if information > transfer.output as u64 {
-        let sentence =
-            format!("an IRP was completed with {information} bytes of output in a buffer of {}", transfer.output);
-        Finding::bug_check(irp::IO_MANAGER_VIOLATION, [0x200, 0, packet.address(), information], sentence).raise();
+    let room = transfer.output as u64;
+    if information > room {
+        let sentence = format!("an IRP was completed with {information} bytes of output in a buffer of {room}");
+        Rule::OutputTooLong.broken([packet.address(), information, room], sentence).raise();
     }
     let direct = transfer.direct.map(|(buffer, _)| buffer);
-    direct.or(transfer.system).map_or_else(Vec::new, |buffer| buffer.start.read_bytes(information as usize))
+    let Some(buffer) = direct.or(transfer.system) else { return Vec::new() };
+    let output = buffer.start.read_bytes(information as usize);
+    check_written(k, packet, &output);
+    output
+}
+
+/// Stops the run if there is memory in what goes to user mode that nobody has written.
+fn check_written(k: &Kernel, packet: Ptr<IRP>, output: &[u8]) {
+    let Some(found) = k.memory.find_unwritten(output) else { return };
+    let place = format!("offset {} of the {} bytes that an IRP returns to user mode", found.offset, output.len());
+    let parameters = [packet.address(), found.offset as u64, output.len() as u64];
+    let broken = |whose: &str| Rule::UnwrittenOutput.broken(parameters, format!("{place} is {whose}"));
+    let block = found.block.and_then(|block| k.memory.pool.unwritten_block(block));
+    match block {
+        Some(block) => block.allocated(broken(&format!("memory of {block}, which nobody has written"))),
+        None if found.block == Some(SYSTEM_BUFFER) => {
+            broken("the system buffer behind the input, which the driver has not written")
+        }
+        None => broken("memory that nobody has written"),
+    }
+    .raise()
 }
 
 /// Whether a request has ended.

@@ -18,6 +18,7 @@ use crate::{
     finding::{Cause, Finding},
     machine::{Machine, Outcome, System},
     registry::Value,
+    rule::Rule,
     user::{Access, Handle, Request, Status},
 };
 
@@ -287,7 +288,7 @@ fn a_request_that_is_neither_completed_nor_pended_stops_the_run() {
 
 #[test]
 fn more_output_than_there_is_room_for_stops_the_run() {
-    assert_bug_check(0x806, IO_MANAGER_VIOLATION, Some(0x200));
+    assert_bug_check(0x806, 0xC4, Some(Rule::OutputTooLong as u64));
 }
 
 #[test]
@@ -369,4 +370,13 @@ fn the_trace_of_requests_depends_on_the_seed_alone() {
         (outcome.result.expect("no finding"), outcome.events)
     };
     assert_eq!(trace(3), trace(3));
+}
+
+#[test]
+fn bytes_that_the_driver_claims_and_has_not_written_stop_the_run() {
+    let outcome = run(|system| open(system).device_control(code(0x809), b"1234", 64));
+    let found = outcome.result.expect_err("the run is stopped").finding;
+    let Cause::BugCheck { code, parameters } = found.cause else { panic!("{found:?}") };
+    assert_eq!((code, parameters[0], parameters[2]), (0xC4, Rule::UnwrittenOutput as u64, 8), "{}", found.sentence);
+    assert!(found.sentence.contains("the system buffer behind the input"), "{}", found.sentence);
 }

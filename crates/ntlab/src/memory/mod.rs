@@ -16,7 +16,6 @@ pub(crate) mod unwritten;
 
 use std::rc::Rc;
 
-use self::object::ObjectStore;
 pub use self::{
     host::PAGE,
     mapping::{Mapping, Mappings},
@@ -25,6 +24,10 @@ pub use self::{
     pointer::{Ptr, placeholder},
     pool::{Block, Owner, Pool, PoolKind, Request, Tag, TagUse},
     space::{Arena, GuardMethod, Space},
+};
+use self::{
+    object::ObjectStore,
+    unwritten::{Found, SYSTEM_BUFFER},
 };
 use crate::{finding::Finding, kernel::Kernel};
 
@@ -159,6 +162,13 @@ impl Memory {
     /// Fills memory as unwritten memory of a block with this number is.
     pub fn fill_unwritten(&self, start: Ptr<u8>, bytes: usize, block: u64) {
         self.space.fill_pattern(start.address(), bytes as u64, self.pool.unwritten().pattern(block));
+    }
+
+    /// The first word in `bytes` of memory that nobody has written.
+    #[must_use]
+    pub fn find_unwritten(&self, bytes: &[u8]) -> Option<Found> {
+        let known = |block| block == SYSTEM_BUFFER || self.pool.unwritten_block(block).is_some();
+        self.pool.unwritten().find(bytes, known)
     }
 
     /// The physical address of an address; a bad one is a finding.
