@@ -29,6 +29,7 @@ use crate::{
     memory::Ptr,
     pnp::{self, notifications},
     rule::Rule,
+    tracking::Tracked,
     user::Status,
 };
 
@@ -80,8 +81,10 @@ impl HotAdd {
         let guard = Busy::wait(k);
         let handle = k.memory.allocate_object::<u64>();
         let callback = Rc::new(Callback { handle, function, context });
+        k.tracking.made(k, Tracked::ProcessorCallback, handle.address(), String::new);
         let agreed = !existing || tell_of_existing(k, &callback);
         if !agreed && k.choices.once_in(2) {
+            k.tracking.gone(Tracked::ProcessorCallback, handle.address());
             k.memory.free_object(handle);
             return Ptr::null();
         }
@@ -97,6 +100,7 @@ impl HotAdd {
         let Some(place) = callbacks.iter().position(|callback| callback.handle == handle) else { return false };
         callbacks.remove(place);
         drop(callbacks);
+        k.tracking.gone(Tracked::ProcessorCallback, handle.address());
         k.memory.free_object(handle);
         drop(guard);
         true
@@ -110,11 +114,6 @@ impl HotAdd {
     /// How many memory devices were added.
     pub const fn memory_devices(&self) -> u32 {
         self.memory_devices.get()
-    }
-
-    /// The callbacks that lie in a driver's image, as what it left behind.
-    pub fn registered_in(&self, image: &std::ops::Range<u64>) -> usize {
-        self.callbacks.borrow().iter().filter(|callback| image.contains(&callback.function)).count()
     }
 }
 

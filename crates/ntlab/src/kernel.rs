@@ -20,6 +20,7 @@ use crate::{
     power::Power,
     registry::Registry,
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
+    tracking::Tracking,
 };
 
 /// One simulated machine: what its kernel knows. Lives on one OS thread; every part has interior mutability, and no part keeps a
@@ -50,6 +51,8 @@ pub struct Kernel {
     pub hot_add: HotAdd,
     /// Calls that are to fail.
     pub faults: Faults,
+    /// What drivers have made and must take back.
+    pub tracking: Tracking,
     /// The trace of the run.
     pub log: Log,
 }
@@ -71,6 +74,7 @@ impl Kernel {
             power: Power::default(),
             hot_add: HotAdd::default(),
             faults: Faults::default(),
+            tracking: Tracking::default(),
             log: Log::new(config.keep_trace),
             config,
         }

@@ -21,4 +21,5 @@ pub mod report;
 pub mod rule;
 pub mod scenario;
 pub mod sched;
+pub mod tracking;
 pub mod user;

@@ -54,6 +54,33 @@ rules! {
     NotificationStatus = 0x1AB_0405,
     /// A processor number that was never active is used as if it were. Parameters 2 and 3: group and number.
     InactiveProcessor = 0x1AB_0406,
+    /// A work item that was not freed ("`IoAllocateWorkItem` function"). Parameter 2: the work item; 3: how much was left behind in all, as
+    /// for all of these.
+    WorkItemLeft = 0x1AB_0701,
+    /// An IRP that a driver allocated and did not free ("`IoAllocateIrp` function"). Parameter 2: the IRP.
+    IrpLeft = 0x1AB_0702,
+    /// A device object that is there when its driver has left the device, or is unloaded ("Handling an `IRP_MN_REMOVE_DEVICE` Request").
+    /// Parameter 2: the device object.
+    DeviceLeft = 0x1AB_0703,
+    /// A symbolic link whose driver is unloaded ("`IoCreateSymbolicLink` function").
+    SymbolicLinkLeft = 0x1AB_0704,
+    /// A handle that was not closed ("Object Handles"). Parameter 2: the handle.
+    HandleLeft = 0x1AB_0705,
+    /// Device registers that were not unmapped ("`MmMapIoSpaceEx` function"). Parameter 2: their address.
+    MappingLeft = 0x1AB_0706,
+    /// A DMA adapter that was not put ("`IoGetDmaAdapter` function"). Parameter 2: the adapter.
+    AdapterLeft = 0x1AB_0707,
+    /// A common buffer that was not freed ("`PALLOCATE_COMMON_BUFFER` callback function"). Parameter 2: the buffer.
+    CommonBufferLeft = 0x1AB_0708,
+    /// A device interface that is enabled when its driver has left the device ("`IoSetDeviceInterfaceState` function"). Parameter 2: the
+    /// physical device object.
+    InterfaceLeft = 0x1AB_0709,
+    /// Memory is freed, or a device object deleted, that holds a remove lock which is acquired ("Using Remove Locks"). Parameter 2: the
+    /// lock; 3: how often.
+    RemoveLockHeld = 0x1AB_070A,
+    /// Memory is freed, or a device object deleted, that holds a work item which is queued ("`IoInitializeWorkItem` function"). Parameter
+    /// 2: the work item.
+    WorkItemQueued = 0x1AB_070B,
     /// A request that returns bytes to user mode which nobody has written: what was in memory before, perhaps another's ("Failure to
     /// Initialize Output Buffers"). Parameter 2: the IRP; 3: the offset in the output.
     UnwrittenOutput = 0x1AB_0801,

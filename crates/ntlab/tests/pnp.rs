@@ -461,7 +461,7 @@ const DEFECTS: [Defect; 12] = [
     ("defect_status_at_complete", added, "to OperationStatus during AddComplete; only AddStart may"),
     ("defect_writes_context", added, "wrote to its change context during AddStart"),
     ("defect_arrival_status", added, "notification callback returned 0xc0000001"),
-    ("defect_leaves_callback", unloaded, "left behind: 1 processor change callbacks"),
+    ("defect_leaves_callback", unloaded, "left behind: a processor change callback"),
     (
         "defect_no_acknowledge",
         |system| {

@@ -84,7 +84,7 @@ fn io_get_dma_adapter(
     }
     let length = u64::from(at!(description, MaximumLength).read());
     map_registers.write(u32::try_from(length.div_ceil(PAGE) + 1).unwrap_or(u32::MAX));
-    k.pnp.adapters.make(k, description)
+    k.pnp.adapters.make(k, pdo, description)
 }
 
 /// "`PPUT_DMA_ADAPTER` callback function".

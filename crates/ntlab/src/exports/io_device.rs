@@ -15,7 +15,7 @@ use crate::{
     io::{
         device::{self, NewDevice},
         layout,
-        name::Named,
+        name::{self, Named},
         remove_lock::{self, RemoveLock},
         string,
         work_item::{self, WorkItem},
@@ -23,6 +23,7 @@ use crate::{
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
+    tracking::Tracked,
 };
 
 /// The functions of this module.
@@ -92,7 +93,9 @@ fn io_get_attached_device_reference(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> P
 
 /// "`IoCreateSymbolicLink` function".
 fn io_create_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>, target: Ptr<UNICODE_STRING>) -> NTSTATUS {
-    if k.io.names.insert(&string::text(link), Named::Link(string::text(target))) {
+    let name = string::text(link);
+    if k.io.names.insert(&name, Named::Link(string::text(target))) {
+        k.tracking.made(k, Tracked::SymbolicLink, name::key(&name), || name.clone());
         STATUS_SUCCESS
     } else {
         STATUS_OBJECT_NAME_COLLISION
@@ -106,6 +109,7 @@ fn io_delete_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>) -> NTSTATUS {
         return STATUS_OBJECT_NAME_NOT_FOUND;
     }
     k.io.names.remove(&name);
+    k.tracking.gone(Tracked::SymbolicLink, name::key(&name));
     STATUS_SUCCESS
 }
 
@@ -115,18 +119,18 @@ fn io_initialize_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u32, _minute
 }
 
 /// "`IoAcquireRemoveLock` macro".
-fn io_acquire_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _file: u64, _line: u32, _size: u32) -> NTSTATUS {
-    remove_lock::acquire(k, lock)
+fn io_acquire_remove_lock_ex(k: &Kernel, lock: RemoveLock, tag: u64, _file: u64, _line: u32, _size: u32) -> NTSTATUS {
+    remove_lock::acquire(k, lock, tag)
 }
 
 /// "`IoReleaseRemoveLock` macro".
-fn io_release_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _size: u32) {
-    remove_lock::release(k, lock);
+fn io_release_remove_lock_ex(k: &Kernel, lock: RemoveLock, tag: u64, _size: u32) {
+    remove_lock::release(k, lock, tag);
 }
 
 /// "`IoReleaseRemoveLockAndWait` macro".
-fn io_release_remove_lock_and_wait_ex(k: &Kernel, lock: RemoveLock, _tag: u64, _size: u32) {
-    remove_lock::release_and_wait(k, lock);
+fn io_release_remove_lock_and_wait_ex(k: &Kernel, lock: RemoveLock, tag: u64, _size: u32) {
+    remove_lock::release_and_wait(k, lock, tag);
 }
 
 /// "`IoSizeofWorkItem` function".

@@ -18,6 +18,7 @@ use crate::{
     irql::{DISPATCH_LEVEL, Irql, any_level, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
+    tracking::Tracked,
 };
 
 /// The functions of this module.
@@ -46,7 +47,9 @@ fn iof_complete_request(k: &Kernel, packet: Ptr<IRP>, _priority_boost: i8) {
 
 /// "`IoAllocateIrp` function". Quota is not charged.
 fn io_allocate_irp(k: &Kernel, stack_size: i8, _charge_quota: bool) -> Ptr<IRP> {
-    irp::allocate(k, stack_size, Owner::Driver)
+    let packet = irp::allocate(k, stack_size, Owner::Driver);
+    k.tracking.made_often(k, Tracked::Irp, packet.address());
+    packet
 }
 
 /// "`IoInitializeIrp` function".

@@ -19,6 +19,7 @@ use crate::{
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
     memory::{Access, Memory, PAGE, PageKind, PoolKind, Ptr, host},
+    tracking::Tracked,
 };
 
 /// The functions of this module.
@@ -115,12 +116,17 @@ fn map(k: &Kernel, physical: u64, bytes: u64) -> Ptr<u8> {
         Finding::not_modelled(format!("mapping {bytes} bytes at physical address {physical:#x}, no device memory"))
             .raise();
     }
-    k.memory.mappings.map(physical, bytes, k.exec.driver_stack())
+    let mapped = k.memory.mappings.map(physical, bytes);
+    let device = k.pnp.devnodes.with_memory(physical).map_or(Ptr::null(), |devnode| devnode.pdo);
+    let about = || format!("{bytes} bytes at physical {physical:#x}");
+    k.tracking.made_for(k, Tracked::Mapping, mapped.address(), device, about);
+    mapped
 }
 
 /// "`MmUnmapIoSpace` function".
 fn mm_unmap_io_space(k: &Kernel, address: u64, bytes: u64) {
     k.memory.mappings.unmap(address, bytes);
+    k.tracking.gone(Tracked::Mapping, address);
 }
 
 /// "`MmBuildMdlForNonPagedPool` function".

@@ -11,6 +11,7 @@ use crate::{
     kernel::Kernel,
     memory::Ptr,
     sched::ThreadExit,
+    tracking::Tracked,
 };
 
 /// The functions of this module.
@@ -40,7 +41,9 @@ fn ps_create_system_thread(
     let thread = k.sched.spawn_counted(k, "system thread", move |k| {
         k.sched.enter_critical_region();
         k.call("system thread", routine, &[context]);
+        k.tracking.gone(Tracked::Thread, k.current_thread_object());
     });
+    k.tracking.made(k, Tracked::Thread, thread, String::new);
     object::reference(k, thread);
     let kernel = !attributes.is_null() && at!(attributes, Attributes).read() & OBJ_KERNEL_HANDLE != 0;
     handle.write(k.io.handles.open(k, handle::Target::Object(thread), access, kernel));
@@ -53,6 +56,7 @@ fn ps_terminate_system_thread(k: &Kernel, status: i32) -> i32 {
         let sentence = "PsTerminateSystemThread called by a thread that PsCreateSystemThread did not make";
         Finding::bug_check(crate::sched::VERIFIER, [0; 4], sentence).raise();
     }
+    k.tracking.gone(Tracked::Thread, k.current_thread_object());
     ThreadExit { status }.raise()
 }
 

@@ -21,7 +21,13 @@ use super::{
     },
     name::{self, Named},
 };
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{
+    at,
+    finding::Finding,
+    kernel::Kernel,
+    memory::Ptr,
+    tracking::{self, Tracked},
+};
 
 /// `IO_TYPE_DEVICE_OBJECT_EXTENSION`.
 const IO_TYPE_DEVICE_OBJECT_EXTENSION: i16 = 13;
@@ -34,6 +40,11 @@ struct Record {
     number: u64,
     name: Option<String>,
     references: u32,
+}
+
+/// Whether an address is that of a device object that is not deleted.
+pub fn is_device(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> bool {
+    k.io.devices.records.borrow().contains_key(&device.address()) && flags(device) & DOE_DELETE_PENDING == 0
 }
 
 /// Every device object.
@@ -92,6 +103,7 @@ pub fn create(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, new: &NewDevice<'_>) -> Re
     k.io.devices.sequence.set(number);
     let record = Record { number, name: name.map(Into::into), references: 0 };
     k.io.devices.records.borrow_mut().insert(device.address(), record);
+    k.tracking.made(k, Tracked::Device, device.address(), || format!("device {number}"));
     Ok(device)
 }
 
@@ -169,6 +181,13 @@ pub fn top_of_stack(mut device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
         }
         device = next;
     }
+}
+
+/// The devices that are attached over `device`, the lowest first.
+#[must_use]
+pub fn stack_above(device: Ptr<DEVICE_OBJECT>) -> Vec<Ptr<DEVICE_OBJECT>> {
+    let next = |device: &Ptr<DEVICE_OBJECT>| Some(upper(*device)).filter(|upper| !upper.is_null());
+    std::iter::successors(next(&device), next).collect()
 }
 
 /// The lowest device of the stack that `device` is in.
@@ -303,6 +322,8 @@ fn free_if_unused(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     k.io.devices.records.borrow_mut().remove(&device.address());
     name::forget_device(k, device);
     at!(device, Type).write(0);
+    k.tracking.gone(Tracked::Device, device.address());
+    tracking::check_freed(k, device.address(), u64::from(at!(device, Size).read()));
     k.memory.free_object(device);
 }
 

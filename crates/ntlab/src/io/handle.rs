@@ -2,10 +2,10 @@
 
 use std::{cell::RefCell, fmt};
 
-use windows_sys::Wdk::Foundation::{DRIVER_OBJECT, KEVENT};
+use windows_sys::Wdk::Foundation::KEVENT;
 
-use super::{driver, object};
-use crate::{kernel::Kernel, memory::Ptr, registry::KeyId};
+use super::object;
+use crate::{kernel::Kernel, memory::Ptr, registry::KeyId, tracking::Tracked};
 
 /// Kernel handles have the upper bits set, which makes them valid in every process.
 const KERNEL_HANDLES: u64 = 0xFFFF_FFFF_8000_0000;
@@ -28,8 +28,6 @@ pub struct Open {
     pub target: Target,
     /// The access it was opened with.
     pub access: u32,
-    /// The driver that opened it; null for the system.
-    pub driver: Ptr<DRIVER_OBJECT>,
     kernel: bool,
 }
 
@@ -40,7 +38,7 @@ impl fmt::Display for Open {
             Target::Event(_) => "an event",
             Target::Object(_) => "a thread or other object",
         };
-        write!(f, "handle to {kind} with access {:#x}", self.access)
+        write!(f, "to {kind} with access {:#x}", self.access)
     }
 }
 
@@ -53,7 +51,10 @@ pub struct Handles {
 impl Handles {
     /// Opens a handle for the driver that runs, or for the system; `kernel` as `OBJ_KERNEL_HANDLE` says.
     pub fn open(&self, k: &Kernel, target: Target, access: u32, kernel: bool) -> u64 {
-        self.add(Open { target, access, driver: driver::running(k), kernel })
+        let open = Open { target, access, kernel };
+        let handle = self.add(open);
+        k.tracking.made(k, Tracked::Handle, handle, || open.to_string());
+        handle
     }
 
     fn add(&self, open: Open) -> u64 {
@@ -85,17 +86,12 @@ impl Handles {
         self.entries.borrow_mut()[Self::index(handle)?] = None;
         Some(open)
     }
-
-    /// Every open handle, in the order of their values.
-    #[must_use]
-    pub fn all(&self) -> Vec<Open> {
-        self.entries.borrow().iter().flatten().copied().collect()
-    }
 }
 
 /// Closes a handle and gives up what it kept alive; `None` if it is no open handle.
 pub fn close(k: &Kernel, handle: u64) -> Option<Open> {
     let open = k.io.handles.close(handle)?;
+    k.tracking.gone(Tracked::Handle, handle);
     match open.target {
         Target::Object(object) => object::dereference(k, object),
         Target::Event(event) => object::dereference(k, event.address()),
@@ -109,7 +105,7 @@ mod tests {
     use super::*;
 
     fn open(handles: &Handles, object: u64, kernel: bool) -> u64 {
-        handles.add(Open { target: Target::Object(object), access: 7, driver: Ptr::null(), kernel })
+        handles.add(Open { target: Target::Object(object), access: 7, kernel })
     }
 
     #[test]

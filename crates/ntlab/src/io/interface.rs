@@ -12,7 +12,7 @@ use windows_sys::{
 };
 
 use super::{device, name::Named, property};
-use crate::{kernel::Kernel, memory::Ptr};
+use crate::{kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// An interface class in a form that compares and prints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,12 +137,14 @@ pub fn set_state(k: &Kernel, link: &str, enable: bool) -> NTSTATUS {
     }
     let Some(target) = device::name_of(k, interface.pdo) else { return STATUS_INVALID_DEVICE_REQUEST };
     interface.enabled = enable;
-    let class = interface.class;
+    let (class, pdo) = (interface.class, interface.pdo);
     drop(interfaces);
     if enable {
         k.io.names.insert(&link, Named::Link(target));
+        k.tracking.made_for(k, Tracked::Interface, link.clone(), pdo, || link.clone());
     } else {
         k.io.names.remove(&link);
+        k.tracking.gone(Tracked::Interface, link.clone());
     }
     let change = Change { class, link, arrived: enable };
     let listeners: Vec<Listener> = k.io.interfaces.listeners.borrow().clone();

@@ -20,7 +20,7 @@ use super::{
     packet::{Completed, State},
     request,
 };
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// `MULTIPLE_IRP_COMPLETE_REQUESTS`.
 const MULTIPLE_IRP_COMPLETE_REQUESTS: u32 = 0x44;
@@ -47,8 +47,7 @@ pub const fn size_of_irp(locations: i8) -> usize {
 pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
     let block = k.memory.allocate_object_bytes(HEADER as usize + size_of_irp(locations));
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
-    let driver = if matches!(owner, Owner::Driver) { driver::running(k) } else { Ptr::null() };
-    let index = k.io.irps.add(irp, owner, driver);
+    let index = k.io.irps.add(irp, owner);
     block.cast::<u64>().write(index as u64);
     initialize(irp, locations);
     irp
@@ -56,7 +55,7 @@ pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
 
 /// Makes a packet in memory of a driver's own (`IoInitializeIrp`).
 pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
-    if k.io.irps.add_foreign(irp, driver::running(k)).is_none() {
+    if k.io.irps.add_foreign(irp).is_none() {
         violation(0x20B, irp, "IoInitializeIrp was called for an IRP that drivers still have");
     }
     initialize(irp, locations);
@@ -93,6 +92,7 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
     if !k.io.irps.is_drivers_own(index) {
         violation(0x20B, irp, format!("{}: freed by a driver that did not allocate it", title()));
     }
+    k.tracking.gone(Tracked::Irp, irp.address());
     free(k, irp);
 }
 

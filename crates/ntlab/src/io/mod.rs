@@ -56,6 +56,7 @@ pub struct Io {
     pub(crate) requests: request::Requests,
     pub(crate) trace: trace::Trace,
     pub(crate) work_items: work_item::WorkItems,
+    pub(crate) remove_locks: remove_lock::RemoveLocks,
 }
 
 #[cfg(test)]

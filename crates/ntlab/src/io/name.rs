@@ -27,7 +27,7 @@ pub(crate) struct Names {
 const MAXIMUM_LINKS: usize = 32;
 
 /// A name as it is compared: `\DosDevices` is another name of `\??`, as is the `\\?\` and `\\.\` of user mode.
-fn key(name: &str) -> String {
+pub(crate) fn key(name: &str) -> String {
     let name = name.to_uppercase();
     for prefix in ["\\DOSDEVICES\\", "\\\\?\\", "\\\\.\\", "\\GLOBAL??\\"] {
         if let Some(rest) = name.strip_prefix(prefix) {

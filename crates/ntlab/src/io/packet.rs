@@ -8,7 +8,7 @@ use std::{
 };
 
 use windows_sys::{
-    Wdk::Foundation::{DRIVER_OBJECT, IRP},
+    Wdk::Foundation::IRP,
     Win32::Foundation::{NTSTATUS, STATUS_PENDING},
 };
 
@@ -69,8 +69,6 @@ struct Record {
     irp: Ptr<IRP>,
     number: u64,
     owner: Owner,
-    /// The driver that allocated it; null for the lab's.
-    driver: Ptr<DRIVER_OBJECT>,
     state: State,
     major: u8,
     minor: u8,
@@ -117,7 +115,7 @@ impl Irps {
         (record.irp == irp && record.state != State::Freed).then_some(index)
     }
 
-    pub(super) fn add(&self, irp: Ptr<IRP>, owner: Owner, driver: Ptr<DRIVER_OBJECT>) -> usize {
+    pub(super) fn add(&self, irp: Ptr<IRP>, owner: Owner) -> usize {
         let number = self.sequence.get() + 1;
         self.sequence.set(number);
         let mut records = self.records.borrow_mut();
@@ -125,14 +123,13 @@ impl Irps {
             let record = &mut records[index];
             record.frames.clear();
             let frames = std::mem::take(&mut record.frames);
-            *record = Record { irp, number, owner, driver, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
+            *record = Record { irp, number, owner, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
             return index;
         }
         records.push(Record {
             irp,
             number,
             owner,
-            driver,
             state: State::Idle,
             major: 0,
             minor: 0,
@@ -225,7 +222,7 @@ impl Irps {
     }
 
     /// Makes a packet in a driver's own memory known, once more if it was; `None` if drivers still have it.
-    pub(super) fn add_foreign(&self, irp: Ptr<IRP>, driver: Ptr<DRIVER_OBJECT>) -> Option<usize> {
+    pub(super) fn add_foreign(&self, irp: Ptr<IRP>) -> Option<usize> {
         let known = self.foreign.borrow_mut().remove(&irp.address());
         if let Some(index) = known {
             if self.is_below(index, i8::MAX) {
@@ -233,7 +230,7 @@ impl Irps {
             }
             self.free(index);
         }
-        let index = self.add(irp, Owner::Driver, driver);
+        let index = self.add(irp, Owner::Driver);
         self.foreign.borrow_mut().insert(irp.address(), index);
         Some(index)
     }
@@ -251,11 +248,6 @@ impl Irps {
     /// Every packet that drivers still have, in the order they were made.
     pub fn outstanding(&self) -> Vec<String> {
         self.titles(Record::is_with_drivers)
-    }
-
-    /// Packets that a driver allocated and has not freed, in the order they were made.
-    pub fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
-        self.titles(|record| record.state != State::Freed && record.driver == driver)
     }
 
     fn titles(&self, wanted: impl Fn(&Record) -> bool) -> Vec<String> {

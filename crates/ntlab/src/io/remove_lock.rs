@@ -1,15 +1,58 @@
 //! Remove locks ("Using Remove Locks").
 
+use std::{cell::RefCell, collections::BTreeMap, ops::Range};
+
 use windows_sys::{
     Wdk::System::SystemServices::IO_REMOVE_LOCK_COMMON_BLOCK,
     Win32::Foundation::{NTSTATUS, STATUS_DELETE_PENDING, STATUS_SUCCESS},
 };
 
 use super::irp::IO_MANAGER_VIOLATION;
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, rule::Rule, sched::VERIFIER};
 
 /// A remove lock of a driver that was built without `DBG`: its public block, which is all there is.
 pub type RemoveLock = Ptr<IO_REMOVE_LOCK_COMMON_BLOCK>;
+
+/// Parameter 1 of bug check 0xC4: a remove lock is initialised again.
+const INITIALISED_AGAIN: u64 = 0xD7;
+
+/// Who has acquired each remove lock: the tag, and where.
+#[derive(Debug, Default)]
+pub(crate) struct RemoveLocks {
+    acquired: RefCell<BTreeMap<u64, Vec<(u64, u64)>>>,
+}
+
+impl RemoveLocks {
+    fn add(&self, lock: RemoveLock, tag: u64, caller: u64) {
+        self.acquired.borrow_mut().entry(lock.address()).or_default().push((tag, caller));
+    }
+
+    /// An acquisition with that tag is over; any where none has it, for drivers without `DBG` may use what tags they like.
+    fn remove(&self, lock: RemoveLock, tag: u64) {
+        if let Some(acquired) = self.acquired.borrow_mut().get_mut(&lock.address()) {
+            let position = acquired.iter().rposition(|&(other, _)| other == tag);
+            if let Some(position) = position.or_else(|| acquired.len().checked_sub(1)) {
+                acquired.remove(position);
+            }
+        }
+    }
+}
+
+/// Stops the run if memory that is given back holds a remove lock that is acquired.
+pub(crate) fn check_freed(k: &Kernel, range: &Range<u64>) {
+    let mut locks = k.io.remove_locks.acquired.borrow_mut();
+    let freed: Vec<u64> = locks.range(range.clone()).map(|(&lock, _)| lock).collect();
+    for lock in freed {
+        let acquired = locks.remove(&lock).unwrap_or_default();
+        if acquired.is_empty() {
+            continue;
+        }
+        let sentence = format!("memory is freed that holds a remove lock which is acquired {} times", acquired.len());
+        let finding = Rule::RemoveLockHeld.broken([lock, acquired.len() as u64, 0], sentence);
+        let shown = acquired.iter().filter(|(_, caller)| *caller != 0);
+        shown.fold(finding, |finding, (_, caller)| finding.with_stack("acquired at", &[*caller])).raise();
+    }
+}
 
 /// Makes a remove lock (`IoInitializeRemoveLock`). A lock that was waited on must not be made again.
 pub fn initialize(k: &Kernel, lock: RemoveLock, size: u32) {
@@ -18,6 +61,10 @@ pub fn initialize(k: &Kernel, lock: RemoveLock, size: u32) {
             "IoInitializeRemoveLockEx: a remove lock of {size} bytes, as in drivers built with DBG"
         ))
         .raise();
+    }
+    if k.io.remove_locks.acquired.borrow_mut().insert(lock.address(), Vec::new()).is_some() {
+        let parameters = [INITIALISED_AGAIN, lock.address(), lock.address(), 0];
+        Finding::bug_check(VERIFIER, parameters, "a remove lock is initialised again").raise();
     }
     at!(lock, Removed).cast::<u32>().write(0);
     at!(lock, IoCount).write(1);
@@ -29,18 +76,24 @@ fn is_removed(lock: RemoveLock) -> bool {
 }
 
 /// Takes the lock, unless the device is being removed (`IoAcquireRemoveLock`).
-pub fn acquire(k: &Kernel, lock: RemoveLock) -> NTSTATUS {
+pub fn acquire(k: &Kernel, lock: RemoveLock, tag: u64) -> NTSTATUS {
     let count = at!(lock, IoCount);
     count.write(count.read() + 1);
     if !is_removed(lock) {
+        k.io.remove_locks.add(lock, tag, k.exec.caller());
         return STATUS_SUCCESS;
     }
-    release(k, lock);
+    give_back(k, lock);
     STATUS_DELETE_PENDING
 }
 
 /// Gives the lock back (`IoReleaseRemoveLock`).
-pub fn release(k: &Kernel, lock: RemoveLock) {
+pub fn release(k: &Kernel, lock: RemoveLock, tag: u64) {
+    k.io.remove_locks.remove(lock, tag);
+    give_back(k, lock);
+}
+
+fn give_back(k: &Kernel, lock: RemoveLock) {
     let count = at!(lock, IoCount);
     let left = count.read() - 1;
     if left < 0 || left == 0 && !is_removed(lock) {
@@ -58,7 +111,7 @@ pub fn release(k: &Kernel, lock: RemoveLock) {
 }
 
 /// Gives the lock back for the last time and waits until everybody has (`IoReleaseRemoveLockAndWait`).
-pub fn release_and_wait(k: &Kernel, lock: RemoveLock) {
+pub fn release_and_wait(k: &Kernel, lock: RemoveLock, tag: u64) {
     if is_removed(lock) {
         Finding::bug_check(
             IO_MANAGER_VIOLATION,
@@ -68,7 +121,7 @@ pub fn release_and_wait(k: &Kernel, lock: RemoveLock) {
         .raise();
     }
     at!(lock, Removed).cast::<u8>().write(1);
-    release(k, lock);
+    release(k, lock, tag);
     let count = at!(lock, IoCount);
     if count.read() < 1 {
         Finding::bug_check(
@@ -78,7 +131,7 @@ pub fn release_and_wait(k: &Kernel, lock: RemoveLock) {
         )
         .raise();
     }
-    release(k, lock);
+    give_back(k, lock);
     if count.read() > 0 {
         k.sched.wait_for_event(k, at!(lock, RemoveEvent), "a remove lock");
     }

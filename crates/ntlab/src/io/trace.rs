@@ -3,10 +3,8 @@
 
 use std::cell::RefCell;
 
-use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
-
-use super::{driver, interface::Class};
-use crate::{kernel::Kernel, memory::Ptr};
+use super::interface::Class;
+use crate::{kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// `EVENT_CONTROL_CODE_ENABLE_PROVIDER`.
 const ENABLE: u64 = 1;
@@ -49,7 +47,6 @@ struct Provider {
     class: Class,
     callback: u64,
     context: u64,
-    driver: Ptr<DRIVER_OBJECT>,
 }
 
 /// An event's descriptor, `EVENT_DESCRIPTOR`.
@@ -92,13 +89,6 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The providers that a driver registered and has not unregistered.
-    pub(crate) fn providers_of(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<String> {
-        let providers = self.providers.borrow();
-        let left = providers.iter().flatten().filter(|provider| provider.driver == driver);
-        left.map(|provider| format!("ETW provider {}", provider.class)).collect()
-    }
-
     fn class_of(&self, handle: u64) -> Option<Class> {
         let providers = self.providers.borrow();
         providers.get(index(handle)?)?.as_ref().map(|provider| provider.class)
@@ -127,9 +117,10 @@ fn index(handle: u64) -> Option<usize> {
 /// Registers a provider (`EtwRegister`); if a session listens to it, its callback is called before this returns.
 pub fn register(k: &Kernel, class: Class, callback: u64, context: u64) -> u64 {
     let mut providers = k.io.trace.providers.borrow_mut();
-    providers.push(Some(Provider { class, callback, context, driver: driver::running(k) }));
+    providers.push(Some(Provider { class, callback, context }));
     let handle = providers.len() as u64;
     drop(providers);
+    k.tracking.made(k, Tracked::EtwProvider, handle, || class.to_string());
     let sessions: Vec<Session> = k.io.trace.sessions.borrow().clone();
     for session in sessions {
         tell(k, handle, &session);
@@ -140,6 +131,7 @@ pub fn register(k: &Kernel, class: Class, callback: u64, context: u64) -> u64 {
 /// Unregisters a provider (`EtwUnregister`); false if it is not registered.
 pub fn unregister(k: &Kernel, handle: u64) -> bool {
     let Some(index) = index(handle) else { return false };
+    k.tracking.gone(Tracked::EtwProvider, handle);
     k.io.trace.providers.borrow_mut().get_mut(index).and_then(Option::take).is_some()
 }
 

@@ -3,12 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    ops::Range,
 };
 
-use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
-
-use super::{driver, object};
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId};
+use super::object;
+use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId, tracking::Tracked};
 
 /// `INVALID_WORK_QUEUE_ITEM`.
 const INVALID_WORK_QUEUE_ITEM: u32 = 0x96;
@@ -43,8 +42,8 @@ pub struct WorkItems {
     queue: RefCell<VecDeque<Work>>,
     idle: RefCell<Vec<ThreadId>>,
     workers: Cell<usize>,
-    /// Items that are allocated, and the drivers that did.
-    allocated: RefCell<Vec<(Ptr<WorkItem>, Ptr<DRIVER_OBJECT>)>>,
+    /// Items that are allocated.
+    allocated: RefCell<Vec<Ptr<WorkItem>>>,
 }
 
 impl std::fmt::Debug for WorkItems {
@@ -54,9 +53,14 @@ impl std::fmt::Debug for WorkItems {
 }
 
 impl WorkItems {
-    /// How many work items a driver allocated and has not freed.
-    pub(crate) fn allocated_by(&self, driver: Ptr<DRIVER_OBJECT>) -> usize {
-        self.allocated.borrow().iter().filter(|(_, owner)| *owner == driver).count()
+    /// A work item in these addresses that is queued.
+    pub(crate) fn queued_in(&self, range: &Range<u64>) -> Option<u64> {
+        let queue = self.queue.borrow();
+        let items = queue.iter().filter_map(|work| match work {
+            Work::Item(item) => Some(item.address()),
+            Work::Lab(_) => None,
+        });
+        items.into_iter().find(|item| range.contains(item))
     }
 }
 
@@ -64,7 +68,8 @@ impl WorkItems {
 pub fn allocate(k: &Kernel, object: u64) -> Ptr<WorkItem> {
     let item = k.memory.allocate_object::<WorkItem>();
     initialize(item, object);
-    k.io.work_items.allocated.borrow_mut().push((item, driver::running(k)));
+    k.io.work_items.allocated.borrow_mut().push(item);
+    k.tracking.made(k, Tracked::WorkItem, item.address(), String::new);
     item
 }
 
@@ -87,12 +92,13 @@ fn raise(item: Ptr<WorkItem>, sentence: impl Into<String>) -> ! {
 pub fn free(k: &Kernel, item: Ptr<WorkItem>) {
     uninitialize(item, "IoFreeWorkItem");
     let mut allocated = k.io.work_items.allocated.borrow_mut();
-    let Some(position) = allocated.iter().position(|&(known, _)| known == item) else {
+    let Some(position) = allocated.iter().position(|&known| known == item) else {
         drop(allocated);
         raise(item, "IoFreeWorkItem was called for a work item that IoAllocateWorkItem did not allocate");
     };
     allocated.remove(position);
     drop(allocated);
+    k.tracking.gone(Tracked::WorkItem, item.address());
     k.memory.free_object(item);
 }
 

@@ -19,8 +19,6 @@ pub struct Mapping {
     pub length: u64,
     /// The physical address.
     pub physical: u64,
-    /// Where the driver was when it mapped them: return addresses, innermost first.
-    pub stack: Rc<[u64]>,
 }
 
 impl Mapping {
@@ -43,13 +41,13 @@ impl Mappings {
     }
 
     /// Maps `length` bytes of registers.
-    pub fn map(&self, physical: u64, length: u64, stack: Rc<[u64]>) -> Ptr<u8> {
+    pub fn map(&self, physical: u64, length: u64) -> Ptr<u8> {
         let offset = physical % PAGE;
         let pages = (offset + length).next_multiple_of(PAGE);
         // The page behind stays free, so that what runs over the end of one mapping does not reach another.
         let start = self.space.take(Arena::Mmio, pages + PAGE);
         self.space.mark(start, pages, PageKind::Mmio);
-        let mapping = Mapping { address: start + offset, length, physical, stack };
+        let mapping = Mapping { address: start + offset, length, physical };
         self.live.borrow_mut().insert(start + offset, mapping);
         Ptr::new(start + offset)
     }

@@ -29,7 +29,7 @@ use self::{
     object::ObjectStore,
     unwritten::{Found, SYSTEM_BUFFER},
 };
-use crate::{finding::Finding, kernel::Kernel};
+use crate::{finding::Finding, kernel::Kernel, tracking};
 
 /// `BAD_POOL_CALLER`, and its parameter for what was never allocated or freed already.
 const BAD_POOL_CALLER: u32 = 0xC2;
@@ -129,7 +129,7 @@ impl Memory {
     /// Frees a pool block. `tag` is checked where the caller named one.
     pub fn free_pool(&self, k: &Kernel, block: Ptr<u8>, tag: Option<u32>) {
         if let Some(block) = self.pool.block(block.address()) {
-            k.sched.check_freed(block.address, block.request.bytes);
+            tracking::check_freed(k, block.address, block.request.bytes);
         }
         let (start, length) = self.pool.free(block.address(), tag.map(Tag), k.exec.driver_stack());
         self.physical.forget(start, length);

@@ -1,6 +1,6 @@
 //! Interrupts that drivers have connected (`IoConnectInterruptEx`, `IoDisconnectInterruptEx`).
 
-use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use windows_sys::{
     Wdk::{
@@ -23,6 +23,7 @@ use crate::{
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
+    tracking::Tracked,
 };
 
 /// The size of what stands for a `KINTERRUPT`.
@@ -61,7 +62,6 @@ struct InterruptObject {
     lock: Ptr<usize>,
     own_lock: bool,
     level: Irql,
-    routine: u64,
 }
 
 /// One call of `IoConnectInterruptEx`, by the context it returned.
@@ -116,12 +116,10 @@ impl Connections {
         if interrupt.message {
             hardware.set_message(k, message_of(interrupt));
         }
-        let routine = service.routine;
-        self.objects
-            .borrow_mut()
-            .insert(object.address(), InterruptObject { connected, lock, own_lock, level, routine });
+        self.objects.borrow_mut().insert(object.address(), InterruptObject { connected, lock, own_lock, level });
         let connection = Connection { version, pdo: devnode.pdo, hardware: Some(hardware), object };
         self.by_context.borrow_mut().insert(object.address(), connection);
+        k.tracking.made_for(k, Tracked::Interrupt, object.address(), devnode.pdo, String::new);
         Ok(object)
     }
 
@@ -151,6 +149,7 @@ impl Connections {
             hardware.set_message(k, None);
         }
         k.hardware.interrupts.disconnect(k, &object.connected);
+        k.tracking.gone(Tracked::Interrupt, connection.object.address());
         for (&processor, &count) in object.connected.counts.borrow().iter() {
             *self.past.borrow_mut().entry((connection.pdo.address(), processor)).or_default() += count;
         }
@@ -168,11 +167,6 @@ impl Connections {
     /// How many interrupts of a device are connected.
     pub fn of_device(&self, pdo: Ptr<DEVICE_OBJECT>) -> usize {
         self.by_context.borrow().values().filter(|connection| connection.pdo == pdo).count()
-    }
-
-    /// How many are served by routines in these addresses.
-    pub fn served_in(&self, image: &Range<u64>) -> usize {
-        self.objects.borrow().values().filter(|object| image.contains(&object.routine)).count()
     }
 
     /// How often a device's interrupts were delivered to each processor.

@@ -111,6 +111,15 @@ impl Devnodes {
         self.all.borrow().iter().find(exists).cloned()
     }
 
+    /// The device that was given the registers at a physical address.
+    pub fn with_memory(&self, physical: u64) -> Option<Rc<Devnode>> {
+        let has = |assigned: &Assigned| match *assigned {
+            Assigned::Memory { start, length } => physical.wrapping_sub(start) < u64::from(length),
+            Assigned::Interrupt(_) => false,
+        };
+        self.all.borrow().iter().find(|devnode| devnode.assigned.borrow().iter().any(has)).cloned()
+    }
+
     /// Every device, in the order they were plugged in.
     pub fn all(&self) -> Vec<Rc<Devnode>> {
         self.all.borrow().clone()

@@ -2,10 +2,13 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use windows_sys::Wdk::System::SystemServices::{DEVICE_DESCRIPTION, DMA_ADAPTER, DMA_OPERATIONS};
+use windows_sys::Wdk::{
+    Foundation::DEVICE_OBJECT,
+    System::SystemServices::{DEVICE_DESCRIPTION, DMA_ADAPTER, DMA_OPERATIONS},
+};
 
 use super::lists::size_field;
-use crate::{at, exports::dma::OPERATIONS, finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{at, exports::dma::OPERATIONS, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// `DRIVER_VERIFIER_DMA_VIOLATION`.
 pub const DMA_VIOLATION: u32 = 0xE6;
@@ -24,6 +27,7 @@ struct CommonBuffer {
 /// An adapter object.
 #[derive(Debug)]
 struct Adapter {
+    pdo: Ptr<DEVICE_OBJECT>,
     table: Ptr<DMA_OPERATIONS>,
     /// The highest address the device reaches.
     highest: u64,
@@ -37,13 +41,8 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.all.borrow().len()
-    }
-
     /// Makes an adapter for a bus-master device.
-    pub fn make(&self, k: &Kernel, description: Ptr<DEVICE_DESCRIPTION>) -> Ptr<DMA_ADAPTER> {
+    pub fn make(&self, k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, description: Ptr<DEVICE_DESCRIPTION>) -> Ptr<DMA_ADAPTER> {
         let version = at!(description, Version).read();
         let bits = address_bits(version, description);
         let functions = if version >= WITH_ADDRESS_WIDTH { OPERATIONS.len() } else { VERSION_1_FUNCTIONS };
@@ -59,7 +58,8 @@ impl Adapters {
         at!(adapter, Size).write(size_field::<DMA_ADAPTER>());
         at!(adapter, DmaOperations).cast::<u64>().write(table.address());
         let highest = u64::MAX >> (64 - bits.clamp(1, 64));
-        self.all.borrow_mut().insert(adapter.address(), Adapter { table, highest, buffers: BTreeMap::new() });
+        self.all.borrow_mut().insert(adapter.address(), Adapter { pdo, table, highest, buffers: BTreeMap::new() });
+        k.tracking.made_for(k, Tracked::Adapter, adapter.address(), pdo, String::new);
         adapter
     }
 
@@ -71,6 +71,7 @@ impl Adapters {
         if left != 0 {
             violation(format!("PutDmaAdapter with {left} common buffers that were not freed"));
         }
+        k.tracking.gone(Tracked::Adapter, adapter.address());
         k.memory.free_object(known.table);
         k.memory.free_object(adapter);
     }
@@ -78,10 +79,12 @@ impl Adapters {
     /// Allocates a common buffer: its address, and its logical address, which the device uses. None if memory it reaches has run out.
     pub fn allocate(&self, k: &Kernel, adapter: Ptr<DMA_ADAPTER>, length: u32) -> Option<(Ptr<u8>, u64)> {
         self.check(adapter, "AllocateCommonBuffer");
-        let highest = self.all.borrow().get(&adapter.address())?.highest;
+        let (highest, pdo) = self.all.borrow().get(&adapter.address()).map(|adapter| (adapter.highest, adapter.pdo))?;
         let (buffer, logical) = k.memory.allocate_common_buffer(length as usize, highest)?;
         let mut all = self.all.borrow_mut();
         all.get_mut(&adapter.address())?.buffers.insert(buffer.address(), CommonBuffer { logical, length });
+        drop(all);
+        k.tracking.made_for(k, Tracked::CommonBuffer, buffer.address(), pdo, || format!("{length} bytes"));
         Some((buffer, logical))
     }
 
@@ -96,7 +99,10 @@ impl Adapters {
             Some(known) if known.logical != logical || known.length != length => violation(
                 "FreeCommonBuffer with another length or logical address than the buffer was allocated with".into(),
             ),
-            Some(_) => k.memory.free_common_buffer(buffer),
+            Some(_) => {
+                k.tracking.gone(Tracked::CommonBuffer, buffer.address());
+                k.memory.free_common_buffer(buffer);
+            }
         }
     }
 

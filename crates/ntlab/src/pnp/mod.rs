@@ -22,7 +22,6 @@ pub mod worker;
 use std::{
     cell::{OnceCell, RefCell},
     collections::BTreeMap,
-    ops::Range,
     rc::Rc,
 };
 
@@ -121,15 +120,4 @@ impl Pnp {
             self.loaded.borrow_mut().retain(|_, other| *other != driver);
         }
     }
-}
-
-/// What a driver whose image is at `image` has left with the PnP manager, in words.
-pub(crate) fn left_behind(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, image: &Range<u64>) -> Vec<String> {
-    let counts = [
-        (k.hot_add.registered_in(image), "processor change callbacks"),
-        (k.pnp.notifications.count_of(driver), "PnP notification registrations"),
-        (k.pnp.connections.served_in(image), "connected interrupts"),
-        (k.pnp.adapters.count(), "DMA adapters"),
-    ];
-    counts.into_iter().filter(|(count, _)| *count != 0).map(|(count, what)| format!("{count} {what}")).collect()
 }

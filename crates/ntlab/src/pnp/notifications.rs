@@ -30,6 +30,7 @@ use crate::{
     memory::Ptr,
     rule::Rule,
     sched::ThreadId,
+    tracking::Tracked,
 };
 
 /// The longest time between an event and its delivery, in virtual nanoseconds: where it comes at once, and where it comes late.
@@ -85,6 +86,7 @@ impl Notifications {
         let (live, running) = (Cell::new(true), Cell::new(None));
         let registration = Rc::new(Registration { entry, class, existing, driver, callback, context, live, running });
         self.registrations.borrow_mut().push(Rc::clone(&registration));
+        k.tracking.made(k, Tracked::PnpNotification, entry.address(), || class.to_string());
         if existing {
             for event in Self::existing(k, class) {
                 self.deliver(k, &registration, &event);
@@ -109,13 +111,9 @@ impl Notifications {
             None,
         );
         driver::dereference(k, registration.driver);
+        k.tracking.gone(Tracked::PnpNotification, entry.address());
         k.memory.free_object(entry);
         true
-    }
-
-    /// How many registrations a driver has.
-    pub fn count_of(&self, driver: Ptr<DRIVER_OBJECT>) -> usize {
-        self.registrations.borrow().iter().filter(|registration| registration.driver == driver).count()
     }
 
     /// Whether events are still on their way.

@@ -3,8 +3,11 @@
 use std::rc::Rc;
 
 use windows_sys::{
-    Wdk::System::SystemServices::{
-        IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL,
+    Wdk::{
+        Foundation::DEVICE_OBJECT,
+        System::SystemServices::{
+            IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL,
+        },
     },
     Win32::Foundation::{NTSTATUS, STATUS_DEVICE_BUSY, STATUS_INVALID_DEVICE_STATE},
 };
@@ -17,7 +20,9 @@ use crate::{
     finding::Finding,
     io::{device, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING},
     kernel::Kernel,
+    memory::Ptr,
     rule::Rule,
+    tracking::{self, Made},
     user::Status,
 };
 
@@ -121,7 +126,9 @@ fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
 /// Sends the removal, after which the driver must have left the stack.
 pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
+    let stack = device::stack_above(devnode.pdo);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
+    let left = left_of(k, devnode, stack);
     for link in interface::enabled_of(k, devnode.pdo) {
         interface::set_state(k, &link, false);
     }
@@ -133,6 +140,16 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     let connected = k.pnp.connections.of_device(devnode.pdo);
     if connected != 0 {
         let sentence = format!("a driver completed IRP_MN_REMOVE_DEVICE with {connected} interrupts still connected");
-        Rule::StillConnected.broken([devnode.pdo.address(), 0, 0], sentence).raise();
+        let finding = Rule::StillConnected.broken([devnode.pdo.address(), 0, 0], sentence);
+        tracking::with_stacks(finding, &left).raise();
     }
+    if let Some(finding) = tracking::finding(&left, "a driver completed IRP_MN_REMOVE_DEVICE") {
+        finding.raise();
+    }
+}
+
+/// What the drivers of a removed device have left of it behind.
+fn left_of(k: &Kernel, devnode: &Devnode, mut stack: Vec<Ptr<DEVICE_OBJECT>>) -> Vec<Made> {
+    stack.retain(|&device| device::is_device(k, device));
+    k.tracking.left_for(devnode.pdo, &stack)
 }

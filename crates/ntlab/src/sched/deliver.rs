@@ -134,9 +134,24 @@ impl Sched {
     pub(super) fn check_freed_dpcs(&self, range: &Range<u64>) {
         let runnable = self.runnable.borrow();
         let mut processors = (0..runnable.len()).filter_map(|position| self.processor(runnable.get(position)));
-        if processors.any(|processor| processor.dpcs.borrow().iter().any(|dpc| range.contains(&dpc.address()))) {
+        let queued = processors.find_map(|processor| {
+            processor.dpcs.borrow().iter().map(|dpc| dpc.address()).find(|dpc| range.contains(dpc))
+        });
+        if let Some(dpc) = queued {
             let sentence = "memory is freed that holds a DPC which is queued";
-            Finding::bug_check(TIMER_OR_DPC_INVALID, [1, range.start, range.end, 0], sentence).raise();
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc, range.start, range.end], sentence).raise();
+        }
+    }
+
+    /// Stops the run if a DPC is queued whose routine lies in these addresses, of a driver image.
+    pub(super) fn check_unloaded_dpcs(&self, image: &Range<u64>, name: &str) {
+        let routine = |dpc: &Ptr<KDPC>| at!(*dpc, DeferredRoutine).cast::<u64>().read();
+        let queued = self
+            .active()
+            .find_map(|processor| processor.dpcs.borrow().iter().map(routine).find(|routine| image.contains(routine)));
+        if let Some(routine) = queued {
+            let sentence = format!("{name} is unloaded while a DPC of it is queued");
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [2, routine, image.start, image.end], sentence).raise();
         }
     }
 

@@ -86,7 +86,7 @@ pub struct Sched {
     /// By the address of a dispatcher object: who waits for it, first come, first served.
     waiters: RefCell<BTreeMap<u64, Vec<Rc<Thread>>>>,
     /// The timers that are set, by address.
-    timers: RefCell<BTreeMap<u64, AlarmId>>,
+    timers: RefCell<BTreeMap<u64, timer::SetTimer>>,
     /// Processors that wait for a spin lock, and for which.
     spinning: RefCell<Vec<(u32, u64)>>,
     /// Why the machine stops, once it does.

@@ -1,10 +1,14 @@
 //! Spin locks, and time that a processor spends on the spot.
 
+use std::ops::Range;
+
 use super::{Processor, Sched, level::VERIFIER};
 use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
 
 /// `SPIN_LOCK_ALREADY_OWNED`.
 const ALREADY_OWNED: u32 = 0xF;
+/// Parameter 1 of bug check 0xC4: a lock is deleted that is owned.
+const LOCK_DELETED_WHILE_OWNED: u64 = 0x100B;
 /// `SPIN_LOCK_NOT_OWNED`.
 const NOT_OWNED: u32 = 0x10;
 /// `SPIN_LOCK_INIT_FAILURE`.
@@ -68,6 +72,18 @@ impl Sched {
         self.hold(processor.index);
         self.pause(k, &self.current_thread());
         self.spinning.borrow_mut().retain(|&(index, _)| index != processor.index);
+    }
+
+    /// Stops the run if a spin lock in these addresses, which are given back, is held.
+    pub(super) fn check_freed_locks(&self, range: &Range<u64>) {
+        let runnable = self.runnable.borrow();
+        let mut processors = (0..runnable.len()).filter_map(|position| self.processor(runnable.get(position)));
+        let held =
+            processors.find_map(|processor| processor.locks.borrow().iter().copied().find(|lock| range.contains(lock)));
+        if let Some(lock) = held {
+            let sentence = "memory is freed that holds a spin lock which is held";
+            Finding::bug_check(VERIFIER, [LOCK_DELETED_WHILE_OWNED, lock, range.start, range.end], sentence).raise();
+        }
     }
 
     fn stop_spinning(&self, lock: u64) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use windows_sys::Wdk::{Foundation::KDPC, System::SystemServices::KTIMER};
 
 use super::{
-    Sched,
+    AlarmId, Sched,
     deliver::TIMER_OR_DPC_INVALID,
     wait::object_type::{NOTIFICATION_TIMER, SYNCHRONIZATION_TIMER},
 };
@@ -16,6 +16,21 @@ const MILLISECOND: u64 = 1_000_000;
 const UNIT: u64 = 100;
 /// System time when a machine starts, in units of 100 ns since 1601: 1 January 2026.
 pub const SYSTEM_TIME_AT_START: u64 = 134_116_992_000_000_000;
+
+/// A timer that is set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SetTimer {
+    alarm: AlarmId,
+    /// Where the driver set it; 0 where none did.
+    caller: u64,
+}
+
+impl SetTimer {
+    fn finding(self, timer: u64, range: &Range<u64>, sentence: &str) -> Finding {
+        let finding = Finding::bug_check(TIMER_OR_DPC_INVALID, [0, timer, range.start, range.end], sentence);
+        if self.caller == 0 { finding } else { finding.with_stack("set at", &[self.caller]) }
+    }
+}
 
 impl Sched {
     /// The virtual time that a driver means: negative is from now, positive is system time; both in units of 100 ns.
@@ -44,27 +59,28 @@ impl Sched {
     pub fn set_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, period: u32, dpc: Ptr<KDPC>) -> bool {
         check(timer);
         let was_set = self.cancel_timer(timer);
+        let caller = k.exec.caller();
         at!(timer, Header.SignalState).write(0);
         at!(timer, Dpc).cast().write(dpc.address());
         at!(timer, Period).write(period);
-        self.start_timer(k, timer, ns, self.processor_index());
+        self.start_timer(k, timer, ns, self.processor_index(), caller);
         was_set
     }
 
-    fn start_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, processor: u32) {
+    fn start_timer(&self, k: &Kernel, timer: Ptr<KTIMER>, ns: u64, processor: u32, caller: u64) {
         at!(timer, DueTime).write(self.now().saturating_add(ns) / UNIT);
         let alarm = k.after(ns, move |k| k.sched.expire(k, timer, processor));
-        self.timers.borrow_mut().insert(timer.address(), alarm);
+        self.timers.borrow_mut().insert(timer.address(), SetTimer { alarm, caller });
     }
 
     /// A timer goes off. Its DPC is queued to its target, or to the processor on which the timer was set.
     fn expire(&self, k: &Kernel, timer: Ptr<KTIMER>, processor: u32) {
-        self.timers.borrow_mut().remove(&timer.address());
+        let caller = self.timers.borrow_mut().remove(&timer.address()).map_or(0, |set| set.caller);
         at!(timer, Header.SignalState).write(1);
         self.signalled(k, timer.cast());
         let period = at!(timer, Period).read();
         if period != 0 {
-            self.start_timer(k, timer, u64::from(period) * MILLISECOND, processor);
+            self.start_timer(k, timer, u64::from(period) * MILLISECOND, processor, caller);
         }
         let dpc: Ptr<KDPC> = Ptr::new(at!(timer, Dpc).cast::<u64>().read());
         if !dpc.is_null() {
@@ -74,19 +90,27 @@ impl Sched {
 
     /// Takes a timer back; false if it was not set.
     pub fn cancel_timer(&self, timer: Ptr<KTIMER>) -> bool {
-        let alarm = self.timers.borrow_mut().remove(&timer.address());
-        alarm.is_some_and(|alarm| self.cancel_alarm(alarm))
-    }
-
-    /// How many timers are set in a range of addresses.
-    pub fn timers_in(&self, range: &Range<u64>) -> usize {
-        self.timers.borrow().range(range.clone()).count()
+        let set = self.timers.borrow_mut().remove(&timer.address());
+        set.is_some_and(|set| self.cancel_alarm(set.alarm))
     }
 
     pub(super) fn check_freed_timers(&self, range: &Range<u64>) {
-        if self.timers_in(range) != 0 {
-            let sentence = "memory is freed that holds a timer which is set";
-            Finding::bug_check(TIMER_OR_DPC_INVALID, [0, range.start, range.end, 0], sentence).raise();
+        if let Some((&timer, set)) = self.timers.borrow().range(range.clone()).next() {
+            set.finding(timer, range, "memory is freed that holds a timer which is set").raise();
+        }
+    }
+
+    /// Stops the run if a timer is set that lies in these addresses, of a driver image, or whose DPC would run there.
+    pub(super) fn check_unloaded_timers(&self, image: &Range<u64>, name: &str) {
+        let timers = self.timers.borrow();
+        let calls = |timer: u64| {
+            let dpc = at!(Ptr::<KTIMER>::new(timer), Dpc).cast::<u64>().read();
+            dpc != 0 && image.contains(&at!(Ptr::<KDPC>::new(dpc), DeferredRoutine).cast::<u64>().read())
+        };
+        let left =
+            timers.iter().find(|(timer, set)| image.contains(timer) || image.contains(&set.caller) || calls(**timer));
+        if let Some((&timer, set)) = left {
+            set.finding(timer, image, &format!("{name} is unloaded while a timer of it is set")).raise();
         }
     }
 }

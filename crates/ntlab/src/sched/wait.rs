@@ -1,7 +1,7 @@
 //! Dispatcher objects and the threads that wait for them. The objects lie in the machine's memory, as drivers see them; who waits is
 //! kept here.
 
-use std::rc::Rc;
+use std::{ops::Range, rc::Rc};
 
 use windows_sys::Wdk::Foundation::DISPATCHER_HEADER;
 
@@ -121,6 +121,13 @@ impl Sched {
         }
         self.check_freed_timers(&range);
         self.check_freed_dpcs(&range);
+        self.check_freed_locks(&range);
+    }
+
+    /// Stops the run if something is under way that would call a driver whose image lies in these addresses.
+    pub fn check_unloaded(&self, image: &Range<u64>, name: &str) {
+        self.check_unloaded_timers(image, name);
+        self.check_unloaded_dpcs(image, name);
     }
 }
 

@@ -46,7 +46,7 @@ fn map(guest: &Running<'_>) -> Ptr<u8> {
             memory[at] = value;
         }
     });
-    guest.k.memory.mappings.map(REGISTERS, 4096, [].into())
+    guest.k.memory.mappings.map(REGISTERS, 4096)
 }
 
 fn log() -> String {
@@ -107,7 +107,7 @@ fn registers_that_were_unmapped_fault() {
 fn a_mapping_starts_where_its_physical_address_does() {
     Guest::new().run(|guest| {
         map(guest);
-        let inside = guest.k.memory.mappings.map(REGISTERS + 0x10, 8, [].into());
+        let inside = guest.k.memory.mappings.map(REGISTERS + 0x10, 8);
         assert_eq!(inside.address() % 4096, 0x10);
         guest.call("mmio_read_loop", inside.address(), 2);
         assert_eq!(log(), "r32@0x10=0 r32@0x10=0");
