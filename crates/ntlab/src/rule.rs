@@ -87,6 +87,9 @@ rules! {
     /// A request completed with more output than its buffer has room for ("`IO_STATUS_BLOCK` structure"). Parameter 2: the IRP; 3: the
     /// length claimed; 4: the length of the buffer.
     OutputTooLong = 0x1AB_0802,
+    /// A driver's own access to a user's address that it has not probed for that ("Failure to Check the Validity of User-Mode
+    /// Addresses"), or of which it has not even been told for that. Parameter 2: the address; 3: 0 read, 1 write; 4: the instruction.
+    UserAddressUnprobed = 0x1AB_0803,
 }
 
 impl Rule {

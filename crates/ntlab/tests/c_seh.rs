@@ -122,7 +122,7 @@ fn an_exception_that_nobody_takes_is_a_bug_check_with_the_drivers_stack() {
 
 #[test]
 fn an_address_of_the_systems_is_a_bug_check_whatever_the_driver_handles() {
-    assert_eq!(bug_check(9).0, 0xCC);
+    assert_eq!(bug_check(9).0, 0xD5);
 }
 
 #[test]

@@ -134,7 +134,9 @@ fn ex_raise_datatype_misalignment(_: &Kernel) -> u64 {
 
 /// "`ProbeForRead` function": the address is a user's and aligned; whether it can be read shows when it is.
 fn probe_for_read(k: &Kernel, address: u64, length: u64, alignment: u32) {
-    probe(k, "ProbeForRead", address, length, alignment);
+    if probe(k, "ProbeForRead", address, length, alignment) {
+        k.memory.probe(address, length, Access::Read);
+    }
 }
 
 /// "`ProbeForWrite` function": besides, each page can be written.
@@ -142,6 +144,7 @@ fn probe_for_write(k: &Kernel, address: u64, length: u64, alignment: u32) {
     if !probe(k, "ProbeForWrite", address, length, alignment) {
         return;
     }
+    k.memory.probe(address, length, Access::Write);
     for page in address / PAGE..=(address + length - 1) / PAGE {
         let byte = Ptr::<u8>::new(address.max(page * PAGE));
         byte.write(byte.read());

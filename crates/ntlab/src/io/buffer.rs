@@ -2,7 +2,7 @@
 //!
 //! They end at a page that faults, and are kept by length, so that a request in a steady state allocates nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::irp::IO_MANAGER_VIOLATION;
 use crate::{
@@ -17,6 +17,8 @@ const FRESH: u8 = 0xC5;
 const STALE: u8 = 0xD5;
 /// Buffers start at multiples of this.
 const ALIGNMENT: usize = 16;
+/// The length of the user's memory that drivers are not told of.
+const NOT_FOR_DRIVERS: u64 = 1 << 20;
 /// As many bytes before a buffer are looked at when it is given back.
 const BEFORE: usize = 64;
 
@@ -66,6 +68,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     kept: RefCell<Vec<Kept>>,
+    /// 0 until it is needed.
+    not_for_drivers: Cell<u64>,
 }
 
 /// A buffer that starts with `data`.
@@ -78,15 +82,46 @@ pub fn take(k: &Kernel, place: Place, length: usize, data: &[u8]) -> Buffer {
             .find(|kept| kept.place == place && kept.length == length)
             .and_then(|kept| kept.buffers.pop());
     if let Some(buffer) = &kept {
+        reveal(k, buffer);
         check_stale(k, buffer, "a driver wrote to the buffer of a request after it had completed it");
     }
     let buffer = kept.unwrap_or_else(|| make(k, place, length));
     match place {
         Place::System => k.memory.fill_unwritten(buffer.start, length, SYSTEM_BUFFER),
-        Place::User => buffer.start.fill(length, FRESH),
+        Place::User | Place::Locked => buffer.start.fill(length, FRESH),
     }
     buffer.start.write_bytes(data);
+    hide(k, &buffer);
     buffer
+}
+
+/// Keeps drivers from a buffer at a user's address until they probe it.
+fn hide(k: &Kernel, buffer: &Buffer) {
+    set_user_pages(k, buffer, PageKind::UserUnprobed);
+}
+
+/// Lets the lab itself use a buffer at a user's address again: drivers are done with it.
+pub fn reveal(k: &Kernel, buffer: &Buffer) {
+    set_user_pages(k, buffer, PageKind::User);
+}
+
+fn set_user_pages(k: &Kernel, buffer: &Buffer, kind: PageKind) {
+    if buffer.place == Place::User {
+        let start = buffer.start.address() / PAGE * PAGE;
+        let length = (buffer.length as u64).next_multiple_of(PAGE);
+        k.memory.space.protect(start, length, kind);
+    }
+}
+
+/// A user's address that drivers are not told of to use: where the I/O manager copies for them.
+pub fn not_for_drivers(k: &Kernel) -> u64 {
+    let place = &k.io.buffers.not_for_drivers;
+    if place.get() == 0 {
+        let start = k.memory.space.take(Arena::User, NOT_FOR_DRIVERS);
+        k.memory.space.mark(start, NOT_FOR_DRIVERS, PageKind::UserUnprobed);
+        place.set(start);
+    }
+    place.get()
 }
 
 fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
@@ -98,7 +133,9 @@ fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
     };
     let first = k.memory.space.take(arena, pages + PAGE);
     k.memory.space.open(first, pages, kind);
-    k.memory.space.mark(first + pages, PAGE, PageKind::BufferGuard);
+    if place != Place::User {
+        k.memory.space.mark(first + pages, PAGE, PageKind::BufferGuard);
+    }
     let start = first + pages - length.next_multiple_of(ALIGNMENT) as u64;
     let buffer = Buffer { start: Ptr::new(start), length, place };
     for part in [buffer, buffer.behind(), buffer.before()] {
@@ -112,6 +149,7 @@ pub fn give_back(k: &Kernel, buffer: Buffer) {
     check_stale(k, &buffer.behind(), "a driver wrote beyond the end of the buffer of a request");
     check_stale(k, &buffer.before(), "a driver wrote before the start of the buffer of a request");
     buffer.start.fill(buffer.length, STALE);
+    hide(k, &buffer);
     let mut all = k.io.buffers.kept.borrow_mut();
     let same = |kept: &&mut Kept| kept.place == buffer.place && kept.length == buffer.length;
     if let Some(kept) = all.iter_mut().find(same) {

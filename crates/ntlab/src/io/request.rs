@@ -35,9 +35,6 @@ use crate::{
     sched::ThreadId,
 };
 
-/// What drivers see as the address of a user's buffer, where they may not touch it: nothing is there.
-const USER_BUFFER: u64 = 0x7FFE_0000_0000;
-
 const METHOD_BUFFERED: u32 = 0;
 const METHOD_OUT_DIRECT: u32 = 2;
 const METHOD_NEITHER: u32 = 3;
@@ -216,20 +213,20 @@ fn plan(k: &Kernel, request: &Request, device_flags: u32) -> Plan {
             let flags = IRP_READ_OPERATION | IRP_DEFER_IO_COMPLETION;
             let buffered = buffered_flags(device_flags, *length, IRP_INPUT_OPERATION);
             let transfer = plan_transfer(k, device_flags, None, *length);
-            plan_data(IRP_MJ_READ, flags | buffered, *offset, *length, transfer)
+            plan_data(k, IRP_MJ_READ, flags | buffered, *offset, *length, transfer)
         }
         Request::Write { offset, data } => {
             let flags = IRP_WRITE_OPERATION | IRP_DEFER_IO_COMPLETION;
             let buffered = buffered_flags(device_flags, data.len(), 0);
             let transfer = plan_transfer(k, device_flags, Some(data), data.len());
-            plan_data(IRP_MJ_WRITE, flags | buffered, *offset, data.len(), transfer)
+            plan_data(k, IRP_MJ_WRITE, flags | buffered, *offset, data.len(), transfer)
         }
     }
 }
 
 /// A read or write.
-fn plan_data(major: u32, flags: u32, offset: i64, length: usize, transfer: Transfer) -> Plan {
-    let user = transfer.neither[1].map_or(USER_BUFFER, |buffer| buffer.start.address());
+fn plan_data(k: &Kernel, major: u32, flags: u32, offset: i64, length: usize, transfer: Transfer) -> Plan {
+    let user = transfer.neither[1].map_or_else(|| buffer::not_for_drivers(k), |buffer| buffer.start.address());
     Plan { major, flags, words: [length as u64, 0, offset.cast_unsigned(), 0], user, transfer }
 }
 
@@ -278,7 +275,8 @@ fn plan_control_at(code: u32, input: (u64, u32), output: (u64, u32)) -> Plan {
 }
 
 fn plan_control(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
-    let words = [output as u64, input.len() as u64, code.into(), USER_BUFFER];
+    let user = buffer::not_for_drivers(k);
+    let words = [output as u64, input.len() as u64, code.into(), user];
     let (transfer, flags) = match code & 3 {
         METHOD_BUFFERED => {
             let length = input.len().max(output);
@@ -298,7 +296,7 @@ fn plan_control(k: &Kernel, code: u32, input: &[u8], output: usize) -> Plan {
             (Transfer { system, direct, output, ..Transfer::default() }, flags)
         }
     };
-    Plan { major: IRP_MJ_DEVICE_CONTROL, flags, words, user: USER_BUFFER, transfer }
+    Plan { major: IRP_MJ_DEVICE_CONTROL, flags, words, user, transfer }
 }
 
 /// A buffer of the user's with its pages locked and described by an MDL.
@@ -312,6 +310,9 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     let status = irp::status(packet);
     let information = at!(packet, IoStatus.Information).read() as u64;
     let (transfer, file) = k.io.requests.with(index, |slot| (slot.transfer, slot.file));
+    for buffer in transfer.neither.iter().flatten() {
+        buffer::reveal(k, buffer);
+    }
     let output = fetch(k, packet, transfer, status, information);
     if let Some(buffer) = transfer.system {
         buffer::give_back(k, buffer);

@@ -1,7 +1,7 @@
 //! What a bad access means: the bug check that Windows with Driver Verifier would show for it, in one sentence.
 
 use super::{Access, Memory, PAGE, PageKind, Space, object, pool, unwritten};
-use crate::{exec::Exception, finding::Finding};
+use crate::{exec::Exception, finding::Finding, rule::Rule, sched::VERIFIER};
 
 /// `PAGE_FAULT_IN_NONPAGED_AREA`.
 const PAGE_FAULT_IN_NONPAGED_AREA: u32 = 0x50;
@@ -22,6 +22,8 @@ const DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS: u32 = 0xCE;
 const IRQL_NOT_LESS_OR_EQUAL: u32 = 0x0A;
 const DRIVER_IRQL_NOT_LESS_OR_EQUAL: u32 = 0xD1;
 const ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY: u32 = 0xFC;
+/// Parameter 1 of bug check 0xC4: a kernel function is called with a user's address.
+const USER_ADDRESS_AS_PARAMETER: u64 = 0xE0;
 /// `STATUS_ACCESS_VIOLATION` as a parameter.
 pub const ACCESS_VIOLATION: u64 = 0xC000_0005;
 
@@ -33,11 +35,12 @@ pub fn refuse(memory: &Memory, address: u64, length: u64, access: Access) -> ! {
     end(memory, first, access, 0)
 }
 
-/// Ends a bad access: with an exception that the driver can handle where the address is a user's and the IRQL lets pages be brought in,
-/// else with the finding.
+/// Ends a bad access: with an exception that the driver can handle where the address is a user's, was probed, and the IRQL lets pages be
+/// brought in, else with the finding.
 pub fn end(memory: &Memory, address: u64, access: Access, rip: u64) -> ! {
     let finding = finding(memory, address, access, rip);
-    if memory.space.is_user(address) && !memory.space.paging_forbidden() {
+    let unprobed = is_unprobed(memory.space.kind(address), access);
+    if memory.space.is_user(address) && !memory.space.paging_forbidden() && !unprobed {
         Exception::access_violation(address, access, finding).raise();
     }
     finding.raise()
@@ -63,6 +66,7 @@ pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Findi
     match kind {
         PageKind::PoolGuard | PageKind::BufferGuard => return guard(memory, address, access, rip),
         PageKind::PoolFreed => return freed(memory, address, access, rip),
+        _ if is_unprobed(kind, access) => return unprobed(address, access, rip),
         _ => {}
     }
     let (code, what) =
@@ -83,10 +87,25 @@ pub fn pageable(space: &Space, address: u64, access: Access, rip: u64) -> Findin
     let what = match space.kind(address) {
         PageKind::PagedPool => "paged pool",
         PageKind::PagedCode => "code in a pageable section",
+        PageKind::UserReadable | PageKind::UserWritable => "a user's buffer",
         _ => "a pageable section",
     };
     let sentence = format!("{} {what} at {irql}", access.words());
     Finding::bug_check(code, [address, irql.0.into(), access.parameter(), rip], sentence)
+}
+
+/// Whether the driver has not probed a user's buffer for that.
+fn is_unprobed(kind: PageKind, access: Access) -> bool {
+    kind == PageKind::UserUnprobed || kind == PageKind::UserReadable && access == Access::Write
+}
+
+/// A user's buffer that was not probed. Windows does not notice, and the user has the kernel read or write where he likes.
+fn unprobed(address: u64, access: Access, rip: u64) -> Finding {
+    let sentence = format!("{} a user's address without a probe of it", access.words());
+    if rip == 0 {
+        return Finding::bug_check(VERIFIER, [USER_ADDRESS_AS_PARAMETER, address, 0, 0], sentence);
+    }
+    Rule::UserAddressUnprobed.broken([address, access.parameter(), rip], sentence)
 }
 
 /// The guard page of a pool block.

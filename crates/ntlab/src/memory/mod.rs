@@ -171,6 +171,17 @@ impl Memory {
         self.pool.unwritten().find(bytes, known)
     }
 
+    /// A driver has probed a user's buffer: its pages can be accessed so until the request ends, at an IRQL that lets them be brought in.
+    pub fn probe(&self, address: u64, length: u64, access: Access) {
+        let probed = if access == Access::Write { PageKind::UserWritable } else { PageKind::UserReadable };
+        for page in (address / PAGE..=(address + length.max(1) - 1) / PAGE).map(|page| page * PAGE) {
+            let kind = self.space.kind(page);
+            if kind == PageKind::UserUnprobed || kind == PageKind::UserReadable && access == Access::Write {
+                self.space.protect(page, PAGE, probed);
+            }
+        }
+    }
+
     /// The physical address of an address; a bad one is a finding.
     #[must_use]
     pub fn physical_address(&self, address: u64) -> u64 {

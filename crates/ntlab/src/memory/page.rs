@@ -71,6 +71,8 @@ page_kinds! {
     ProcessorControl = 0x13,
     /// The page after a buffer of a request.
     BufferGuard = 0x15,
+    /// A user's buffer that the driver has not probed.
+    UserUnprobed = 0x16,
     /// The lab's own: nothing a driver could have an address of.
     Host = 0x14,
     /// Driver code as the stepper has encoded it again, while more of it is written.
@@ -83,6 +85,10 @@ page_kinds! {
     PagedData = READ | WRITE | (PAGEABLE + 2),
     /// Paged pool.
     PagedPool = READ | WRITE | (PAGEABLE + 3),
+    /// A user's buffer that the driver has probed for reading.
+    UserReadable = READ | (PAGEABLE + 4),
+    /// A user's buffer that the driver has probed for writing.
+    UserWritable = READ | WRITE | (PAGEABLE + 5),
 }
 
 /// What code wants to do with an address.
