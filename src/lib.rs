@@ -25,7 +25,7 @@ mod trace;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use hotadd_abi::{Event, EventKind};
-use wdm::device::NewDevice;
+use wdm::device::FoundDevice;
 use wdm::driver::{Driver, DriverObject};
 use wdm::irql::Passive;
 use wdm::pool::{PoolArc, Tag};
@@ -123,8 +123,10 @@ impl Driver for Hotadd {
         })
     }
 
-    fn add_device(&self, driver: &DriverObject, device: NewDevice<Fdo>, passive: Passive<'_>) -> Result {
+    fn add_device(&self, driver: &DriverObject, found: FoundDevice<'_, Fdo>, passive: Passive<'_>) -> Result {
+        // First, so that the notifications are let go where nothing comes of the only device.
         let presence = Presence::new(&self.notifications, driver, passive)?;
+        let device = found.attach(passive)?;
         let number = self.shared.devices.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let function = Fdo::new(self.shared.clone(), number, &device, presence, passive)?;
         device.finish(function, passive)

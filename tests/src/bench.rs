@@ -7,10 +7,7 @@ use ntlab::{
     user::{self, Access, Handle},
 };
 
-use crate::{run, small, sys};
-
-/// The service that the driver is installed as.
-pub const SERVICE: &str = "hotadd";
+use crate::{end, run, small, sys};
 
 /// An `edu` and a software device that work.
 #[derive(Clone, Copy)]
@@ -122,22 +119,6 @@ pub fn open<'k>(system: &'k System, bus: &str) -> Result<Handle<'k>, user::Statu
     let links = system.interfaces(INTERFACE_CLASS);
     let link = links.iter().find(|link| link.to_uppercase().contains(&format!("{bus}#")));
     link.map_or(Err(crate::status::NO_SUCH_DEVICE), |link| system.open(link, Access::ReadWrite))
-}
-
-/// What every scenario ends with: nothing of the driver's is under way, and it is unloaded, which stops the machine if it leaves anything
-/// behind.
-///
-/// # Panics
-///
-/// Where a request has not ended, or the driver cannot be unloaded.
-pub fn end(system: &System) {
-    system.settle();
-    assert_eq!(system.outstanding_requests(), Vec::<String>::new(), "every request has ended");
-    // A driver whose last device went may have been unloaded then.
-    if system.is_loaded(SERVICE) {
-        system.unload(SERVICE).expect("a driver without devices is unloaded");
-    }
-    assert!(!system.is_loaded(SERVICE), "nothing is left of the driver");
 }
 
 /// Runs `scenario` on a small machine with both devices, and unloads the driver afterwards.

@@ -8,7 +8,7 @@ mod traffic;
 
 use std::{path::Path, sync::OnceLock};
 
-pub use bench::{Bench, SERVICE, end, on_bench, open};
+pub use bench::{Bench, on_bench, open};
 use ntlab::{
     config::Config,
     machine::{Machine, System},
@@ -16,7 +16,7 @@ use ntlab::{
 };
 pub use seeds::{each_seed, with_all_seeds};
 pub use traffic::Traffic;
-pub use workload::quick_edu;
+pub use workload::{SERVICE, life::end, quick_edu};
 
 /// Virtual nanoseconds in which everything must have ended.
 pub const PATIENCE: u64 = 120_000_000_000;

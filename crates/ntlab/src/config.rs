@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::faults::Plan;
+
 /// The most processors Windows has room for in its structures (`KDPC.Number` and the group masks).
 pub const MAXIMUM_PROCESSORS: u32 = 2048;
 /// Bits of a group's affinity mask.
@@ -61,6 +63,8 @@ pub struct Config {
     pub count_instructions: bool,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
+    /// Kernel calls that fail.
+    pub faults: Plan,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
     pub keep_trace: bool,
 }
@@ -129,6 +133,7 @@ impl Default for Config {
             preemption: Preemption::KernelCalls,
             count_instructions: false,
             time_limit_ns: 600_000_000_000,
+            faults: Plan::default(),
             keep_trace: false,
         }
     }
@@ -162,6 +167,12 @@ impl Config {
     #[must_use]
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
+    }
+
+    /// The same machine with kernel calls that fail.
+    #[must_use]
+    pub fn with_faults(self, faults: Plan) -> Self {
+        Self { faults, ..self }
     }
 
     /// The most processors there can ever be.

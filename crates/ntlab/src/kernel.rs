@@ -73,7 +73,7 @@ impl Kernel {
             pnp: Pnp::default(),
             power: Power::default(),
             hot_add: HotAdd::default(),
-            faults: Faults::default(),
+            faults: Faults::new(&config.faults),
             tracking: Tracking::default(),
             log: Log::new(config.keep_trace),
             config,

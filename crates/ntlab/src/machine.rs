@@ -6,6 +6,7 @@ use crate::{
     config::{Config, ConfigError},
     events::Event,
     exec::{self, BlockStart},
+    faults::Call,
     finding::Finding,
     kernel::Kernel,
     report::Report,
@@ -35,6 +36,10 @@ pub struct Outcome<T> {
     pub elapsed: u64,
     /// The trace, all of it where [`Config::keep_trace`] asks for it, else the last events.
     pub events: Vec<Event>,
+    /// The calls that can fail, each distinct one once, where [`Plan::watch`](crate::faults::Plan::watch) asks for them.
+    pub calls: Vec<Call>,
+    /// Where the calls were made that failed because [`Plan::faults`](crate::faults::Plan::faults) names them, in words.
+    pub failed: Vec<String>,
 }
 
 impl Machine {
@@ -73,7 +78,14 @@ impl Machine {
             stop
         };
         let result = judge(k, stop, result.into_inner());
-        let outcome = Outcome { result, seed: k.config.seed, elapsed: k.now(), events: k.log.take() };
+        let outcome = Outcome {
+            result,
+            seed: k.config.seed,
+            elapsed: k.now(),
+            events: k.log.take(),
+            calls: k.faults.take_seen(),
+            failed: k.faults.places(),
+        };
         drop(entered);
         outcome
     }
@@ -96,7 +108,10 @@ fn judge<T>(k: &Kernel, stop: Stop, result: Option<T>) -> Result<T, Box<Report>>
     };
     match payload.downcast::<Finding>() {
         Ok(finding) => Err(Box::new(Report::new(k, *finding))),
-        Err(payload) => panic!("{}\nthe seed of this run is {}", message(&*payload), k.config.seed),
+        Err(payload) => {
+            let lines = [vec![message(&*payload).to_owned()], k.faults.places()].concat();
+            panic!("{}\nthe seed of this run is {}", lines.join("\n"), k.config.seed)
+        }
     }
 }
 

@@ -180,6 +180,32 @@ impl<F> Drop for DeviceRef<F> {
     }
 }
 
+/// A device that the PnP manager asks the driver to serve; good for the call of AddDevice.
+pub struct FoundDevice<'a, F> {
+    driver: &'a DriverObject,
+    pdo: Pdo,
+    tag: Tag,
+    function: PhantomData<F>,
+}
+
+impl<'a, F: Function> FoundDevice<'a, F> {
+    /// The device that AddDevice is called for.
+    pub(crate) const fn new(driver: &'a DriverObject, pdo: Pdo, tag: Tag) -> Self {
+        Self { driver, pdo, tag, function: PhantomData }
+    }
+
+    /// Creates a function device and attaches it to the stack.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// What `IoCreateDevice` or `IoAttachDeviceToDeviceStackSafe` returns.
+    pub fn attach(self, passive: Passive<'_>) -> Result<NewDevice<F>> {
+        NewDevice::create(self.driver, self.pdo, self.tag, passive)
+    }
+}
+
 /// A function device that is attached to its stack and gets no requests yet. Dropping it undoes both.
 pub struct NewDevice<F: Function> {
     device: Device<F>,
@@ -191,7 +217,7 @@ impl<F: Function> NewDevice<F> {
     /// # Errors
     ///
     /// What `IoCreateDevice` or `IoAttachDeviceToDeviceStackSafe` returns.
-    pub(crate) fn create(driver: &DriverObject, pdo: Pdo, tag: Tag, passive: Passive<'_>) -> Result<Self> {
+    fn create(driver: &DriverObject, pdo: Pdo, tag: Tag, passive: Passive<'_>) -> Result<Self> {
         let object = create_object(driver, size_of::<Extension<F>>())?;
         let lower = attach(object, &pdo).inspect_err(|_| delete(object))?;
         // SAFETY: the device object is new and ours.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PDEVICE_OBJECT, PDRIVER_OBJECT, STATUS_INVALID_PARAMETER};
 
-use crate::device::{Function, MAJOR_FUNCTIONS, NewDevice, Pdo, dispatch};
+use crate::device::{FoundDevice, Function, MAJOR_FUNCTIONS, Pdo, dispatch};
 use crate::irql::Passive;
 use crate::pool::{PoolBox, Tag};
 use crate::status::{NtStatus, Result};
@@ -28,12 +28,13 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What DriverEntry is to return.
     fn start(driver: &DriverObject, registry_path: UnicodeStr<'_>, passive: Passive<'_>) -> Result<Self>;
 
-    /// AddDevice: makes the function of `device`. IRQL: PASSIVE_LEVEL.
+    /// AddDevice: attaches a device of ours to the stack of `found` and makes its function. IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
     /// What AddDevice is to return.
-    fn add_device(&self, driver: &DriverObject, device: NewDevice<Self::Function>, passive: Passive<'_>) -> Result;
+    fn add_device(&self, driver: &DriverObject, found: FoundDevice<'_, Self::Function>, passive: Passive<'_>)
+    -> Result;
 }
 
 /// The driver object.
@@ -133,10 +134,9 @@ unsafe extern "C" fn add_device<D: Registered>(object: PDRIVER_OBJECT, pdo: PDEV
     // SAFETY: the PnP manager's PDO outlives the device that is attached to it.
     let pdo = unsafe { Pdo::from_raw(pdo) };
     let driver = DriverObject(object);
-    let added = D::instance().get().ok_or(NtStatus::DEVICE_NOT_READY).and_then(|instance| {
-        let device = NewDevice::create(&driver, pdo, D::TAG, passive)?;
-        instance.add_device(&driver, device, passive)
-    });
+    let found = FoundDevice::new(&driver, pdo, D::TAG);
+    let instance = D::instance().get().ok_or(NtStatus::DEVICE_NOT_READY);
+    let added = instance.and_then(|instance| instance.add_device(&driver, found, passive));
     added.map_or_else(NtStatus::raw, |()| NtStatus::SUCCESS.raw())
 }
 

@@ -3,8 +3,10 @@
 
 pub mod check;
 mod client;
+pub mod life;
 mod load;
 pub mod sequence;
+pub mod systematic;
 
 use std::path::Path;
 
@@ -15,6 +17,8 @@ use ntlab::{
     pnp::{DeviceSpec, DriverPackage},
 };
 
+/// The service that the driver is installed as.
+pub const SERVICE: &str = "hotadd";
 /// The hardware ID of the software device.
 pub const SOFTWARE_ID: &str = r"ROOT\HOTADD";
 /// The hardware ID of the `edu` device.
@@ -23,7 +27,7 @@ pub const EDU_ID: &str = r"PCI\VEN_1234&DEV_11E8";
 /// The driver in the file `sys`, for both of its devices, as its INF installs it.
 #[must_use]
 pub fn package(sys: &Path) -> DriverPackage {
-    DriverPackage::new("hotadd", sys).for_ids([EDU_ID, SOFTWARE_ID])
+    DriverPackage::new(SERVICE, sys).for_ids([EDU_ID, SOFTWARE_ID])
 }
 
 /// QEMU's `edu` where its clock follows the instructions (`-icount shift=0,sleep=off`): a transfer takes microseconds, not 100 ms, so that both

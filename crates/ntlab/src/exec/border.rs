@@ -106,7 +106,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
             stepper.note_call(k);
         }
         k.enter(export);
-        let failed = k.faults.strike(k, export.name);
+        let failed = k.faults.strike(k, export.name, Arguments::new(Ptr::new(arguments)));
         let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));
         k.leave();
         value

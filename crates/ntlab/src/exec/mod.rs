@@ -23,7 +23,13 @@ mod thunks;
 mod unwind;
 mod variables;
 
-use std::{any::Any, cell::RefCell, collections::BTreeSet, ptr::NonNull, rc::Rc};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    ptr::NonNull,
+    rc::Rc,
+};
 
 pub(crate) use self::exception::{CONTINUE_EXECUTION, CONTINUE_SEARCH, TARGET_UNWIND, UNWINDING, at_base, take};
 pub use self::{
@@ -82,6 +88,8 @@ pub struct Exec {
     stepper: Option<Stepper>,
     /// Where the machine was when something first stopped it.
     place: RefCell<Option<Place>>,
+    /// Where the thread that runs was on its host stack when the interrupt or DPC began that it serves; 0 where it serves none.
+    interrupted: Cell<u64>,
     /// What unwinds, while it jumps over the driver's frames.
     stopped: RefCell<Option<Box<dyn Any + Send>>>,
 }
@@ -101,6 +109,7 @@ impl Exec {
             stacks: Stacks::new(space),
             stepper,
             place: RefCell::new(None),
+            interrupted: Cell::new(0),
             stopped: RefCell::new(None),
         };
         if let Some(stepper) = &exec.stepper {
@@ -139,6 +148,13 @@ impl Exec {
         self.place.borrow().clone()
     }
 
+    /// Runs `serve`, an interrupt or DPCs, on the stack of the thread that runs: what it interrupts is none of its callers.
+    pub fn interrupt(&self, serve: impl FnOnce()) {
+        let before = self.interrupted.replace(self.border().host_sp.get());
+        serve();
+        self.interrupted.set(before);
+    }
+
     const fn border(&self) -> &Border {
         // SAFETY: the page of the border was opened by `border::allocate` and stays as long as `space`, which `self` holds; it is
         // plain cells, of which any bytes are a value, and only this thread uses it.
@@ -148,7 +164,12 @@ impl Exec {
     /// Where the thread that runs is on its two stacks: to be kept over every suspend of its coroutine.
     pub const fn save(&self) -> Context {
         let border = self.border();
-        Context { host_sp: border.host_sp.get(), guest_sp: border.guest_sp.get(), stack_low: border.stack_low.get() }
+        Context {
+            host_sp: border.host_sp.get(),
+            guest_sp: border.guest_sp.get(),
+            stack_low: border.stack_low.get(),
+            interrupted: self.interrupted.get(),
+        }
     }
 
     /// Goes on with what [`Exec::save`] returned, or with the fresh context of a kernel stack.
@@ -157,6 +178,7 @@ impl Exec {
         border.host_sp.set(context.host_sp);
         border.guest_sp.set(context.guest_sp);
         border.stack_low.set(context.stack_low);
+        self.interrupted.set(context.interrupted);
     }
 
     /// How many instructions of drivers have run; None where they are not stepped.

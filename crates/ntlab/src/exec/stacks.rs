@@ -25,7 +25,7 @@ impl KernelStack {
     /// Where a thread that has not called into the driver yet is: nothing on either stack.
     #[must_use]
     pub const fn context(&self) -> Context {
-        Context { host_sp: 0, guest_sp: self.low + KERNEL_STACK - TOP, stack_low: self.low }
+        Context { host_sp: 0, guest_sp: self.low + KERNEL_STACK - TOP, stack_low: self.low, interrupted: 0 }
     }
 
     /// The lowest usable address.
@@ -47,6 +47,8 @@ pub struct Context {
     pub(super) host_sp: u64,
     pub(crate) guest_sp: u64,
     pub(super) stack_low: u64,
+    /// `host_sp` where the interrupt or DPC began that runs; 0 for none.
+    pub(super) interrupted: u64,
 }
 
 /// The stack of a coroutine, on which kernel functions run.

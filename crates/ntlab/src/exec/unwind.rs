@@ -120,9 +120,29 @@ impl Exec {
 
     /// The same for a thread that was suspended with this context.
     pub fn driver_stack_of(&self, context: Context) -> Rc<[u64]> {
+        self.walk_to(context.host_sp, 0)
+    }
+
+    /// Where the driver is on the current thread, without what an interrupt or DPC interrupted.
+    pub fn uninterrupted_stack(&self) -> Rc<[u64]> {
+        let context = self.save();
+        self.walk_to(context.host_sp, context.interrupted)
+    }
+
+    /// The offset of each address of a stack in its image; whatever lies in none is left out.
+    pub fn offsets_of(&self, stack: &[u64]) -> Vec<u32> {
+        let images = self.images.borrow();
+        let offset = |rip: &u64| {
+            let image = images.iter().rev().find(|image| image.contains(*rip))?;
+            u32::try_from(rip - image.base).ok()
+        };
+        stack.iter().filter_map(offset).collect()
+    }
+
+    fn walk_to(&self, from: u64, end: u64) -> Rc<[u64]> {
         let mut stack = Vec::new();
-        let mut host_sp = context.host_sp;
-        while host_sp != 0 && stack.len() < DEEPEST {
+        let mut host_sp = from;
+        while host_sp != 0 && host_sp != end && stack.len() < DEEPEST {
             self.walk_from(host_sp, &mut stack);
             // SAFETY: `host_sp` is where `call_guest` left a call frame, and driver code above it has not returned.
             host_sp = unsafe { (host_sp as *const CallFrame).read() }.host_sp;

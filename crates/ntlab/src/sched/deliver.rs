@@ -24,12 +24,14 @@ impl Sched {
     /// Runs all that is pending above the IRQL of the current processor, on the stack of its current thread.
     pub(super) fn deliver(&self, k: &Kernel) {
         let processor = self.current_processor();
-        while processor.has_deliverable() {
-            match processor.take_interrupt() {
-                Some(interrupt) => Self::serve(k, processor, &interrupt),
-                None => Self::run_dpcs(k, processor),
+        k.exec.interrupt(|| {
+            while processor.has_deliverable() {
+                match processor.take_interrupt() {
+                    Some(interrupt) => Self::serve(k, processor, &interrupt),
+                    None => Self::run_dpcs(k, processor),
+                }
             }
-        }
+        });
     }
 
     fn serve(k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
