@@ -32,6 +32,8 @@ pub struct Gate {
     /// How many threads are letting held requests go: one, and for a moment one that is about to stop.
     releasing: AtomicU32,
     in_flight: PoolArc<Rundown>,
+    /// Whether what is held fails at once: the device did not come back, and nobody knows whether it will.
+    failing: AtomicBool,
     held: CancelSafeQueue<Queued>,
     inner: SpinLock<Inner>,
     /// Signaled while nobody waits for what is in flight.
@@ -90,6 +92,7 @@ impl Gate {
             passing: AtomicBool::new(false),
             releasing: AtomicU32::new(0),
             in_flight,
+            failing: AtomicBool::new(false),
             held: queue,
             inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
             drained: Signal::new(TAG, SignalKind::Notification, true)?,
@@ -115,6 +118,7 @@ impl Gate {
                 Ok(()) => {
                     self.core.count_accepted();
                     self.waited.fetch_add(1, Ordering::Relaxed);
+                    self.fail_held_if_failing();
                     return self.help_release(engines);
                 }
                 Err(back) => (irp, queued) = back,
@@ -216,10 +220,27 @@ impl Gate {
         }
     }
 
+    /// The device did not come back: fails what is held, and what comes from now on, until the gate opens. It stays closed.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn fail(&self) {
+        self.failing.store(true, Ordering::Release);
+        self.fail_held_if_failing();
+    }
+
+    /// Whoever adds a request to the held ones looks after that, so that none is left there.
+    fn fail_held_if_failing(&self) {
+        while self.failing.load(Ordering::Acquire) {
+            let Some((irp, queued)) = self.held.remove_next() else { return };
+            queued.fail(irp, NtStatus::DEVICE_NOT_READY);
+        }
+    }
+
     /// Takes `reasons` back; when none is left, what was held passes in the order it came, and then the gate runs.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn open(&self, reasons: u32, engines: &Engines, passive: Passive<'_>) {
+        self.failing.store(false, Ordering::Release);
         let release = self.inner.lock().state.open(reasons);
         if release {
             self.release(engines, passive);

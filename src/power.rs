@@ -77,10 +77,8 @@ fn set_system<'a>(
     passive: Passive<'_>,
 ) -> Disposition<'a> {
     let wanted = device_for_system(state == SystemPowerState::Working);
-    let held = match device.hold() {
-        Ok(held) => held,
-        Err(status) => return irp.complete(status),
-    };
+    // Once it is being removed there is nothing left to change.
+    let Ok(held) = device.hold() else { return irp.pass_down(device.lower()) };
     match irp.pass_down_then(device.lower(), TAG, (held, wanted), request_device_state) {
         Ok(disposition) => disposition,
         Err((irp, _)) if wanted == Wanted::D0 => turn_on_now(device, irp, passive),
@@ -100,11 +98,9 @@ fn request_device_state(irp: PendedIrp, (device, wanted): (DeviceRef<Fdo>, Wante
         Wanted::D0 => DevicePowerState::D0,
         Wanted::D3 => DevicePowerState::D3,
     };
-    let done = |(irp, _device): (PendedIrp, DeviceRef<Fdo>), status: NtStatus| irp.complete(status);
-    let held = match device.hold() {
-        Ok(held) => held,
-        Err(status) => return irp.complete(status),
-    };
+    // Whatever became of the device: setting the system's state must not fail.
+    let done = |(irp, _device): (PendedIrp, DeviceRef<Fdo>), _: NtStatus| irp.complete_as_it_is();
+    let Ok(held) = device.hold() else { return irp.complete_as_it_is() };
     if let Err((_, (irp, held))) = device.request_power(TAG, state, (irp, held), done) {
         device.power.work.later(irp, held, wanted);
         device.power.work.queue();
@@ -131,16 +127,14 @@ fn set_device<'a>(
 
 /// Lower drivers first. They may be done at DISPATCH_LEVEL, so a work item does the rest.
 fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-    let held = match device.hold() {
-        Ok(held) => held,
-        Err(status) => return irp.complete(status),
-    };
+    let Ok(held) = device.hold() else { return irp.pass_down(device.lower()) };
     let then = |irp: PendedIrp, held: DeviceRef<Fdo>| {
         if !irp.status().is_success() {
+            fail_requests(&held);
             return irp.complete_as_it_is();
         }
         match held.hold() {
-            Err(status) => irp.complete(status),
+            Err(_) => irp.complete_as_it_is(),
             Ok(device) => {
                 held.power.work.later(irp, device, Wanted::D0);
                 held.power.work.queue();
@@ -157,7 +151,9 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disp
 /// device that stays off.
 fn turn_on_now<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
     if irp.send_and_wait(device.lower(), passive).is_success() {
-        irp.set_status(wake(device, passive));
+        wake(device, passive);
+    } else {
+        fail_requests(device);
     }
     irp.complete_as_it_is()
 }
@@ -175,14 +171,11 @@ impl Work {
 impl WorkRoutine for Work {
     fn run(&self, passive: Passive<'_>) {
         let Some((irp, device, wanted)) = self.0.lock().take() else { return };
-        let status = match wanted {
+        match wanted {
             Wanted::D0 => wake(&device, passive),
-            Wanted::D3 => {
-                turn_off(&device, passive);
-                NtStatus::SUCCESS
-            }
-        };
-        irp.complete(status);
+            Wanted::D3 => turn_off(&device, passive),
+        }
+        irp.complete_as_it_is();
         // Last, because the device may go now.
         drop(device);
     }
@@ -200,11 +193,11 @@ fn turn_off(device: &Device<Fdo>, passive: Passive<'_>) {
     record(device, EventKind::PowerDown, NtStatus::SUCCESS);
 }
 
-/// Restores the device's state and lets requests through; where that fails, they go on waiting. Nothing for a device
-/// that is on.
-fn wake(device: &Device<Fdo>, passive: Passive<'_>) -> NtStatus {
+/// Restores the device's state and lets requests through; where that fails, they fail too, but not the power request: a
+/// function driver must not. Nothing for a device that is on.
+fn wake(device: &Device<Fdo>, passive: Passive<'_>) {
     if device.power.now() == Wanted::D0 {
-        return NtStatus::SUCCESS;
+        return;
     }
     let woken = device.engines.wake(passive);
     let status = woken.err().unwrap_or(NtStatus::SUCCESS);
@@ -213,8 +206,17 @@ fn wake(device: &Device<Fdo>, passive: Passive<'_>) -> NtStatus {
         device.power.turned_on();
         device.report_power(DevicePowerState::D0);
         device.gate.open(hold::POWER, &device.engines, passive);
+    } else {
+        fail_requests(device);
     }
-    status
+}
+
+/// The device did not come back, and nobody knows whether it will: what waits for it fails, and what comes until it does.
+///
+/// IRQL: <= DISPATCH_LEVEL.
+fn fail_requests(device: &Fdo) {
+    device.gate.fail();
+    device.engines.fail_waiting(NtStatus::DEVICE_NOT_READY);
 }
 
 fn record(device: &Fdo, kind: EventKind, status: NtStatus) {

@@ -442,8 +442,12 @@ impl Edu {
         let Some(registers) = self.registers() else { return Ok(()) };
         hardware::silence(&registers)?;
         let saved = self.saved.lock().take();
-        if let Some(saved) = saved {
-            self.transfer(passive, |hardware| hardware.store(ALL, &saved, Tell::Nothing))?;
+        if let Some(saved) = saved
+            && let Err(status) = self.transfer(passive, |hardware| hardware.store(ALL, &saved, Tell::Nothing))
+        {
+            // For the next attempt.
+            *self.saved.lock() = Some(saved);
+            return Err(status);
         }
         hardware::enable_interrupts(&registers)
     }

@@ -367,11 +367,11 @@ impl System {
         object::set_system_event(&self.kernel, r"\KernelObjects\HighMemoryCondition", plentiful);
     }
 
-    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests.
+    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests, work items.
     pub fn settle(&self) {
         self.kernel.block_until(
             "PnP to be quiet",
-            |k| k.pnp.is_quiet() && k.power.is_quiet() && !k.hot_add.busy.get(),
+            |k| k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get(),
             None,
         );
     }

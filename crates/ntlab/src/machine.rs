@@ -36,6 +36,8 @@ pub struct Outcome<T> {
     pub elapsed: u64,
     /// The trace, all of it where [`Config::keep_trace`] asks for it, else the last events.
     pub events: Vec<Event>,
+    /// How many kernel calls drivers made.
+    pub kernel_calls: u64,
     /// The calls that can fail, each distinct one once, where [`Plan::watch`](crate::faults::Plan::watch) asks for them.
     pub calls: Vec<Call>,
     /// Where the calls were made that failed because [`Plan::faults`](crate::faults::Plan::faults) names them, in words.
@@ -83,6 +85,7 @@ impl Machine {
             seed: k.config.seed,
             elapsed: k.now(),
             events: k.log.take(),
+            kernel_calls: k.faults.steps.count(),
             calls: k.faults.take_seen(),
             failed: k.faults.places(),
         };

@@ -226,7 +226,10 @@ impl Search<'_> {
             }
         };
         let mut runs: Vec<(usize, Run)> = thread::scope(|scope| {
-            let others: Vec<_> = (1..self.threads.get()).map(|_| scope.spawn(work)).collect();
+            let mut others = Vec::new();
+            for _ in 1..self.threads.get() {
+                others.push(scope.spawn(work));
+            }
             let mut runs = work();
             runs.extend(others.into_iter().flat_map(|other| other.join().expect("a run's panic is caught")));
             runs

@@ -105,6 +105,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         if let Some(stepper) = &k.exec.stepper {
             stepper.note_call(k);
         }
+        k.faults.steps.step(k);
         k.enter(export);
         let failed = k.faults.strike(k, export.name, Arguments::new(Ptr::new(arguments)));
         let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));

@@ -5,6 +5,7 @@
 //! every distinct one of them, run after run, is the systematic search.
 
 mod calls;
+mod steps;
 mod table;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::calls::{Call, Site};
 use self::{
     calls::Seen,
+    steps::Steps,
     table::{CanFail, Failure},
 };
 use crate::{events::Kind, exports::Arguments, kernel::Kernel, machine::System};
@@ -28,6 +30,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Functions whose calls fail now and then.
     pub rates: Vec<Rate>,
+    /// A device that is pulled out.
+    pub unplugged: Option<Unplugged>,
     /// Whether [`Outcome::calls`](crate::machine::Outcome::calls) is to tell from where the calls that can fail came.
     pub watch: bool,
 }
@@ -41,6 +45,15 @@ pub struct Fault {
     pub failure: usize,
     /// What fails after it.
     pub lasting: Lasting,
+}
+
+/// A device that is pulled out between two kernel calls of drivers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Unplugged {
+    /// Its number, from 1 in the order in which devices were plugged in.
+    pub device: u32,
+    /// At which kernel call of the run, from 1, whether that can fail or not.
+    pub call: u64,
 }
 
 /// How long what a call failed for lasts.
@@ -98,6 +111,7 @@ pub struct Faults {
     /// Where the calls were made that were to fail, in words.
     places: RefCell<Vec<String>>,
     seen: Seen,
+    pub(crate) steps: Steps,
 }
 
 impl Faults {
@@ -106,11 +120,14 @@ impl Faults {
     pub fn new(plan: &Plan) -> Self {
         let faults = Self::default();
         faults.follow(plan.clone());
+        if let Some(Unplugged { device, call }) = plan.unplugged {
+            faults.steps.unplug(call, device);
+        }
         faults
     }
 
     fn follow(&self, plan: Plan) {
-        self.active.set(plan != Plan::default());
+        self.active.set(plan.watch || !plan.faults.is_empty() || !plan.rates.is_empty());
         *self.plan.borrow_mut() = plan;
         self.failing.borrow_mut().clear();
         self.without_memory.set(false);

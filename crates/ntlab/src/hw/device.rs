@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range, rc::Rc};
 
 use super::pci::{self, Message};
-use crate::kernel::Kernel;
+use crate::{finding::Finding, kernel::Kernel};
 
 /// A PCI function that was plugged into the machine, with one memory BAR.
 pub trait PciDevice: fmt::Debug {
@@ -42,6 +42,11 @@ pub trait PciDevice: fmt::Debug {
 
     /// Makes it take requests and never finish them, or finish what it has taken.
     fn set_stuck(self: Rc<Self>, k: &Kernel, stuck: bool);
+
+    /// From now on it takes this long, in virtual nanoseconds, for whatever it is told to do.
+    fn set_latency(&self, ns: u64) {
+        Finding::not_modelled(format!("hardware that can be told to take {ns} ns for what it does")).raise()
+    }
 
     /// Assigns the base address.
     fn set_bar(&self, k: &Kernel, base: u32) {

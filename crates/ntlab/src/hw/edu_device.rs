@@ -214,6 +214,12 @@ impl PciDevice for EduDevice {
         self.powered.get()
     }
 
+    fn set_latency(&self, ns: u64) {
+        let mut edu = self.edu.borrow_mut();
+        let model = edu.model_mut();
+        (model.dma_time, model.factorial_latency) = (ns, ns);
+    }
+
     fn set_stuck(self: Rc<Self>, k: &Kernel, stuck: bool) {
         self.edu.borrow_mut().model_mut().stuck = stuck;
         if !stuck {

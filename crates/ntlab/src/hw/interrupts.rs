@@ -82,6 +82,8 @@ impl Connected {
 struct Line {
     /// How many devices hold it up.
     holders: u32,
+    /// Another device, whose driver is part of the lab, is one of them until it is served.
+    neighbour: bool,
     /// It was delivered and its service has not ended.
     in_service: bool,
     /// How often it was delivered in a row without going down.
@@ -143,6 +145,20 @@ impl Interrupts {
         }
     }
 
+    /// Another device on the same line, whose driver is part of the lab, signals it once.
+    pub fn neighbour_signals(&self, k: &Kernel, line: u32) {
+        if !std::mem::replace(&mut self.lines.borrow_mut().entry(line).or_default().neighbour, true) {
+            self.line_up(k, line);
+        }
+    }
+
+    fn serve_neighbour(&self, line: u32) {
+        let signalled = self.lines.borrow_mut().get_mut(&line).is_some_and(|line| std::mem::take(&mut line.neighbour));
+        if signalled {
+            self.line_down(line);
+        }
+    }
+
     /// How many messages came for which no service routine was connected.
     pub const fn spurious(&self) -> u64 {
         self.spurious.get()
@@ -159,6 +175,7 @@ impl Interrupts {
             for target in &targets {
                 target.serve(k);
             }
+            k.hardware.interrupts.serve_neighbour(line);
             k.hardware.interrupts.end_service(k, line);
         };
         pend(k, &first, Rc::new(serve));

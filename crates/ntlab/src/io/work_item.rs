@@ -42,6 +42,8 @@ pub struct WorkItems {
     queue: RefCell<VecDeque<Work>>,
     idle: RefCell<Vec<ThreadId>>,
     workers: Cell<usize>,
+    /// Items whose routines run.
+    running: Cell<usize>,
     /// Items that are allocated.
     allocated: RefCell<Vec<Ptr<WorkItem>>>,
 }
@@ -53,6 +55,11 @@ impl std::fmt::Debug for WorkItems {
 }
 
 impl WorkItems {
+    /// Whether no work item is queued or runs.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.running.get() == 0 && self.queue.borrow().is_empty()
+    }
+
     /// A work item in these addresses that is queued.
     pub(crate) fn queued_in(&self, range: &Range<u64>) -> Option<u64> {
         let queue = self.queue.borrow();
@@ -157,6 +164,8 @@ fn work_forever(k: &Kernel) {
 
 fn run_item(k: &Kernel, item: Ptr<WorkItem>) {
     let WorkItem { object, routine, context, extended, .. } = item.read();
+    let running = &k.io.work_items.running;
+    running.set(running.get() + 1);
     // From here on the driver may queue the item again, or free it in its routine.
     at!(item, queued).write(0);
     if extended == 0 {
@@ -165,4 +174,5 @@ fn run_item(k: &Kernel, item: Ptr<WorkItem>) {
         k.call("work item", routine, &[object, context, item.address()]);
     }
     object::dereference(k, object);
+    running.set(running.get() - 1);
 }

@@ -18,13 +18,14 @@ use windows_sys::{
     Win32::{
         Foundation::{
             NTSTATUS, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_DEVICE_REQUEST, STATUS_NO_SUCH_DEVICE,
-            STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
+            STATUS_PENDING, STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
         },
         System::Power::{PowerDeviceD0, PowerDeviceD3},
     },
 };
 
 use super::{
+    bus_manner::{self, BusManner},
     devnode::Devnode,
     lists,
     resources::{Assigned, InterruptWanted, Requirements, Wanted, alternative, only, preferred},
@@ -44,8 +45,10 @@ use crate::{
         irp,
         layout::{self, Words},
     },
+    irql::{DISPATCH_LEVEL, Irql, PASSIVE_LEVEL},
     kernel::Kernel,
     memory::Ptr,
+    user::Status,
 };
 
 /// `PCI_WHICHSPACE_CONFIG`.
@@ -69,22 +72,51 @@ impl HostDriver for Bus {
         let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
         let words = layout::words(location).read();
         let devnode = k.pnp.devnodes.of(device);
-        let answer = match (u32::from(major), devnode) {
-            (IRP_MJ_PNP, Some(devnode)) => pnp(k, &devnode, minor.into(), words),
-            (IRP_MJ_POWER, Some(devnode)) => power(k, &devnode, minor.into(), words),
-            (IRP_MJ_SYSTEM_CONTROL, _) => None,
-            (IRP_MJ_PNP | IRP_MJ_POWER, None) => Some(Err(STATUS_NO_SUCH_DEVICE)),
-            _ => Some(Err(STATUS_INVALID_DEVICE_REQUEST)),
-        };
-        match answer {
-            Some(Ok(information)) => irp::set_status(packet, STATUS_SUCCESS, information),
-            Some(Err(status)) => irp::set_status(packet, status, 0),
-            None => {}
+        match devnode.as_ref().and_then(|devnode| bus_manner::manner_of(devnode, major, minor, words)) {
+            None => finish(k, devnode.as_ref(), packet),
+            Some(BusManner::Fails(Status(status))) => {
+                irp::set_status(packet, status, 0);
+                irp::complete(k, packet);
+                status
+            }
+            Some(BusManner::Pends(ns)) => pend(k, devnode, packet, (ns, PASSIVE_LEVEL)),
+            Some(BusManner::PendsForDpc(ns)) => pend(k, devnode, packet, (ns, DISPATCH_LEVEL)),
         }
-        let status = irp::status(packet);
-        irp::complete(k, packet);
-        status
     }
+}
+
+/// Completes a request later, at this level.
+fn pend(k: &Kernel, devnode: Option<Rc<Devnode>>, packet: Ptr<IRP>, (ns, level): (u64, Irql)) -> NTSTATUS {
+    irp::mark_pending(packet);
+    k.spawn("bus driver", move |k| {
+        k.sleep(ns);
+        let before = k.raise_irql(level);
+        finish(k, devnode.as_ref(), packet);
+        k.lower_irql(before);
+    });
+    STATUS_PENDING
+}
+
+/// Does what a request asks for, and completes it.
+fn finish(k: &Kernel, devnode: Option<&Rc<Devnode>>, packet: Ptr<IRP>) -> NTSTATUS {
+    let location = irp::current_location(packet);
+    let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
+    let words = layout::words(location).read();
+    let answer = match (u32::from(major), devnode) {
+        (IRP_MJ_PNP, Some(devnode)) => pnp(k, devnode, minor.into(), words),
+        (IRP_MJ_POWER, Some(devnode)) => power(k, devnode, minor.into(), words),
+        (IRP_MJ_SYSTEM_CONTROL, _) => None,
+        (IRP_MJ_PNP | IRP_MJ_POWER, None) => Some(Err(STATUS_NO_SUCH_DEVICE)),
+        _ => Some(Err(STATUS_INVALID_DEVICE_REQUEST)),
+    };
+    match answer {
+        Some(Ok(information)) => irp::set_status(packet, STATUS_SUCCESS, information),
+        Some(Err(status)) => irp::set_status(packet, status, 0),
+        None => {}
+    }
+    let status = irp::status(packet);
+    irp::complete(k, packet);
+    status
 }
 
 /// The information or error a request ends with; none if it is completed as it came.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     at,
-    hw::{PciDevice, edu_device::EduDevice, qemu::QemuDevice},
+    hw::{PciDevice, edu_device::EduDevice, interrupts::MESSAGE_ADDRESS, pci::Message, qemu::QemuDevice},
     io::{
         device::{self, NewDevice},
         driver::{self, NotUnloaded},
@@ -173,6 +173,7 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
         driver: None.into(),
         requirements: Requirements::default().into(),
         assigned: Vec::new().into(),
+        manners: BTreeMap::new().into(),
         fail_next_start: false.into(),
     });
     k.pnp.devnodes.add(&devnode);
@@ -233,6 +234,34 @@ impl Device {
     pub fn set_stuck(self, system: &System, stuck: bool) {
         if let Some(hardware) = &self.devnode(system).hardware {
             Rc::clone(hardware).set_stuck(&system.kernel, stuck);
+        }
+    }
+
+    /// From now on the hardware takes this long, in virtual nanoseconds, for whatever it is told to do; requests under way end as they would
+    /// have. Nothing where there is no hardware.
+    pub fn set_latency(self, system: &System, ns: u64) {
+        if let Some(hardware) = &self.devnode(system).hardware {
+            hardware.set_latency(ns);
+        }
+    }
+
+    /// Signals its interrupts although it has no reason to: a message that nobody asked for, or another device on the line that it shares.
+    pub fn interrupt_without_cause(self, system: &System) {
+        let k = &system.kernel;
+        for interrupt in self.devnode(system).interrupts() {
+            match u16::try_from(interrupt.vector) {
+                Ok(data) if interrupt.message => {
+                    k.hardware.interrupts.message(k, Message { address: MESSAGE_ADDRESS, data });
+                }
+                _ => k.hardware.interrupts.neighbour_signals(k, interrupt.line),
+            }
+        }
+    }
+
+    /// Its registers read as ones from now on, and nobody is told: [`Device::surprise_remove`] tells.
+    pub fn vanish(self, system: &System) {
+        if let Some(hardware) = &self.devnode(system).hardware {
+            hardware.unplug(&system.kernel);
         }
     }
 
@@ -332,7 +361,7 @@ impl Device {
         })
     }
 
-    fn devnode(self, system: &System) -> Rc<Devnode> {
+    pub(super) fn devnode(self, system: &System) -> Rc<Devnode> {
         system.kernel.pnp.devnodes.get(self.id)
     }
 

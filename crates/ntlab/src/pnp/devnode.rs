@@ -2,12 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     rc::Rc,
 };
 
 use windows_sys::Wdk::Foundation::{DEVICE_OBJECT, DRIVER_OBJECT};
 
 use super::{
+    bus_manner::{BusManner, BusRequest},
     resources::{Assigned, AssignedInterrupt, Requirements},
     spec::DeviceSpec,
 };
@@ -59,6 +61,8 @@ pub struct Devnode {
     pub requirements: RefCell<Requirements>,
     /// What it was given.
     pub assigned: RefCell<Vec<Assigned>>,
+    /// What the bus driver makes of some requests.
+    pub manners: RefCell<BTreeMap<BusRequest, BusManner>>,
     /// The bus fails the next start.
     pub fail_next_start: Cell<bool>,
 }

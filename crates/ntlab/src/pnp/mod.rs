@@ -3,6 +3,7 @@
 pub mod arbiter;
 mod assign;
 mod bus;
+mod bus_manner;
 mod configure;
 pub mod connections;
 mod device;
@@ -33,8 +34,10 @@ use self::{
     notifications::Notifications, resources::Assigned, worker::Worker,
 };
 pub use self::{
+    bus_manner::{BusManner, BusRequest},
     device::{Device, UnloadError, Usage},
     devnode::DeviceState,
+    notifications::Delivery,
     rebalance::Rebalance,
     resources::AssignedInterrupt,
     spec::{DeviceSpec, DriverPackage, Hardware},
@@ -120,4 +123,18 @@ impl Pnp {
             self.loaded.borrow_mut().retain(|_, other| *other != driver);
         }
     }
+}
+
+/// Pulls out the device with this number, if it is there: its registers read as ones at once, and its driver is told as soon as the PnP
+/// manager is done with what it does.
+pub(crate) fn unplug(k: &Kernel, device: u32) {
+    let Some(devnode) = k.pnp.devnodes.all().into_iter().find(|devnode| devnode.id == device) else { return };
+    if let Some(hardware) = &devnode.hardware {
+        hardware.unplug(k);
+    }
+    worker::queue(k, move |k| {
+        if !matches!(devnode.state.get(), DeviceState::Removed | DeviceState::SurpriseRemoved) {
+            remove::surprise(k, &devnode);
+        }
+    });
 }

@@ -27,6 +27,7 @@ use crate::{
         interface::{self, Class},
     },
     kernel::Kernel,
+    machine::System,
     memory::Ptr,
     rule::Rule,
     sched::ThreadId,
@@ -35,6 +36,16 @@ use crate::{
 
 /// The longest time between an event and its delivery, in virtual nanoseconds: where it comes at once, and where it comes late.
 const LATEST: [u64; 2] = [200_000, 50_000_000];
+
+/// How events reach the callbacks that are registered for them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// The longest time from an event to its delivery, in virtual nanoseconds. Each delivery takes its own time, so that a later event
+    /// may be delivered earlier.
+    pub latest: u64,
+    /// How often each event is delivered.
+    pub times: u32,
+}
 
 /// A callback that was registered.
 #[derive(Debug)]
@@ -66,6 +77,8 @@ pub struct InterfaceEvent {
 #[derive(Debug, Default)]
 pub struct Notifications {
     registrations: RefCell<Vec<Rc<Registration>>>,
+    /// How events are delivered, where the scenario says so.
+    delivery: Cell<Option<Delivery>>,
     /// Deliveries that have not ended.
     under_way: Cell<usize>,
 }
@@ -152,10 +165,13 @@ impl Notifications {
     }
 
     fn deliver(&self, k: &Kernel, registration: &Rc<Registration>, event: &InterfaceEvent) {
-        let times = if registration.existing && k.choices.once_in(2) { 2 } else { 1 };
+        let Delivery { latest, times } = self.delivery.get().unwrap_or_else(|| {
+            let times = if registration.existing && k.choices.once_in(2) { 2 } else { 1 };
+            Delivery { latest: LATEST[k.choices.below(2)], times }
+        });
         for _ in 0..times {
             let (registration, event) = (Rc::clone(registration), event.clone());
-            let delay = k.choices.between(0, LATEST[k.choices.below(2)]);
+            let delay = k.choices.between(0, latest);
             self.under_way.set(self.under_way.get() + 1);
             k.spawn("PnP notification", move |k| {
                 k.sleep(delay);
@@ -164,6 +180,13 @@ impl Notifications {
                 under_way.set(under_way.get() - 1);
             });
         }
+    }
+}
+
+impl System {
+    /// Says how the events of device interfaces are delivered from now on, or leaves that to chance again.
+    pub fn deliver_notifications(&self, delivery: Option<Delivery>) {
+        self.kernel.pnp.notifications.delivery.set(delivery);
     }
 }
 
