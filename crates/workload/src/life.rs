@@ -6,7 +6,7 @@
 //! Whatever fails, every request ends with the right answer or an error that stands for a failure, nothing is left behind at unload, which
 //! the lab looks at, and unload succeeds. Where nothing fails any more everything works again.
 
-use std::{path::Path, rc::Rc};
+use std::path::Path;
 
 use hotadd_abi::INTERFACE_CLASS;
 use ntlab::{
@@ -18,7 +18,7 @@ use ntlab::{
     user::{self, Access, Handle, Pending, Request},
 };
 
-use crate::{Load, Manner, Plan, SERVICE, client};
+use crate::{Load, Manner, Plan, SERVICE, Target, client};
 
 /// `TraceLogging` makes the GUID of a provider of its name: `{CDF4AFC0-7793-5B37-FE52-55FE53685FE9}`.
 const PROVIDER: (u32, u16, u16, [u8; 8]) =
@@ -132,13 +132,13 @@ fn use_all(system: &System) {
 
 /// Does something while requests are under way, each of which must end with the right answer or because something failed.
 fn under_load(system: &System, action: impl FnOnce()) {
-    let handles: Vec<_> = open_all(system).into_iter().map(Rc::new).collect();
-    if handles.is_empty() {
+    let targets: Vec<_> = open_all(system).into_iter().map(Target::new).collect();
+    if targets.is_empty() {
         return action();
     }
     let manner = Manner { expected: EXPECTED, pause: 200_000 };
-    let load = Load::start_with(system, &handles, Plan { lanes: 4, seed: 1, cancel_one_in: 8 }, manner);
-    drop(handles);
+    let load = Load::start_with(system, &targets, Plan { lanes: 4, seed: 1, cancel_one_in: 8 }, manner);
+    drop(targets);
     action();
     check(load);
 }

@@ -106,6 +106,8 @@ pub struct Faults {
     /// Functions that fail from now on, and how.
     failing: RefCell<Vec<(&'static str, usize)>>,
     without_memory: Cell<bool>,
+    /// Calls that need memory until the one that finds none; 0 for none.
+    until: Cell<u64>,
     /// What was made to fail, in order.
     failed: RefCell<Vec<&'static str>>,
     /// Where the calls were made that were to fail, in words.
@@ -166,8 +168,13 @@ impl Faults {
         if let Some(failure) = failing {
             return row.failures.get(failure).copied();
         }
+        let memory = row.failures.iter().find(|failure| failure.is_memory).copied();
         if self.without_memory.get() {
-            return row.failures.iter().find(|failure| failure.is_memory).copied();
+            return memory;
+        }
+        if memory.is_some() && self.until.get() > 0 {
+            self.until.update(|until| until - 1);
+            return memory.filter(|_| self.until.get() == 0);
         }
         self.fails_by_chance(k, row).then(|| row.failures[k.choices.below(row.failures.len())])
     }
@@ -204,6 +211,12 @@ impl System {
     /// From now on calls fail as `plan` says; numbers go on from those that were there. What failed before does not any more.
     pub fn set_faults(&self, plan: Plan) {
         self.kernel.faults.follow(plan);
+    }
+
+    /// The `n`-th call from now on that needs memory finds none; none for 0. Later ones find some again.
+    pub fn fail_call(&self, n: u64) {
+        self.kernel.faults.until.set(n);
+        self.kernel.faults.active.set(true);
     }
 
     /// Nothing fails any more.
