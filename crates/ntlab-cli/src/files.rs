@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use ntlab::scenario::Scenario;
 
 /// The scenario in a file.
@@ -16,4 +16,20 @@ pub fn scenario(path: &Path) -> Result<Scenario> {
         Some((line, column)) => anyhow!("{}:{line}:{column}: {}", path.display(), error.message),
         None => anyhow!("{}: {}", path.display(), error.message),
     })
+}
+
+/// The same with another driver image; there must be one.
+///
+/// # Errors
+///
+/// As [`scenario`], or that there is no image.
+pub fn scenario_with(path: &Path, driver: Option<&Path>) -> Result<Scenario> {
+    let mut scenario = scenario(path)?;
+    if let Some(driver) = driver {
+        scenario.driver.image = driver.to_path_buf();
+    }
+    let image = &scenario.driver.image;
+    ensure!(!image.as_os_str().is_empty(), "{}: no driver image is named, there or with --driver", path.display());
+    ensure!(image.is_file(), "{}: there is no such driver image", image.display());
+    Ok(scenario)
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 where nothing was found, 1 where something was, 2 for a wrong command line or file.
 
+mod explore;
 mod files;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -19,22 +20,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say whether a scenario file makes sense.
-    Check {
-        /// The file.
-        scenario: PathBuf,
+    /// Run a scenario with many seeds, each with another interleaving, and make what is found small.
+    Explore(explore::Options),
+    /// Repeat what `explore` found.
+    Replay {
+        /// The file that `explore` wrote.
+        file: PathBuf,
     },
 }
 
-/// What was found.
-enum Found {
-    /// Nothing.
+/// What a command came to.
+enum Outcome {
+    /// Nothing was found.
     Nothing,
+    /// Something was.
+    Found,
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(Found::Nothing) => ExitCode::SUCCESS,
+        Ok(Outcome::Nothing) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::from(1),
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::from(2)
@@ -42,8 +48,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<Found> {
+fn run(command: Command) -> Result<Outcome> {
     match command {
-        Command::Check { scenario } => files::scenario(&scenario).map(|_| Found::Nothing),
+        Command::Explore(options) => explore::explore(&options),
+        Command::Replay { file } => explore::replay(&file),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::faults::Plan;
+use crate::{choices::Tape, faults::Plan};
 
 /// The most processors Windows has room for in its structures (`KDPC.Number` and the group masks).
 pub const MAXIMUM_PROCESSORS: u32 = 2048;
@@ -12,7 +13,7 @@ pub const MAXIMUM_PROCESSORS: u32 = 2048;
 pub const MAXIMUM_GROUP_SIZE: u32 = 64;
 
 /// A processor group: which numbers of its mask processors can have. The mask may have gaps.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Group {
     /// A bit for each processor that is or can be added.
     pub mask: u64,
@@ -29,7 +30,8 @@ impl Group {
 }
 
 /// Where drivers are interrupted: where other threads and processors go on, and interrupts and DPCs come in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Preemption {
     /// At kernel calls and accesses to device registers: driver code runs as it is.
     #[default]
@@ -41,8 +43,27 @@ pub enum Preemption {
     },
 }
 
+/// Who goes on at a scheduling point.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Any, at random points, about one in [`Config::switch_every`].
+    #[default]
+    Uniform,
+    /// Whoever has the highest of priorities drawn at random; at `depth - 1` random points who runs gets a low one. Finds what needs `depth`
+    /// events in one order with a known chance ("A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs").
+    Pct {
+        /// How many events must be in order, from 1.
+        depth: u32,
+        /// About how many scheduling points a run has ([`Outcome::points`](crate::machine::Outcome::points)).
+        points: u64,
+    },
+}
+
 /// A machine to be made.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Config {
     /// Decides everything that is left to chance.
     pub seed: u64,
@@ -55,12 +76,25 @@ pub struct Config {
     /// Virtual nanoseconds that a kernel call takes.
     pub call_ns: u32,
     /// A switch to another processor or thread is considered once in about so many scheduling points, of which a kernel call has two, one
-    /// before and one after it; 1 is every point.
+    /// before and one after it; 1 is every point. For [`Policy::Uniform`].
     pub switch_every: u32,
     /// Where drivers are interrupted.
     pub preemption: Preemption,
     /// Whether to count the instructions of drivers and the basic blocks that run, also where that is not needed to interrupt them.
     pub count_instructions: bool,
+    /// Who goes on at a scheduling point.
+    pub policy: Policy,
+    /// What is played back instead of drawing with the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tape: Option<Tape>,
+    /// Whether to record what is drawn ([`Outcome::tape`](crate::machine::Outcome::tape)).
+    pub keep_tape: bool,
+    /// Whether to note which calls and callbacks followed each other on different processors and threads
+    /// ([`Outcome::interleavings`](crate::machine::Outcome::interleavings)).
+    pub keep_interleavings: bool,
+    /// Whether a panic of the scenario, as a failed assertion is, becomes the report of a promise that the driver broke
+    /// ([`Cause::BrokenPromise`](crate::finding::Cause::BrokenPromise)), instead of a panic of the caller.
+    pub report_panics: bool,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
     /// Kernel calls that fail.
@@ -118,6 +152,9 @@ pub enum ConfigError {
     /// A rate of 0.
     #[error("call_ns, switch_every and one_in must not be 0")]
     Rate,
+    /// A depth of 0, or a run without points.
+    #[error("the depth and the points of a schedule by priorities must not be 0")]
+    Priorities,
 }
 
 impl Default for Config {
@@ -132,6 +169,11 @@ impl Default for Config {
             switch_every: 12,
             preemption: Preemption::KernelCalls,
             count_instructions: false,
+            policy: Policy::Uniform,
+            tape: None,
+            keep_tape: false,
+            keep_interleavings: false,
+            report_panics: false,
             time_limit_ns: 600_000_000_000,
             faults: Plan::default(),
             keep_trace: false,
@@ -206,6 +248,9 @@ impl Config {
         let never = self.preemption == Preemption::Instructions { one_in: 0 };
         if self.call_ns == 0 || self.switch_every == 0 || never {
             return Err(ConfigError::Rate);
+        }
+        if matches!(self.policy, Policy::Pct { depth: 0, .. } | Policy::Pct { points: 0, .. }) {
+            return Err(ConfigError::Priorities);
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub enum Cause {
     },
     /// The driver asked for behaviour that the lab does not model. Never a verdict on the driver.
     NotModelled,
+    /// What the scenario expected of the driver did not come true.
+    BrokenPromise,
 }
 
 /// A finding: raised where it is noticed, carried out of the simulated machine, reported with stack and last events.
@@ -32,6 +34,12 @@ impl Finding {
     #[must_use]
     pub fn bug_check(code: u32, parameters: [u64; 4], sentence: impl Into<String>) -> Self {
         Self { cause: Cause::BugCheck { code, parameters }, sentence: sentence.into(), stacks: Vec::new() }
+    }
+
+    /// A promise that the driver broke, as the scenario says it.
+    #[must_use]
+    pub fn broken_promise(sentence: impl Into<String>) -> Self {
+        Self { cause: Cause::BrokenPromise, ..Self::not_modelled(sentence) }
     }
 
     /// Something the lab does not model; `sentence` names it.

@@ -13,6 +13,7 @@ use crate::{
     faults::Faults,
     hot_add::HotAdd,
     hw::Hardware,
+    interleavings::Interleavings,
     io::Io,
     irql::Irql,
     memory::{Memory, Ptr},
@@ -53,6 +54,8 @@ pub struct Kernel {
     pub faults: Faults,
     /// What drivers have made and must take back.
     pub tracking: Tracking,
+    /// Which code followed which on another processor or thread.
+    pub interleavings: Interleavings,
     /// The trace of the run.
     pub log: Log,
 }
@@ -63,7 +66,7 @@ impl Kernel {
         let memory = Memory::new(config.memory);
         memory.seed(config.seed);
         Self {
-            choices: Choices::new(config.seed),
+            choices: Choices::of(&config),
             sched: Sched::new(&config),
             exec: Exec::new(&memory.space, &config),
             memory,
@@ -75,6 +78,7 @@ impl Kernel {
             hot_add: HotAdd::default(),
             faults: Faults::new(&config.faults),
             tracking: Tracking::default(),
+            interleavings: Interleavings::new(config.keep_interleavings),
             log: Log::new(config.keep_trace),
             config,
         }

@@ -1,14 +1,17 @@
 //! A machine from power-on to the end of a scenario.
 
-use std::{any::Any, cell::Cell, collections::BTreeSet};
+use std::{cell::Cell, collections::BTreeSet};
 
 use crate::{
+    choices::Tape,
     config::{Config, ConfigError},
     events::Event,
     exec::{self, BlockStart},
     faults::Call,
     finding::Finding,
+    interleavings::Pair,
     kernel::Kernel,
+    promise::{self, Quiet},
     report::Report,
     sched::Stop,
 };
@@ -42,6 +45,31 @@ pub struct Outcome<T> {
     pub calls: Vec<Call>,
     /// Where the calls were made that failed because [`Plan::faults`](crate::faults::Plan::faults) names them, in words.
     pub failed: Vec<String>,
+    /// How many scheduling points there were.
+    pub points: u64,
+    /// What was drawn, where [`Config::keep_tape`] asks for it.
+    pub tape: Option<Tape>,
+    /// What followed what on different processors and threads, where [`Config::keep_interleavings`] asks for it.
+    pub interleavings: BTreeSet<Pair>,
+}
+
+impl<T> Outcome<T> {
+    /// The same with another result of the scenario.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        let Self { result, seed, elapsed, events, kernel_calls, calls, failed, points, tape, interleavings } = self;
+        Outcome {
+            result: result.map(change),
+            seed,
+            elapsed,
+            events,
+            kernel_calls,
+            calls,
+            failed,
+            points,
+            tape,
+            interleavings,
+        }
+    }
 }
 
 impl Machine {
@@ -60,13 +88,14 @@ impl Machine {
     ///
     /// # Panics
     ///
-    /// Where `scenario` panics, as a failed assertion does: the message is followed by the seed. And where the host cannot run the
-    /// machine.
+    /// Where `scenario` panics, as a failed assertion does, unless [`Config::report_panics`] asks for a report of it: the message is followed
+    /// by the seed. And where the host cannot run the machine.
     pub fn run<T>(self, scenario: impl for<'k> FnOnce(&'k System) -> T) -> Outcome<T> {
         let system = System { kernel: Kernel::new(self.config) };
         let k = &system.kernel;
         let entered = exec::enter(k).expect("the host runs the machine");
         let result = Cell::new(None);
+        let quiet = k.config.report_panics.then(Quiet::begin);
         let stop = {
             let threads = Threads(k);
             let body = Box::new(|k: &Kernel| {
@@ -88,8 +117,11 @@ impl Machine {
             kernel_calls: k.faults.steps.count(),
             calls: k.faults.take_seen(),
             failed: k.faults.places(),
+            points: k.sched.points(),
+            tape: k.choices.take_tape(),
+            interleavings: k.interleavings.take(k),
         };
-        drop(entered);
+        drop((entered, quiet));
         outcome
     }
 }
@@ -112,15 +144,15 @@ fn judge<T>(k: &Kernel, stop: Stop, result: Option<T>) -> Result<T, Box<Report>>
     match payload.downcast::<Finding>() {
         Ok(finding) => Err(Box::new(Report::new(k, *finding))),
         Err(payload) => {
-            let lines = [vec![message(&*payload).to_owned()], k.faults.places()].concat();
-            panic!("{}\nthe seed of this run is {}", lines.join("\n"), k.config.seed)
+            let report = k.config.report_panics;
+            let sentence = if report { promise::sentence(&*payload) } else { promise::message(&*payload).to_owned() };
+            let lines = [vec![sentence], k.faults.places()].concat().join("\n");
+            if report {
+                return Err(Box::new(Report::new(k, Finding::broken_promise(lines))));
+            }
+            panic!("{lines}\nthe seed of this run is {}", k.config.seed)
         }
     }
-}
-
-fn message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 impl System {

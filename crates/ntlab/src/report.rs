@@ -59,7 +59,7 @@ impl Report {
         });
         let parameters = match finding.cause {
             Cause::BugCheck { parameters, .. } => Some(parameters.map(|parameter| say(k, parameter))),
-            Cause::NotModelled => None,
+            Cause::NotModelled | Cause::BrokenPromise => None,
         };
         let related = finding.stacks.iter().map(|(what, stack)| (what.clone(), k.exec.describe_stack(stack))).collect();
         let (seed, guard_method) = (k.config.seed, k.memory.space.guard_method());
@@ -78,6 +78,7 @@ impl fmt::Display for Report {
             (Cause::BugCheck { code, .. }, Some(parameters)) => {
                 writeln!(f, "bug check {code:#x} {}({})", name(code), parameters.join(", "))?;
             }
+            (Cause::BrokenPromise, _) => writeln!(f, "a broken promise")?,
             _ => writeln!(f, "not modelled by the lab")?,
         }
         writeln!(f, "{}", self.finding.sentence)?;

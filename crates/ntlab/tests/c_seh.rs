@@ -58,7 +58,7 @@ fn bug_check(function: u32) -> (u32, Box<Report>) {
     let report = run(|_, device| ask(device, function)).expect_err("the run stops");
     match report.finding.cause {
         Cause::BugCheck { code, .. } => (code, report),
-        Cause::NotModelled => panic!("no verdict: {report}"),
+        Cause::NotModelled | Cause::BrokenPromise => panic!("no verdict: {report}"),
     }
 }
 

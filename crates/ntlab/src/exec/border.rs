@@ -101,7 +101,9 @@ pub fn running<'k>() -> &'k Kernel {
 pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u64) -> u64 {
     let k = running();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
-        k.exec.space.check_code(return_address(arguments));
+        let caller = return_address(arguments);
+        k.exec.space.check_code(caller);
+        k.interleavings.pass(k, caller);
         if let Some(stepper) = &k.exec.stepper {
             stepper.note_call(k);
         }

@@ -52,6 +52,7 @@ use self::{
 use crate::{
     config::Config,
     exports::Export,
+    interleavings::Site,
     irql::Irql,
     kernel::Kernel,
     memory::{Space, host},
@@ -153,6 +154,14 @@ impl Exec {
         let before = self.interrupted.replace(self.border().host_sp.get());
         serve();
         self.interrupted.set(before);
+    }
+
+    /// The place in an image that was loaded; `None` for other addresses.
+    pub(crate) fn site(&self, address: u64) -> Option<Site> {
+        let images = self.images.borrow();
+        let image = images.iter().find(|image| (image.base..image.base + image.length).contains(&address))?;
+        let number = images.iter().position(|other| other.path == image.path)?;
+        Some(Site { image: number.try_into().ok()?, offset: (address - image.base).try_into().ok()? })
     }
 
     const fn border(&self) -> &Border {

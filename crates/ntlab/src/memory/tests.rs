@@ -42,7 +42,7 @@ fn finding(act: impl FnOnce()) -> Finding {
 fn code(finding: &Finding) -> (u32, u64) {
     match finding.cause {
         Cause::BugCheck { code, parameters } => (code, parameters[0]),
-        Cause::NotModelled => panic!("not a verdict: {}", finding.sentence),
+        Cause::NotModelled | Cause::BrokenPromise => panic!("not a verdict: {}", finding.sentence),
     }
 }
 

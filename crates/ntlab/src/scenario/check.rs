@@ -69,13 +69,29 @@ pub(super) fn place(text: &str, offset: usize) -> (usize, usize) {
 
 /// What a step can name.
 #[derive(Clone, Default)]
-struct Known<'a> {
+pub(super) struct Known<'a> {
     devices: BTreeSet<&'a str>,
     handles: BTreeSet<&'a str>,
     requests: BTreeSet<&'a str>,
 }
 
 impl<'a> Known<'a> {
+    /// What all steps of a scenario can name.
+    pub(super) fn of(scenario: &'a Scenario) -> Self {
+        let devices = scenario.devices.iter().map(|device| device.name.as_str()).collect();
+        Self { devices, ..Self::default() }
+    }
+
+    /// What the steps of a thread can name besides, at its start.
+    pub(super) fn for_thread(&self) -> Self {
+        Self { requests: BTreeSet::new(), ..self.clone() }
+    }
+
+    /// The steps that name only what there is.
+    pub(super) fn keep(&mut self, steps: &'a [Step]) -> Vec<Step> {
+        steps.iter().filter(|step| self.add(step).is_ok()).cloned().collect()
+    }
+
     /// Takes note of a step; what is wrong with it.
     fn add(&mut self, step: &'a Step) -> Result<(), String> {
         if let Step::Open { interface, path, .. } = step
@@ -104,9 +120,9 @@ impl Scenario {
     pub(super) fn check(&self) -> Result<(), Mistake> {
         let at = |place: Place| move |message: String| Mistake { place, message };
         self.config().map_err(|error| error.to_string()).map_err(at(Place::Machine))?;
-        let mut known = Known::default();
+        let mut known = Known::of(self);
         for (index, device) in self.devices.iter().enumerate() {
-            if !known.devices.insert(&device.name) {
+            if self.devices[..index].iter().any(|other| other.name == device.name) {
                 return Err(at(Place::Device(index))(format!("there are two devices \"{}\"", device.name)));
             }
         }
@@ -117,7 +133,7 @@ impl Scenario {
             if spec.repeat == 0 {
                 return Err(at(Place::Thread(thread))("a thread does its steps at least once".into()));
             }
-            let mut known = Known { requests: BTreeSet::new(), ..known.clone() };
+            let mut known = known.for_thread();
             for (index, step) in spec.steps.iter().enumerate() {
                 known.add(step).map_err(at(Place::Step(thread, index)))?;
             }

@@ -49,6 +49,7 @@
 
 mod check;
 mod run;
+mod shrink;
 mod steps;
 mod values;
 

@@ -121,6 +121,7 @@ impl Sched {
         thread.state.set(State::Polling);
         k.record(Kind::Wait(what));
         self.polling.borrow_mut().push(Rc::clone(thread));
+        self.turns.polls();
         Self::suspend(k, thread);
         while !condition() {
             Self::suspend(k, thread);

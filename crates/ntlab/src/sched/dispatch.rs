@@ -17,15 +17,13 @@ use crate::{
     memory::Ptr,
 };
 
-/// How often a switch gives the processor to another thread, if there is one.
-const THREAD_SWITCH: usize = 4;
-
 /// The code of a thread.
 pub type ThreadBody<'k> = Box<dyn FnOnce(&Kernel) + 'k>;
 
 impl Sched {
     /// Runs the machine until something stops it.
     pub(crate) fn run(&self, k: &Kernel) -> Stop {
+        self.plan_changes(k);
         loop {
             self.poll(k);
             if let Some(stop) = self.stopped.take() {
@@ -54,7 +52,8 @@ impl Sched {
         if let Some(chosen) = self.chosen.take().filter(|&chosen| runnable.contains(chosen)) {
             return Some(chosen);
         }
-        (runnable.len() > 0).then(|| runnable.get(k.choices.below(runnable.len())))
+        let next = || runnable.get(k.choices.next(runnable.len(), |_| self.next_runnable(k)));
+        (runnable.len() > 0).then(next)
     }
 
     fn pass_idle_time(&self, k: &Kernel) {
@@ -69,7 +68,7 @@ impl Sched {
     }
 
     /// A finding that says what every thread waits for.
-    fn hang(&self, k: &Kernel, why: &str) -> Finding {
+    pub(super) fn hang(&self, k: &Kernel, why: &str) -> Finding {
         let threads = self.threads.borrow();
         let waiting = threads.iter().flatten().filter(|thread| !thread.idle).map(|thread| describe(k, thread));
         let waiting: Vec<String> = waiting.collect();
@@ -86,6 +85,7 @@ impl Sched {
         let processor = self.current_processor();
         let Some(thread) = self.thread_for(k, processor) else { return self.rest(index) };
         k.memory.space.set_irql(processor.irql());
+        self.turns.ran(index, thread.id.0);
         if processor.last.replace(thread.id) != thread.id && !thread.idle {
             k.record(Kind::Dispatch(thread.id.0));
         }
@@ -141,7 +141,7 @@ impl Sched {
     /// One of the threads that wait for a processor and may run on this one.
     fn take_ready(&self, k: &Kernel, processor: &Processor) -> Option<Rc<Thread>> {
         let mut ready = self.ready.borrow_mut();
-        let first = k.choices.below(ready.len());
+        let first = k.choices.next(ready.len(), |_| self.next_ready(k, &ready));
         let allowed = |position: &usize| may_run(&ready[*position], processor);
         let position = (first..ready.len()).chain(0..first).find(allowed)?;
         ready.remove(position)
@@ -150,13 +150,12 @@ impl Sched {
     /// A thread can go on: on an idle processor, the one it ran on last or any, or as soon as one is free.
     pub(super) fn make_ready(&self, k: &Kernel, thread: &Rc<Thread>) {
         thread.state.set(State::Ready);
-        match self.find_idle(k, thread) {
-            Some(processor) => {
-                assign(thread, processor);
-                self.kick(processor.index);
-            }
-            None => self.ready.borrow_mut().push_back(Rc::clone(thread)),
+        if let Some(processor) = self.find_idle(k, thread) {
+            assign(thread, processor);
+            return self.kick(processor.index);
         }
+        self.ready.borrow_mut().push_back(Rc::clone(thread));
+        self.turns.changed();
     }
 
     fn find_idle(&self, k: &Kernel, thread: &Thread) -> Option<&Processor> {
@@ -165,48 +164,19 @@ impl Sched {
             return None;
         }
         let last = thread.processor.get();
-        let first = k.choices.below(idle.len() + 1);
-        if first == idle.len() && idle.contains(last) {
+        let choice = k.choices.next(idle.len() + 1, |choices| choices.random(idle.len() + 1));
+        if choice == 0 && idle.contains(last) {
             return self.processor(last).filter(|processor| may_run(thread, processor));
         }
-        let candidates = (first..idle.len()).chain(0..first.min(idle.len()));
+        let first = choice.saturating_sub(1);
+        let candidates = (first..idle.len()).chain(0..first);
         candidates
             .filter_map(|position| self.processor(idle.get(position)))
             .find(|processor| may_run(thread, processor))
     }
 
-    /// Another processor or thread may go on; comes back when this one does.
-    pub(super) fn switch(&self, k: &Kernel) {
-        let most = 2 * u64::from(self.switch_every) - 1;
-        self.steps.set(u32::try_from(k.choices.between(0, most)).unwrap_or(u32::MAX));
-        // While a panic unwinds this thread, no other may run: it would unwind too, and that ends the process.
-        if thread::panicking() || self.in_alarm.get() {
-            return;
-        }
-        if self.now() > self.time_limit {
-            self.hang(k, "the scenario takes longer than its time limit").raise();
-        }
-        // Parts of the lab can be tried without threads.
-        let Some(thread) = self.current_processor().thread.borrow().clone() else { return };
-        let may_leave = k.irql() < DISPATCH_LEVEL && !thread.idle;
-        if may_leave && !self.ready.borrow().is_empty() && k.choices.once_in(THREAD_SWITCH) {
-            return self.give_way(k, &thread);
-        }
-        let chosen = self.choose(k);
-        if chosen == Some(self.processor_index()) && self.polling.borrow().is_empty() {
-            return;
-        }
-        self.chosen.set(chosen);
-        self.pause(k, &thread);
-    }
-
-    fn choose(&self, k: &Kernel) -> Option<u32> {
-        let runnable = self.runnable.borrow();
-        (runnable.len() > 0).then(|| runnable.get(k.choices.below(runnable.len())))
-    }
-
     /// Lets another thread have the processor.
-    fn give_way(&self, k: &Kernel, thread: &Rc<Thread>) {
+    pub(super) fn give_way(&self, k: &Kernel, thread: &Rc<Thread>) {
         thread.state.set(State::Ready);
         self.pause(k, thread);
     }

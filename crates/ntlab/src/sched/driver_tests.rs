@@ -67,7 +67,7 @@ fn finding(name: &'static str, a: u64) -> Finding {
 fn code(finding: &Finding) -> u32 {
     match finding.cause {
         Cause::BugCheck { code, .. } => code,
-        Cause::NotModelled => panic!("{}", finding.sentence),
+        Cause::NotModelled | Cause::BrokenPromise => panic!("{}", finding.sentence),
     }
 }
 

@@ -40,9 +40,8 @@ impl Sched {
         if self.current_processor().has_deliverable() {
             self.deliver(k);
         }
-        match self.steps.get().checked_sub(1) {
-            Some(left) => self.steps.set(left),
-            None => self.switch(k),
+        if self.turns.pass() {
+            self.switch(k);
         }
     }
 
@@ -105,6 +104,7 @@ impl Sched {
             "the kernel calls {what} at {irql}"
         );
         k.record(Kind::CallDriver(what));
+        k.interleavings.pass(k, function);
         let value = crate::exec::call(k, function, arguments);
         let after = self.current_processor();
         if after.irql() != irql {

@@ -13,6 +13,7 @@ mod spin;
 mod thread;
 mod timer;
 mod topology;
+mod turns;
 mod wait;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 };
 
 pub use self::level::VERIFIER;
-use self::{alarms::Clock, set::ProcessorSet};
+use self::{alarms::Clock, set::ProcessorSet, turns::Turns};
 pub use self::{
     processor::Processor,
     thread::{Affinity, Thread, ThreadExit, ThreadId},
@@ -74,9 +75,7 @@ pub struct Sched {
     runnable: RefCell<ProcessorSet>,
     /// Active processors without a thread.
     idle: RefCell<ProcessorSet>,
-    /// Scheduling points until the next switch.
-    steps: Cell<u32>,
-    switch_every: u32,
+    turns: Turns,
     /// The processor that a switch chose.
     chosen: Cell<Option<u32>>,
     threads: RefCell<Vec<Option<Rc<Thread>>>>,
@@ -122,8 +121,7 @@ impl Sched {
             share: Cell::new(call_time),
             runnable: RefCell::new(ProcessorSet::new(maximum)),
             idle: RefCell::new(ProcessorSet::new(maximum)),
-            steps: Cell::new(config.switch_every),
-            switch_every: config.switch_every,
+            turns: Turns::new(config),
             chosen: Cell::new(None),
             threads: RefCell::new(Vec::new()),
             ready: RefCell::new(VecDeque::new()),
@@ -201,6 +199,7 @@ impl Sched {
     fn kick(&self, processor: u32) {
         self.idle.borrow_mut().remove(processor);
         self.runnable.borrow_mut().insert(processor);
+        self.turns.changed();
         self.find_share();
     }
 

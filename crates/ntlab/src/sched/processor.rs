@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Interrupt, Place, Thread, ThreadId};
+use super::{Interrupt, Place, Thread, ThreadId, turns::NO_PRIORITY};
 use crate::{
     irql::{DISPATCH_LEVEL, Irql, PASSIVE_LEVEL},
     memory::Ptr,
@@ -33,6 +33,8 @@ pub struct Processor {
     /// The thread that ran last.
     pub(super) last: Cell<ThreadId>,
     pub(super) in_dpc: Cell<bool>,
+    /// The priority of its interrupts and DPCs, as [`Thread::priority`].
+    pub(super) priority: Cell<i64>,
     pub(super) dpcs: RefCell<VecDeque<Ptr<KDPC>>>,
     /// DPCs that were queued here and DPCs that are over, both counted from the start; taken back ones count as over.
     pub(super) dpcs_queued: Cell<u64>,
@@ -61,6 +63,7 @@ impl Processor {
             idle_thread: RefCell::new(None),
             last: Cell::new(ThreadId(0)),
             in_dpc: Cell::new(false),
+            priority: Cell::new(NO_PRIORITY),
             dpcs: RefCell::new(VecDeque::new()),
             dpcs_queued: Cell::new(0),
             dpcs_over: Cell::new(0),

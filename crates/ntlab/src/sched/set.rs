@@ -28,6 +28,13 @@ impl ProcessorSet {
         self.members[position]
     }
 
+    /// The `step`-th member after a processor, round and round; after the last where that is no member.
+    pub(super) fn after(&self, processor: u32, step: usize) -> u32 {
+        let position = self.position[processor as usize];
+        let from = if position == ABSENT { self.members.len() - 1 } else { position as usize };
+        self.members[(from + step) % self.members.len()]
+    }
+
     pub(super) fn insert(&mut self, processor: u32) {
         if self.contains(processor) {
             return;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Need, Object, Sched, VERIFIER,
     fiber::{Fiber, Suspender},
+    turns::NO_PRIORITY,
 };
 use crate::{
     exec::Context,
@@ -97,6 +98,8 @@ pub struct Thread {
     pub(super) affinity: Cell<Option<Affinity>>,
     /// Where it ran last.
     pub(super) processor: Cell<u32>,
+    /// Its priority among those that can run, where the policy is [`Policy::Pct`](crate::config::Policy::Pct).
+    pub(super) priority: Cell<i64>,
 }
 
 impl Thread {
@@ -122,6 +125,7 @@ impl Thread {
             irql: Cell::new(PASSIVE_LEVEL),
             affinity: Cell::new(None),
             processor: Cell::new(0),
+            priority: Cell::new(NO_PRIORITY),
         }
     }
 }

@@ -77,7 +77,7 @@ fn read_modify_write_instructions_read_then_write() {
     Guest::new().run(|guest| {
         let registers = map(guest);
         let before = with(|device, _| device[0]);
-        assert_eq!(guest.call("mmio_modify", registers.address(), 5), before.into());
+        assert_eq!(guest.call("mmio_modify", registers.address(), 5), u64::from(before));
         assert_eq!(log(), "r32@0x0=0 w32@0x0=5 r32@0x0=5 w32@0x0=6 r32@0x0=6 w32@0x0=9 r64@0x0=8000000009");
     });
 }

@@ -41,6 +41,21 @@ pub unsafe fn system_buffer(irp: *mut IRP) -> (*mut u8, usize) {
     (buffer.cast(), length as usize)
 }
 
+/// The byte offset of a read or write.
+///
+/// # Safety
+/// The IRP is a read or write.
+pub unsafe fn byte_offset(irp: *mut IRP) -> i64 {
+    // SAFETY: as the caller promises.
+    let stack = unsafe { stack_location(irp) };
+    // SAFETY: the IRP has a location for us.
+    let stack = unsafe { &*stack };
+    // SAFETY: reads and writes have their offset at the same place.
+    let offset = unsafe { stack.Parameters.Read.ByteOffset };
+    // SAFETY: every view of the union is 64 bits of the number.
+    unsafe { offset.QuadPart }
+}
+
 /// Completes the IRP and returns its status.
 ///
 /// # Safety

@@ -2,24 +2,28 @@
 //!
 //! It is written straight on wdk-sys, and uses the kernel in other ways than the project's own driver: the lab that runs it must not have been
 //! made for one driver.
+//!
+//! With the feature `racy` it is `racy.sys`: the same mailbox, without a lock.
 #![no_std]
 
 extern crate wdk_panic;
 
 mod irp;
+#[cfg_attr(feature = "racy", path = "racy.rs")]
+mod messages;
 mod pnp;
 
 use core::{cell::UnsafeCell, ptr};
 
+use messages::Messages;
 use wdk_sys::{
     DEVICE_OBJECT, DO_BUFFERED_IO, DO_DEVICE_INITIALIZING, DRIVER_OBJECT, FILE_DEVICE_SECURE_OPEN, FILE_DEVICE_UNKNOWN,
     GUID, IO_REMOVE_LOCK, IRP, IRP_MJ_CLEANUP, IRP_MJ_CLOSE, IRP_MJ_CREATE, IRP_MJ_PNP, IRP_MJ_POWER, IRP_MJ_READ,
-    IRP_MJ_SYSTEM_CONTROL, IRP_MJ_WRITE, KSPIN_LOCK, NTSTATUS, PCUNICODE_STRING, PDEVICE_OBJECT, PVOID,
+    IRP_MJ_SYSTEM_CONTROL, IRP_MJ_WRITE, NTSTATUS, PCUNICODE_STRING, PDEVICE_OBJECT, PVOID,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_BUFFER_SIZE, STATUS_NO_SUCH_DEVICE, STATUS_SUCCESS, UNICODE_STRING,
     ntddk::{
         ExAllocatePool2, ExFreePoolWithTag, IoAcquireRemoveLockEx, IoAttachDeviceToDeviceStack, IoCreateDevice,
         IoDeleteDevice, IoDetachDevice, IoInitializeRemoveLockEx, IoRegisterDeviceInterface, IoReleaseRemoveLockEx,
-        KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock,
     },
 };
 
@@ -40,9 +44,7 @@ struct Mailbox {
     lower: PDEVICE_OBJECT,
     interface: UNICODE_STRING,
     removal: UnsafeCell<IO_REMOVE_LOCK>,
-    lock: UnsafeCell<KSPIN_LOCK>,
-    /// Guarded by `lock`.
-    message: UnsafeCell<Message>,
+    messages: Messages,
 }
 
 /// A pool block; null while there is no message.
@@ -53,6 +55,41 @@ struct Message {
 }
 
 const NO_MESSAGE: Message = Message { bytes: ptr::null_mut(), length: 0 };
+
+impl Message {
+    /// A copy of a buffer's contents.
+    fn new(contents: &[u8]) -> Result<Self, NTSTATUS> {
+        let length = contents.len();
+        if !(1..=LONGEST).contains(&length) {
+            return Err(STATUS_INVALID_BUFFER_SIZE);
+        }
+        // SAFETY: length and tag are not 0; IRQL is below DISPATCH_LEVEL in a dispatch routine for writes.
+        let bytes = unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED, length as u64, TAG) }.cast::<u8>();
+        if bytes.is_null() {
+            return Err(STATUS_INSUFFICIENT_RESOURCES);
+        }
+        // SAFETY: both have `length` bytes, and the block is new.
+        unsafe { bytes.copy_from_nonoverlapping(contents.as_ptr(), length) };
+        Ok(Self { bytes, length })
+    }
+
+    /// Copies as much as there is room for; how much.
+    fn copy_to(self, buffer: &mut [u8]) -> usize {
+        let copied = self.length.min(buffer.len());
+        if copied > 0 {
+            // SAFETY: the message has `length` bytes; the buffer is another block.
+            unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(self.bytes, copied) };
+        }
+        copied
+    }
+
+    fn free(self) {
+        if !self.bytes.is_null() {
+            // SAFETY: allocated in `new`, and taken out of where it was.
+            unsafe { ExFreePoolWithTag(self.bytes.cast(), TAG) };
+        }
+    }
+}
 
 /// "`DRIVER_INITIALIZE` callback function".
 ///
@@ -107,8 +144,7 @@ unsafe fn attach(device: PDEVICE_OBJECT, physical: PDEVICE_OBJECT) -> NTSTATUS {
         lower: ptr::null_mut(),
         interface: UNICODE_STRING::default(),
         removal: UnsafeCell::new(IO_REMOVE_LOCK::default()),
-        lock: UnsafeCell::new(0),
-        message: UnsafeCell::new(NO_MESSAGE),
+        messages: Messages::new(),
     };
     // SAFETY: the PnP manager passes the physical device object; `interface` has room for the name.
     let status = unsafe {
@@ -147,23 +183,6 @@ impl Mailbox {
         unsafe { &*object.DeviceExtension.cast::<Self>() }
     }
 
-    /// Exchanges the message.
-    fn exchange(&self, use_it: impl FnOnce(&mut Message)) {
-        // SAFETY: the lock lies in the extension; zero is a lock that is free.
-        let level = unsafe { KeAcquireSpinLockRaiseToDpc(self.lock.get()) };
-        // SAFETY: the lock is held until below.
-        use_it(unsafe { &mut *self.message.get() });
-        // SAFETY: taken above.
-        unsafe { KeReleaseSpinLock(self.lock.get(), level) };
-    }
-
-    /// Frees the message.
-    fn empty(&self) {
-        let mut last = NO_MESSAGE;
-        self.exchange(|message| last = core::mem::replace(message, NO_MESSAGE));
-        free(last);
-    }
-
     /// Keeps the device from being removed until `done` with the same tag; false if it is being removed.
     fn begin(&self, tag: PVOID) -> bool {
         // SAFETY: the lock was initialized in `attach`.
@@ -182,18 +201,11 @@ impl Mailbox {
     /// # Safety
     /// `device` is the mailbox's, and nothing uses it any more.
     unsafe fn delete(&self, device: PDEVICE_OBJECT) {
-        self.empty();
+        self.messages.empty();
         // SAFETY: attached in `attach`.
         unsafe { IoDetachDevice(self.lower) };
         // SAFETY: as the caller promises.
         unsafe { IoDeleteDevice(device) };
-    }
-}
-
-fn free(message: Message) {
-    if !message.bytes.is_null() {
-        // SAFETY: allocated in `write`, and taken out of the mailbox.
-        unsafe { ExFreePoolWithTag(message.bytes.cast(), TAG) };
     }
 }
 
@@ -211,12 +223,12 @@ unsafe extern "C" fn pass_down(device: *mut DEVICE_OBJECT, irp: *mut IRP) -> NTS
 
 unsafe extern "C" fn read(device: *mut DEVICE_OBJECT, irp: *mut IRP) -> NTSTATUS {
     // SAFETY: the I/O manager gave us the IRP, and its buffer is the system buffer.
-    unsafe { transfer(device, irp, Mailbox::copy_to) }
+    unsafe { transfer(device, irp, Messages::copy_to) }
 }
 
 unsafe extern "C" fn write(device: *mut DEVICE_OBJECT, irp: *mut IRP) -> NTSTATUS {
     // SAFETY: as in `read`.
-    unsafe { transfer(device, irp, Mailbox::copy_from) }
+    unsafe { transfer(device, irp, Messages::copy_from) }
 }
 
 /// # Safety
@@ -224,7 +236,7 @@ unsafe extern "C" fn write(device: *mut DEVICE_OBJECT, irp: *mut IRP) -> NTSTATU
 unsafe fn transfer(
     device: *mut DEVICE_OBJECT,
     irp: *mut IRP,
-    act: impl FnOnce(&Mailbox, *mut u8, usize) -> Result<usize, NTSTATUS>,
+    act: impl FnOnce(&Messages, &mut [u8], i64) -> Result<usize, NTSTATUS>,
 ) -> NTSTATUS {
     // SAFETY: the remove lock, taken below, keeps the device from being deleted.
     let mailbox = unsafe { Mailbox::of(device) };
@@ -234,7 +246,15 @@ unsafe fn transfer(
     }
     // SAFETY: as the caller promises.
     let (buffer, length) = unsafe { irp::system_buffer(irp) };
-    let (status, information) = match act(mailbox, buffer, length) {
+    let bytes = if length == 0 {
+        &mut []
+    } else {
+        // SAFETY: the system buffer has `length` bytes and is the request's alone.
+        unsafe { core::slice::from_raw_parts_mut(buffer, length) }
+    };
+    // SAFETY: as the caller promises.
+    let offset = unsafe { irp::byte_offset(irp) };
+    let (status, information) = match act(&mailbox.messages, bytes, offset) {
         Ok(information) => (STATUS_SUCCESS, information),
         Err(status) => (status, 0),
     };
@@ -242,38 +262,4 @@ unsafe fn transfer(
     let status = unsafe { irp::complete(irp, status, information) };
     mailbox.done(irp.cast());
     status
-}
-
-impl Mailbox {
-    /// Copies the message to a buffer; how much of it.
-    #[expect(clippy::unnecessary_wraps, reason = "its counterpart can fail")]
-    fn copy_to(&self, buffer: *mut u8, room: usize) -> Result<usize, NTSTATUS> {
-        let mut copied = 0;
-        self.exchange(|message| {
-            copied = message.length.min(room);
-            if copied > 0 {
-                // SAFETY: the message has `length` bytes, the system buffer `room`; they are different blocks.
-                unsafe { buffer.copy_from_nonoverlapping(message.bytes, copied) };
-            }
-        });
-        Ok(copied)
-    }
-
-    /// Makes a message of a buffer's contents.
-    fn copy_from(&self, buffer: *mut u8, length: usize) -> Result<usize, NTSTATUS> {
-        if !(1..=LONGEST).contains(&length) {
-            return Err(STATUS_INVALID_BUFFER_SIZE);
-        }
-        // SAFETY: length and tag are not 0; IRQL is below DISPATCH_LEVEL in a dispatch routine for writes.
-        let bytes = unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED, length as u64, TAG) }.cast::<u8>();
-        if bytes.is_null() {
-            return Err(STATUS_INSUFFICIENT_RESOURCES);
-        }
-        // SAFETY: both have `length` bytes, and the block is new.
-        unsafe { bytes.copy_from_nonoverlapping(buffer, length) };
-        let mut last = Message { bytes, length };
-        self.exchange(|message| core::mem::swap(message, &mut last));
-        free(last);
-        Ok(length)
-    }
 }
