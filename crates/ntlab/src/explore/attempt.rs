@@ -69,9 +69,9 @@ fn key(report: &Report) -> String {
         Cause::NotModelled => format!("not modelled: {}", shape(&report.finding.sentence)),
         Cause::BrokenPromise => return shape(&report.finding.sentence),
     };
-    // The C runtime's functions are the lab's, not the driver's.
+    // The C runtime's functions are the lab's, those of core the compiler's.
     let mut frames = report.place.iter().flat_map(|place| &place.stack);
-    let frame = frames.find(|frame| frame.module != "ntoskrnl");
+    let frame = frames.find(|frame| frame.module != "ntoskrnl" && !frame.to_string().contains("!core::"));
     frame.map_or_else(|| what.clone(), |frame| format!("{what} in {frame}"))
 }
 
