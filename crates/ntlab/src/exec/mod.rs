@@ -38,7 +38,7 @@ pub use self::{
     image::{Image, LoadError, Missing, Section},
     registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
-    step::BlockStart,
+    step::{BlockStart, MemoryAccess, Observer, Step},
     symbols::StackFrame,
 };
 use self::{
@@ -205,6 +205,13 @@ impl Exec {
         if let Some(stepper) = &self.stepper {
             stepper.forget_blocks();
         }
+    }
+
+    /// Lets `observer` look at each instruction of drivers before it runs, or nobody. False where driver code is not stepped.
+    pub fn observe(&self, k: &Kernel, observer: Option<Observer>) -> bool {
+        let Some(stepper) = &self.stepper else { return false };
+        stepper.observe(k, observer);
+        true
     }
 
     /// The driver's instruction behind an address in code that the lab made of it, else the address itself.

@@ -7,7 +7,7 @@ use iced_x86::{
     Register, RflagsBits,
 };
 
-use super::{Exit, Stepper};
+use super::{Exit, Stepper, tear};
 use crate::{
     exec::entry::{BUDGET, EXIT, SAVED, TARGET},
     finding::Finding,
@@ -31,6 +31,9 @@ pub struct Block {
     pub code: u64,
     /// The driver's address.
     pub rip: u64,
+    /// Its first instruction, and which operand of that others may come in between of.
+    pub first: Instruction,
+    pub torn: Option<u32>,
     /// Instructions that count: all, or none in the kernel's own code.
     pub weight: u32,
     /// Whether a branch, a call or a return leads to it.
@@ -108,7 +111,9 @@ pub fn translate(stepper: &Stepper, source: Source<'_>, form: Form) -> Block {
     stepper.code.push(&bytes);
     let hit = if let Form::Linked { hit } = form { hit } else { 0 };
     let end = start + bytes.len() as u64;
-    Block { start, end, code, rip: source.rip, weight, leader: Cell::new(false), hit, places }
+    let first = instructions[0];
+    let torn = tear::operand(&first);
+    Block { start, end, code, rip: source.rip, first, torn, weight, leader: Cell::new(false), hit, places }
 }
 
 /// The instructions up to the first that does not just go on to the next; they begin in one page.
@@ -144,7 +149,8 @@ fn are_flags_dead(instructions: &[Instruction]) -> bool {
             return false;
         }
         if !keeps_flags_at_zero(instruction) {
-            live &= !instruction.rflags_modified();
+            // What the documents call undefined, processors leave as it was.
+            live &= !(instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set());
         }
         if live == 0 {
             return true;

@@ -29,11 +29,13 @@
 mod area;
 mod block;
 mod entry;
+mod observe;
 mod tear;
 
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     rc::Rc,
 };
 
@@ -41,8 +43,13 @@ use self::{
     area::Area,
     block::{Block, Form, translate},
     entry::{ENTRIES, ENTRY, NOT_FOUND},
+    tear::Torn,
 };
-pub use self::{block::Source, entry::lookup_entry};
+pub use self::{
+    block::Source,
+    entry::lookup_entry,
+    observe::{MemoryAccess, Observer, Step},
+};
 use super::{
     Exec,
     entry::{Border, resume_entry},
@@ -96,7 +103,6 @@ struct Arrival {
 }
 
 /// Steps the driver code of one machine.
-#[derive(Debug)]
 pub struct Stepper {
     space: Rc<Space>,
     /// About once in so many instructions is a point; None: never.
@@ -123,8 +129,17 @@ pub struct Stepper {
     /// How many had run when virtual time last passed for them, and when they were last charged to a processor.
     timed: Cell<u64>,
     charged: Cell<u64>,
+    /// What looks at each instruction, and then how many may run until the next point: the budget is 0, so that each comes back.
+    observer: RefCell<Option<Observer>>,
+    left: Cell<u64>,
     /// Instructions of each processor since its last kernel call.
     since_call: RefCell<BTreeMap<u32, u64>>,
+}
+
+impl fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stepper").field("one_in", &self.one_in).field("granted", &self.granted).finish_non_exhaustive()
+    }
 }
 
 impl Stepper {
@@ -159,6 +174,8 @@ impl Stepper {
             granted: Cell::new(0),
             timed: Cell::new(0),
             charged: Cell::new(0),
+            observer: RefCell::default(),
+            left: Cell::new(0),
             since_call: RefCell::default(),
             space: Rc::clone(space),
         })
@@ -253,19 +270,23 @@ impl Stepper {
         if let Some(cell) = arrival.cell {
             self.cells.set(cell, block.code);
         }
-        let budget = &k.exec.border().budget;
         // Others may use up, at the point, what was granted there.
-        while budget.get() == 0 && block.weight > 0 {
+        while self.remaining(k) == 0 && block.weight > 0 {
             self.point(k);
-            if self.one_in.is_some() && tear::tear(k, event) {
+            let torn = self.one_in.and_then(|_| Torn::at(k, event, &block));
+            if let Some(torn) = torn {
+                self.look(k, event, &block);
                 self.granted.set(self.granted.get() + 1);
-                return self.note_hit(&block);
+                self.note_hit(&block);
+                return torn.run(k, event);
             }
         }
+        let budget = &k.exec.border().budget;
         event.rip = if budget.get() >= block.weight.into() {
             block.code
         } else {
-            budget.set(budget.get() - 1);
+            self.look(k, event, &block);
+            self.take_one(k);
             self.note_hit(&block);
             self.single(k, rip).code
         };
@@ -328,8 +349,7 @@ impl Stepper {
             let most = 2 * u64::from(one_in) - 1;
             most - k.choices.between(0, most - 1)
         });
-        k.exec.border().budget.set(distance.cast_signed());
-        self.granted.set(self.granted.get() + distance);
+        self.allow(k, distance);
         if self.one_in.is_some() {
             k.sched.pass_instructions(k, executed - self.timed.replace(executed));
         }

@@ -64,12 +64,21 @@ fn stop(_: &Kernel) -> u64 {
 
 /// A driver image made of one source file in tests/guest.
 pub fn build(name: &str) -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = Path::new("tests/guest").join(name).with_extension("rs");
+    compile(&source, &folder().join(name).with_extension("sys"))
+}
+
+/// Where the tests put images.
+pub fn folder() -> PathBuf {
     let folder = env::current_exe().expect("a test knows its file").with_extension("guest");
     std::fs::create_dir_all(&folder).expect("the target directory is writable");
-    let image = folder.join(name).with_extension("sys");
+    folder
+}
+
+/// A driver image made of one source file.
+pub fn compile(source: &Path, image: &Path) -> PathBuf {
     let output = Command::new("rustc")
-        .current_dir(here)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args([
             "--edition=2024",
             "--crate-type=cdylib",
@@ -90,12 +99,12 @@ pub fn build(name: &str) -> PathBuf {
             "-Clink-arg=/SECTION:INIT,ERD",
         ])
         .arg("-o")
-        .arg(&image)
-        .arg(here.join("tests/guest").join(name).with_extension("rs"))
+        .arg(image)
+        .arg(source)
         .output()
         .expect("rustc runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    image
+    image.to_owned()
 }
 
 /// A machine with the guest loaded.

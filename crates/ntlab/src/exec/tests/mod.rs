@@ -1,6 +1,7 @@
 //! The border, the loader and faults, tested with a driver image made for it.
 
 mod faults;
+mod generated;
 mod guest;
 mod image;
 mod kernel_calls;
@@ -9,4 +10,5 @@ mod registers;
 mod runtime;
 mod stack;
 
+pub use generated::note_trap;
 pub use guest::{FUNCTIONS, Guest, build};
