@@ -38,6 +38,8 @@ pub enum Hook {
     Pnp(u32, fn(&Device, *mut IRP, bool) -> NTSTATUS),
     /// At `IRP_MN_REMOVE_DEVICE`, when the remove lock has let the last user go; the device is still in its stack.
     Remove(fn(&Device, bool) -> NTSTATUS),
+    /// At the end of `IRP_MN_REMOVE_DEVICE`, instead of what takes the device out of its stack and deletes it.
+    Delete(fn(&Device, bool) -> NTSTATUS),
     /// In the interrupt service routine; returns what that returns. Without it the interrupt is acknowledged and the DPC queued.
     Isr(fn(&Device, bool) -> bool),
     /// In the DPC that the interrupt service routine queues.

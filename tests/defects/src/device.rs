@@ -132,18 +132,24 @@ impl Device {
         unsafe { IoSetDeviceInterfaceState(&raw mut name, enabled.into()) }
     }
 
-    /// Takes the device out of its stack and deletes it.
+    /// Takes the device out of its stack.
     ///
     /// # Safety
     /// Nothing uses the device any more.
-    pub unsafe fn delete(&self) {
-        let object = self.object;
+    pub unsafe fn detach(&self) {
         let mut name = self.interface;
         // SAFETY: registering the interface allocated it; it is freed once.
         unsafe { RtlFreeUnicodeString(&raw mut name) };
         // SAFETY: attached in `attach`.
         unsafe { IoDetachDevice(self.lower) };
+    }
+
+    /// Deletes it.
+    ///
+    /// # Safety
+    /// It was detached.
+    pub unsafe fn delete_detached(&self) {
         // SAFETY: as the caller promises.
-        unsafe { IoDeleteDevice(object) };
+        unsafe { IoDeleteDevice(self.object) };
     }
 }

@@ -4,7 +4,7 @@ use core::{
     cell::UnsafeCell,
     ffi::c_void,
     mem, ptr,
-    sync::atomic::{AtomicPtr, AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering},
 };
 
 use wdk_sys::{
@@ -36,6 +36,7 @@ pub const ACKNOWLEDGE: usize = 0x64;
 pub struct Hardware {
     registers: AtomicPtr<c_void>,
     length: AtomicU64,
+    physical: AtomicI64,
     interrupt: UnsafeCell<PKINTERRUPT>,
     dpc: UnsafeCell<KDPC>,
 }
@@ -46,6 +47,7 @@ impl Hardware {
         Self {
             registers: AtomicPtr::new(ptr::null_mut()),
             length: AtomicU64::new(0),
+            physical: AtomicI64::new(0),
             interrupt: UnsafeCell::new(ptr::null_mut()),
             dpc: UnsafeCell::new(KDPC::default()),
         }
@@ -60,6 +62,11 @@ impl Hardware {
     /// Where the registers are mapped; null while they are not.
     pub fn registers(&self) -> *mut u32 {
         self.registers.load(Ordering::Relaxed).cast()
+    }
+
+    /// Their physical address.
+    pub fn physical(&self) -> i64 {
+        self.physical.load(Ordering::Relaxed)
     }
 
     /// The connected interrupt; null while there is none.
@@ -145,6 +152,8 @@ impl Hardware {
             return STATUS_INSUFFICIENT_RESOURCES;
         }
         self.length.store(length, Ordering::Relaxed);
+        // SAFETY: the whole of the union.
+        self.physical.store(unsafe { start.QuadPart }, Ordering::Relaxed);
         self.registers.store(mapped, Ordering::Relaxed);
         STATUS_SUCCESS
     }

@@ -83,7 +83,15 @@ pub unsafe fn remove(device: &Device, irp: *mut IRP) -> NTSTATUS {
     unsafe { irp::set_status(irp, STATUS_SUCCESS) };
     // SAFETY: the IRP is the driver's, and the lower device is still attached to.
     let status = unsafe { irp::skip_to(device.lower, irp) };
-    // SAFETY: the remove lock has let the last user go.
-    unsafe { device.delete() };
+    let deleted = defect::at(|hook, correct| match hook {
+        Hook::Delete(act) => Some(act(device, correct)),
+        _ => None,
+    });
+    if deleted.is_none() {
+        // SAFETY: the remove lock has let the last user go.
+        unsafe { device.detach() };
+        // SAFETY: as above, and it is in no stack.
+        unsafe { device.delete_detached() };
+    }
     status
 }

@@ -48,6 +48,11 @@ impl Scenario {
         Self { device: hotadd_tests::quick_edu(), ..Self::software() }
     }
 
+    /// On a machine with one processor, so that nothing else runs while the driver is at `DISPATCH_LEVEL`.
+    pub fn on_one_processor(self) -> Self {
+        Self { config: Config { processors: 1, ..self.config }, ..self }
+    }
+
     /// With this instead of the one request.
     pub fn with(self, act: fn(&System, Device)) -> Self {
         Self { act, ..self }

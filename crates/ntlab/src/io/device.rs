@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    rc::Rc,
 };
 
 use windows_sys::{
@@ -40,6 +41,8 @@ struct Record {
     number: u64,
     name: Option<String>,
     references: u32,
+    /// Where the driver was when it took it out of its stack.
+    detached: Rc<[u64]>,
 }
 
 /// Whether an address is that of a device object that is not deleted.
@@ -101,7 +104,7 @@ pub fn create(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, new: &NewDevice<'_>) -> Re
     }
     let number = k.io.devices.sequence.get() + 1;
     k.io.devices.sequence.set(number);
-    let record = Record { number, name: name.map(Into::into), references: 0 };
+    let record = Record { number, name: name.map(Into::into), references: 0, detached: Rc::default() };
     k.io.devices.records.borrow_mut().insert(device.address(), record);
     k.tracking.made(k, Tracked::Device, device.address(), || format!("device {number}"));
     Ok(device)
@@ -248,6 +251,9 @@ pub fn detach(k: &Kernel, lower: Ptr<DEVICE_OBJECT>) {
     }
     layout::store(at!(lower, AttachedDevice), Ptr::null());
     layout::store(at!(extension(upper), AttachedTo), Ptr::null());
+    if let Some(record) = k.io.devices.records.borrow_mut().get_mut(&upper.address()) {
+        record.detached = k.exec.driver_stack();
+    }
     free_if_unused(k, lower);
 }
 
@@ -352,6 +358,11 @@ pub fn devices_of(driver: Ptr<DRIVER_OBJECT>) -> Vec<Ptr<DEVICE_OBJECT>> {
         device = layout::load(at!(device, NextDevice));
     }
     devices
+}
+
+/// Where the driver was when it took a device out of its stack: return addresses, innermost first.
+pub fn detached_at(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> Rc<[u64]> {
+    k.io.devices.records.borrow().get(&device.address()).map_or_else(Rc::default, |record| Rc::clone(&record.detached))
 }
 
 /// A number for a device that is the same in every run of a seed; 0 for none.

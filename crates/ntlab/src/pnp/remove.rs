@@ -128,7 +128,7 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     let stack = device::stack_above(devnode.pdo);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
-    let left = left_of(k, devnode, stack);
+    let left = left_of(k, devnode, &stack);
     for link in interface::enabled_of(k, devnode.pdo) {
         interface::set_state(k, &link, false);
     }
@@ -144,12 +144,14 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
         tracking::with_stacks(finding, &left).raise();
     }
     if let Some(finding) = tracking::finding(&left, "a driver completed IRP_MN_REMOVE_DEVICE") {
-        finding.raise();
+        let detached =
+            |finding: Finding, device: &_| finding.with_stack("detached at", &device::detached_at(k, *device));
+        stack.iter().fold(finding, detached).raise();
     }
 }
 
 /// What the drivers of a removed device have left of it behind.
-fn left_of(k: &Kernel, devnode: &Devnode, mut stack: Vec<Ptr<DEVICE_OBJECT>>) -> Vec<Made> {
-    stack.retain(|&device| device::is_device(k, device));
-    k.tracking.left_for(devnode.pdo, &stack)
+fn left_of(k: &Kernel, devnode: &Devnode, stack: &[Ptr<DEVICE_OBJECT>]) -> Vec<Made> {
+    let left: Vec<_> = stack.iter().copied().filter(|&device| device::is_device(k, device)).collect();
+    k.tracking.left_for(devnode.pdo, &left)
 }
