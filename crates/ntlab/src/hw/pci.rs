@@ -11,6 +11,8 @@ pub const COMMAND_MEMORY: u16 = 0x2;
 /// The function may access memory, which is also what sends messages.
 pub const COMMAND_BUS_MASTER: u16 = 0x4;
 const COMMAND_INTX_DISABLE: u16 = 0x400;
+const CACHE_LINE: usize = 0x0C;
+const HEADER_BYTES: usize = 0x40;
 const STATUS: usize = 0x06;
 const STATUS_INTERRUPT: u16 = 0x8;
 const MSI: usize = 0x40;
@@ -69,7 +71,7 @@ pub enum Signal {
 }
 
 /// A function with one 32-bit memory BAR and, if it has one, an MSI capability with one vector.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Function {
     bytes: [u8; 256],
     writable: [u8; 256],
@@ -91,7 +93,10 @@ impl Function {
         function.bytes[0x3D] = 1;
         function.writable[COMMAND..COMMAND + 2].copy_from_slice(&0x507u16.to_le_bytes());
         function.writable[BAR0..BAR0 + 4].copy_from_slice(&(!(bar_bytes - 1)).to_le_bytes());
+        function.writable[CACHE_LINE] = 0xFF;
         function.writable[INTERRUPT_LINE] = 0xFF;
+        // Behind the header, QEMU lets software write what no capability claims.
+        function.writable[HEADER_BYTES..].fill(0xFF);
         if has_messages {
             function.add_message_capability();
         }
@@ -103,9 +108,8 @@ impl Function {
         self.bytes[0x34] = 0x40;
         self.bytes[MSI] = 0x05;
         self.set(MSI_CONTROL, 0x0080);
-        self.writable[MSI_CONTROL] = 0x01;
+        self.writable[MSI..MSI_ADDRESS].copy_from_slice(&[0, 0, 0x01, 0]);
         self.writable[MSI_ADDRESS] = 0xFC;
-        self.writable[MSI_ADDRESS + 1..MSI_DATA + 2].fill(0xFF);
     }
 
     /// Reads configuration space; ones beyond its end.
@@ -149,8 +153,17 @@ impl Function {
     /// Bus reset: command, BAR and message enable fall, and the line with them.
     pub fn reset(&mut self) -> Signal {
         let line_before = self.line();
-        for (byte, writable) in self.bytes.iter_mut().zip(&self.writable) {
-            *byte &= !writable;
+        let message = if self.has_messages { MSI..MSI_DATA + 2 } else { 0..0 };
+        for place in [
+            COMMAND..COMMAND + 2,
+            CACHE_LINE..CACHE_LINE + 1,
+            BAR0..BAR0 + 4,
+            INTERRUPT_LINE..INTERRUPT_LINE + 1,
+            message,
+        ] {
+            for (byte, writable) in self.bytes[place.clone()].iter_mut().zip(&self.writable[place]) {
+                *byte &= !writable;
+            }
         }
         self.asserted = false;
         self.line_change(line_before)
@@ -276,13 +289,16 @@ mod tests {
         let expected = [
             (0x00, 0x11E8_1234),
             (0x04, 0x0010_0507),
+            (0x0C, 0x0000_00FF),
             (0x10, 0xFFF0_0000),
             (0x14, 0),
             (0x3C, 0x01FF),
             (0x40, 0x0081_0005),
             (0x44, 0xFFFF_FFFC),
             (0x48, 0xFFFF_FFFF),
-            (0x4C, 0x0000_FFFF),
+            (0x4C, 0xFFFF_FFFF),
+            (0x50, 0xFFFF_FFFF),
+            (0xFC, 0xFFFF_FFFF),
         ];
         for (offset, value) in expected {
             assert_eq!(dword(&edu, offset), value, "{offset:#x}");

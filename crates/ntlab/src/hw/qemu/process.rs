@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use thiserror::Error;
 
 use super::qtest::{Level, Lost, Qtest};
-use crate::hw::pci::Message;
+use crate::hw::pci::{INTERRUPT_LINE, Message};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// RAM of QEMU's machine, which this process shares: all that the device's 28 address bits reach, and more.
@@ -35,6 +35,8 @@ const PIN: u32 = 20;
 const CONFIG_ADDRESS: usize = 0x8000_2000;
 /// Offset of the message address in configuration space.
 const MESSAGE_ADDRESS: usize = 0x44;
+/// What makes the chip set reset everything.
+const RESET_CONTROL: [u8; 2] = [0x02, 0x06];
 const FIRMWARE_BYTES: usize = 0x1_0000;
 /// CLI; HLT; jump back to it: where the processor starts.
 const FIRMWARE_ENTRY: (usize, [u8; 4]) = (0xFFF0, [0xFA, 0xF4, 0xEB, 0xFD]);
@@ -150,6 +152,24 @@ impl Qemu {
     pub fn kill(&mut self) {
         // It fails only where it has ended already.
         let _gone = self.child.0.kill();
+    }
+
+    /// Resets the machine and its bus: the device's registers, its buffer and what it has under way survive that, its configuration does
+    /// not, but for the message address, which is [`MAILBOX`] again.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn reset(&mut self) -> Result<(), Lost> {
+        // It happens a little later: a register that only a reset clears tells when.
+        self.write_config(INTERRUPT_LINE, &[0xFF])?;
+        for value in RESET_CONTROL {
+            self.qtest.tell(&format!("outb 0xcf9 {value:#x}"))?;
+        }
+        while self.read_config(INTERRUPT_LINE)? & 0xFF != 0 {
+            thread::sleep(PAUSE);
+        }
+        self.write_config(MESSAGE_ADDRESS, &MAILBOX.to_le_bytes())
     }
 
     /// Reads `size` bytes at a physical address.
