@@ -42,6 +42,7 @@ pub mod status {
     pub const DELETE_PENDING: Status = error(0xC000_0056);
     pub const DISK_FULL: Status = error(0xC000_007F);
     pub const INSUFFICIENT_RESOURCES: Status = error(0xC000_009A);
+    pub const DEVICE_NOT_READY: Status = error(0xC000_00A3);
     pub const IO_TIMEOUT: Status = error(0xC000_00B5);
     pub const CANCELLED: Status = error(0xC000_0120);
     pub const INVALID_BUFFER_SIZE: Status = error(0xC000_0206);

@@ -160,7 +160,9 @@ fn add(system: &System) {
 /// Now that nothing fails any more, everything works again.
 fn recover(system: &System, devices: [Device; 2]) {
     system.settle();
-    for device in devices {
+    let is_there = |device: &Device| device.state(system) != DeviceState::Removed;
+    let devices: Vec<Device> = devices.into_iter().filter(is_there).collect();
+    for device in &devices {
         if device.state(system) != DeviceState::Started {
             assert_eq!(device.enable(system), Ok(()), "a second attempt succeeds");
         }

@@ -18,7 +18,7 @@ use std::{
 
 use ntlab::{
     config::Config,
-    faults::{Call, Fault, Lasting, Plan, Site},
+    faults::{Call, Fault, Lasting, Plan, Site, Unplugged},
     machine::Machine,
 };
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub struct Case {
     pub seed: u64,
     /// What fails.
     pub faults: Vec<Fault>,
+    /// What is pulled out.
+    pub unplugged: Option<Unplugged>,
 }
 
 /// One part of a search: part `index`, from 0, of `count`.
@@ -176,6 +178,7 @@ pub struct Search<'s> {
 /// What a run came to.
 struct Run {
     calls: Vec<Call>,
+    kernel_calls: u64,
     broken: Option<String>,
 }
 
@@ -185,7 +188,7 @@ impl Search<'_> {
     #[must_use]
     pub fn run(&self, mut results: Results, mut go_on: impl FnMut(&Results) -> bool) -> Results {
         let mut cases: Vec<(Case, Option<(Site, Way)>)> = if results.known.is_empty() {
-            (0..self.seeds).map(|seed| (Case { seed, faults: Vec::new() }, None)).collect()
+            (0..self.seeds).map(|seed| (Case { seed, faults: Vec::new(), unplugged: None }, None)).collect()
         } else {
             self.cases(&results)
         };
@@ -197,6 +200,24 @@ impl Search<'_> {
             cases = self.cases(&results);
         }
         results
+    }
+
+    /// Lives the life again and again, and each time the device with hardware is pulled out at another of the driver's kernel calls: at
+    /// every one for an `every` of 1, else at one in so many. How many runs there were, and what broke.
+    ///
+    /// # Panics
+    ///
+    /// For an `every` of 0.
+    #[must_use]
+    pub fn unplug(&self, every: usize) -> (usize, Vec<Broken>) {
+        let undisturbed = self.run_one(&Case { seed: 0, faults: Vec::new(), unplugged: None });
+        let own = |call: &u64| call % u64::from(self.shard.count.get()) == u64::from(self.shard.index);
+        let calls = (1..=undisturbed.kernel_calls).step_by(every).filter(own);
+        let case = |call| Case { seed: 0, faults: Vec::new(), unplugged: Some(Unplugged { device: 1, call }) };
+        let cases: Vec<_> = calls.map(|call| (case(call), None)).collect();
+        let runs = self.run_all(&cases);
+        let broken = |((case, _), run): (&(Case, _), Run)| run.broken.map(|what| Broken { what, case: case.clone() });
+        (cases.len(), cases.iter().zip(runs).filter_map(broken).collect())
     }
 
     /// Runs one case: what broke, if anything.
@@ -239,7 +260,12 @@ impl Search<'_> {
     }
 
     fn run_one(&self, case: &Case) -> Run {
-        let plan = Plan { faults: case.faults.clone(), watch: true, ..Plan::default() };
+        let plan = Plan {
+            faults: case.faults.clone(),
+            unplugged: case.unplugged,
+            watch: case.unplugged.is_none(),
+            ..Plan::default()
+        };
         let machine = Machine::new(self.machine.clone().with_seed(case.seed).with_faults(plan));
         let machine = machine.expect("the machine makes sense");
         let lived = panic::catch_unwind(AssertUnwindSafe(|| machine.run(|system| life::live(system, self.sys))));
@@ -247,9 +273,9 @@ impl Search<'_> {
             Ok(outcome) => {
                 let places = outcome.failed.join("\n");
                 let broken = outcome.result.err().map(|report| format!("{report}\n{places}"));
-                Run { calls: outcome.calls, broken }
+                Run { calls: outcome.calls, kernel_calls: outcome.kernel_calls, broken }
             }
-            Err(payload) => Run { calls: Vec::new(), broken: Some(message(&*payload)) },
+            Err(payload) => Run { calls: Vec::new(), kernel_calls: 0, broken: Some(message(&*payload)) },
         }
     }
 }

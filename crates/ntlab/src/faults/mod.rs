@@ -140,7 +140,7 @@ impl Faults {
         if !self.active.get() {
             return None;
         }
-        let row = table::find(name)?;
+        let row = table::find(name).filter(|row| row.concerns(arguments))?;
         let number = self.count.get() + 1;
         self.count.set(number);
         let failure = self.failure_of(k, number, row);

@@ -80,10 +80,25 @@ pub struct CanFail {
     pub name: &'static str,
     /// How it does; the first way is the one of a run in which nothing else is said.
     pub failures: &'static [Failure],
+    /// It fails only where this argument, from 0, is true.
+    only_if: Option<usize>,
+}
+
+impl CanFail {
+    const fn only_if(self, argument: usize) -> Self {
+        Self { only_if: Some(argument), ..self }
+    }
+
+    /// Whether a call with these arguments can fail.
+    pub(super) fn concerns(&self, mut arguments: Arguments) -> bool {
+        let is_true =
+            |argument: usize| (0..=argument).map(|_| arguments.take()).last().is_some_and(|value| value & 0xFF != 0);
+        self.only_if.is_none_or(is_true)
+    }
 }
 
 const fn row(name: &'static str, failures: &'static [Failure]) -> CanFail {
-    CanFail { name, failures }
+    CanFail { name, failures, only_if: None }
 }
 
 const NULL_WITHOUT_MEMORY: &[Failure] = &[Failure::memory(NULL)];
@@ -129,7 +144,8 @@ pub static CAN_FAIL: &[CanFail] = &[
         &[Failure::memory(INSUFFICIENT_RESOURCES), Failure::other(INVALID_DEVICE_REQUEST)],
     ),
     row("IoRegisterPlugPlayNotification", &[Failure::memory(INSUFFICIENT_RESOURCES), Failure::other(UNSUCCESSFUL)]),
-    row("IoSetDeviceInterfaceState", &[Failure::memory(INSUFFICIENT_RESOURCES), Failure::other(OBJECT_NAME_NOT_FOUND)]),
+    // An interface that is enabled can always be disabled.
+    row("IoSetDeviceInterfaceState", ANY_STATUS).only_if(1),
     row("IoSetDevicePropertyData", ANY_STATUS),
     row(
         "KeQueryLogicalProcessorRelationship",
