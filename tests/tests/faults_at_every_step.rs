@@ -1,31 +1,7 @@
-//! Between any two kernel calls of the driver, the device can be pulled out, handles closed, threads ended, requests cancelled.
+//! Between any two kernel calls of the driver handles can be closed, threads ended, requests cancelled.
 
-use std::{num::NonZero, thread};
-
-use hotadd_tests::{each_seed, on_bench, small, status, sys};
-use ntlab::{
-    config::Config,
-    user::{self, Completion, Pending, Request},
-};
-use workload::systematic::{Search, Shard};
-
-/// The test pulls the device out at one kernel call in so many; the campaign does at each.
-const EVERY: usize = 397;
-
-#[test]
-fn a_device_that_is_pulled_out_there_leaves_nothing_behind() {
-    let search = Search {
-        sys: sys(),
-        machine: Config { processors: 1, ..small() },
-        seeds: 1,
-        shard: Shard::WHOLE,
-        threads: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
-    };
-    let (runs, broken) = search.unplug(EVERY);
-    assert!(runs > 20, "the life has many calls, not {runs}");
-    let broken: Vec<String> = broken.iter().map(|broken| format!("{}\n{:?}", broken.what, broken.case)).collect();
-    assert!(broken.is_empty(), "{}", broken.join("\n\n"));
-}
+use hotadd_tests::{each_seed, on_bench, status};
+use ntlab::user::{self, Completion, Pending, Request};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Interference {
