@@ -14,7 +14,7 @@ use ntlab::{
     machine::{Machine, System},
     user::Status,
 };
-pub use seeds::{each_seed, with_all_seeds};
+pub use seeds::{command, each_seed, with_all_seeds};
 pub use traffic::Traffic;
 pub use workload::{SERVICE, life::end, quick_edu};
 
@@ -72,6 +72,7 @@ pub fn small() -> Config {
 ///
 /// With its report, where the lab stopped the machine.
 pub fn run<T>(config: Config, scenario: impl for<'k> FnOnce(&'k System) -> T) -> T {
-    let machine = Machine::new(config).expect("the machine makes sense");
+    let repeat = config.repeat.clone().or_else(|| Some(command(config.seed)));
+    let machine = Machine::new(Config { repeat, ..config }).expect("the machine makes sense");
     machine.run(scenario).result.unwrap_or_else(|report| panic!("{report}"))
 }

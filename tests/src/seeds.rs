@@ -37,7 +37,9 @@ impl Drop for OnFailure {
     }
 }
 
-fn command(seed: u64) -> String {
+/// The command that runs the current test again with one seed.
+#[must_use]
+pub fn command(seed: u64) -> String {
     let thread = thread::current();
     // With one test thread, tests run on the main one, which says nothing of the test.
     let test = thread.name().filter(|name| *name != "main").map(|name| format!(" -- --exact {name}"));

@@ -101,6 +101,8 @@ pub struct Config {
     pub faults: Plan,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
     pub keep_trace: bool,
+    /// The command line that runs this again, for reports; whoever makes the machine knows it.
+    pub repeat: Option<String>,
 }
 
 /// Why a machine cannot be made.
@@ -177,6 +179,7 @@ impl Default for Config {
             time_limit_ns: 600_000_000_000,
             faults: Plan::default(),
             keep_trace: false,
+            repeat: None,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::{
     events::Event,
     exec::StackFrame,
@@ -28,6 +30,8 @@ pub struct Report {
     pub events: Vec<Event>,
     /// The seed of the run.
     pub seed: u64,
+    /// The command line that runs it again, if it is known.
+    pub repeat: Option<String>,
     /// How this host made pool blocks fault.
     pub guard_method: GuardMethod,
     /// The parameters of the bug check as they may be said: an address as its place in the machine, for it differs from run to run.
@@ -35,7 +39,7 @@ pub struct Report {
 }
 
 /// Where the machine was.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Place {
     /// The driver's stack, innermost first; empty if no driver code was on it.
     pub stack: Vec<StackFrame>,
@@ -62,8 +66,8 @@ impl Report {
             Cause::NotModelled | Cause::BrokenPromise => None,
         };
         let related = finding.stacks.iter().map(|(what, stack)| (what.clone(), k.exec.describe_stack(stack))).collect();
-        let (seed, guard_method) = (k.config.seed, k.memory.space.guard_method());
-        Self { finding, place, related, events: k.log.last(EVENTS), seed, guard_method, parameters }
+        let (seed, repeat, guard_method) = (k.config.seed, k.config.repeat.clone(), k.memory.space.guard_method());
+        Self { finding, place, related, events: k.log.last(EVENTS), seed, repeat, guard_method, parameters }
     }
 }
 
@@ -72,11 +76,59 @@ fn say(k: &Kernel, parameter: u64) -> String {
     place.map_or_else(|| format!("{parameter:#x}"), |(arena, offset)| format!("{arena:?}+{offset:#x}"))
 }
 
+/// What of a report is the same in every run with its seed.
+#[derive(Serialize)]
+struct Said<'a> {
+    bug_check: Option<BugCheck<'a>>,
+    sentence: &'a str,
+    place: Option<&'a Place>,
+    related: Vec<Related<'a>>,
+    events: &'a [Event],
+    seed: u64,
+    repeat: Option<&'a str>,
+    guard_method: GuardMethod,
+}
+
+#[derive(Serialize)]
+struct BugCheck<'a> {
+    code: u32,
+    name: Option<&'static str>,
+    parameters: &'a [String; 4],
+}
+
+#[derive(Serialize)]
+struct Related<'a> {
+    what: &'a str,
+    stack: &'a [StackFrame],
+}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bug_check = match (self.finding.cause, &self.parameters) {
+            (Cause::BugCheck { code, .. }, Some(parameters)) => Some(BugCheck { code, name: name(code), parameters }),
+            _ => None,
+        };
+        let related = self.related.iter().map(|(what, stack)| Related { what, stack }).collect();
+        let said = Said {
+            bug_check,
+            sentence: &self.finding.sentence,
+            place: self.place.as_ref(),
+            related,
+            events: &self.events,
+            seed: self.seed,
+            repeat: self.repeat.as_deref(),
+            guard_method: self.guard_method,
+        };
+        said.serialize(serializer)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.finding.cause, &self.parameters) {
             (Cause::BugCheck { code, .. }, Some(parameters)) => {
-                writeln!(f, "bug check {code:#x} {}({})", name(code), parameters.join(", "))?;
+                let name = name(code).map_or_else(String::new, |name| format!("{name} "));
+                writeln!(f, "bug check {code:#x} {name}({})", parameters.join(", "))?;
             }
             (Cause::BrokenPromise, _) => writeln!(f, "a broken promise")?,
             _ => writeln!(f, "not modelled by the lab")?,
@@ -97,7 +149,8 @@ impl fmt::Display for Report {
             GuardMethod::Markers => "guard markers",
             GuardMethod::Protection => "page protection",
         };
-        write!(f, "the seed of this run is {}; pool blocks were guarded by {guard}", self.seed)
+        write!(f, "the seed of this run is {}; pool blocks were guarded by {guard}", self.seed)?;
+        self.repeat.as_ref().map_or(Ok(()), |command| write!(f, "\nto repeat this: {command}"))
     }
 }
 
@@ -113,13 +166,21 @@ impl fmt::Display for Place {
 }
 
 /// The bug checks that the lab makes, by the pages of the bug check code reference.
-const NAMES: [(u32, &str); 23] = [
+const NAMES: [(u32, &str); 32] = [
     (0x0A, "IRQL_NOT_LESS_OR_EQUAL"),
+    (0x0C, "MAXIMUM_WAIT_OBJECTS_EXCEEDED"),
+    (0x0F, "SPIN_LOCK_ALREADY_OWNED"),
+    (0x10, "SPIN_LOCK_NOT_OWNED"),
+    (0x18, "REFERENCE_BY_POINTER"),
     (0x1A, "MEMORY_MANAGEMENT"),
     (0x1E, "KMODE_EXCEPTION_NOT_HANDLED"),
+    (0x35, "NO_MORE_IRP_STACK_LOCATIONS"),
     (0x44, "MULTIPLE_IRP_COMPLETE_REQUESTS"),
+    (0x48, "CANCEL_STATE_IN_COMPLETED_IRP"),
     (0x50, "PAGE_FAULT_IN_NONPAGED_AREA"),
     (0x7F, "UNEXPECTED_KERNEL_MODE_TRAP"),
+    (0x81, "SPIN_LOCK_INIT_FAILURE"),
+    (0x9F, "DRIVER_POWER_STATE_FAILURE"),
     (0xBE, "ATTEMPTED_WRITE_TO_READONLY_MEMORY"),
     (0xC1, "SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION"),
     (0xC2, "BAD_POOL_CALLER"),
@@ -134,12 +195,13 @@ const NAMES: [(u32, &str); 23] = [
     (0xD6, "DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION"),
     (0xDA, "SYSTEM_PTE_MISUSE"),
     (0xE2, "MANUALLY_INITIATED_CRASH"),
+    (0xE3, "RESOURCE_NOT_OWNED"),
     (0xE6, "DRIVER_VERIFIER_DMA_VIOLATION"),
     (0xFC, "ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY"),
     (0x139, "KERNEL_SECURITY_CHECK_FAILURE"),
 ];
 
-/// The name of a bug check and a space, or nothing.
-fn name(code: u32) -> String {
-    NAMES.iter().find(|(known, _)| *known == code).map_or_else(String::new, |(_, name)| format!("{name} "))
+/// The name of a bug check; none where only drivers make it.
+fn name(code: u32) -> Option<&'static str> {
+    NAMES.iter().find(|(known, _)| *known == code).map(|(_, name)| *name)
 }

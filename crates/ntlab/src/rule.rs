@@ -54,6 +54,16 @@ rules! {
     NotificationStatus = 0x1AB_0405,
     /// A processor number that was never active is used as if it were. Parameters 2 and 3: group and number.
     InactiveProcessor = 0x1AB_0406,
+    /// A spin lock held far longer than the 25 microseconds of "`KeAcquireSpinLock` macro". Parameters 2 to 4: the lock, for how long in
+    /// virtual nanoseconds, and how long would have passed.
+    LockHeldTooLong = 0x1AB_0501,
+    /// A processor that runs driver code without end and without a kernel call. Parameter 2: the IRQL; 3: the instructions, where they are
+    /// counted.
+    Spins = 0x1AB_0502,
+    /// Every thread and processor waits, and nothing is due that would end a wait.
+    AllWait = 0x1AB_0503,
+    /// A scenario that does not end in the virtual time that it has.
+    TimeLimit = 0x1AB_0504,
     /// A work item that was not freed ("`IoAllocateWorkItem` function"). Parameter 2: the work item; 3: how much was left behind in all, as
     /// for all of these.
     WorkItemLeft = 0x1AB_0701,

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, path::PathBuf, sync::OnceLock};
 
-use hotadd_tests::{each_seed, small};
+use hotadd_tests::{command, each_seed, small};
 use ntlab::{
     config::Config,
     exec::StackFrame,
@@ -104,7 +104,7 @@ impl Scenario {
     }
 
     fn run(&self, seed: u64, name: &str, correct: bool) -> Outcome<()> {
-        let config = self.config.clone().with_seed(seed);
+        let config = Config { repeat: Some(command(seed)), ..self.config.clone().with_seed(seed) };
         Machine::new(config).expect("the machine makes sense").run(|system| {
             system.install(package(name, correct));
             let device = system.plug(self.device.clone());

@@ -1,3 +1,7 @@
 //! The kernel stack.
 
-defects! {}
+use crate::scenario::Scenario;
+
+defects! {
+    stack_recursion => 0x7F, 8, Scenario::software();
+}

@@ -13,6 +13,7 @@ use std::{
 use super::{
     entry::{BORDER, Border, abandon, call_guest},
     exception, signals,
+    watchdog::Watchdog,
 };
 use crate::{
     exports::{Arguments, Export},
@@ -45,22 +46,24 @@ pub struct Entered<'k> {
     memory_before: *const Memory,
     gs_before: u64,
     _stack: signals::AlternateStack,
+    _watchdog: Option<Watchdog>,
     kernel: PhantomData<&'k Kernel>,
 }
 
 /// Makes `k` the machine that runs on this OS thread.
 ///
 /// # Errors
-/// The host's, where it refuses a signal stack.
+/// The host's, where it refuses a signal stack or a timer.
 pub fn enter(k: &Kernel) -> io::Result<Entered<'_>> {
     signals::install()?;
     let stack = signals::AlternateStack::new()?;
+    let watchdog = k.exec.stepper.is_none().then(Watchdog::new).transpose()?;
     let border = k.exec.border();
     border.kernel.set(k);
     let memory_before = current::set(&raw const k.memory);
     let gs_before = gs_base();
     set_gs_base(k.exec.border.as_ptr() as u64 - BORDER as u64);
-    Ok(Entered { memory_before, gs_before, _stack: stack, kernel: PhantomData })
+    Ok(Entered { memory_before, gs_before, _stack: stack, _watchdog: watchdog, kernel: PhantomData })
 }
 
 impl Drop for Entered<'_> {
@@ -101,6 +104,8 @@ pub fn running<'k>() -> &'k Kernel {
 pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u64) -> u64 {
     let k = running();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        k.exec.border().ticks.set(0);
+        k.exec.border().events.set(0);
         let caller = return_address(arguments);
         k.exec.space.check_code(caller);
         k.interleavings.pass(k, caller);

@@ -21,6 +21,10 @@ pub struct Border {
     pub kernel: Cell<*const Kernel>,
     /// The lowest usable address of the kernel stack.
     pub stack_low: Cell<u64>,
+    /// Ticks of the host's clock in driver code since it last called the kernel or caused an event.
+    pub ticks: Cell<u64>,
+    /// Events since the driver last called the kernel.
+    pub events: Cell<u64>,
     /// The driver's rsp for the two instructions in which `resume_entry` has no register free.
     pub scratch: Cell<u64>,
     /// Stepped code: instructions that may run until it has to come back to the stepper.

@@ -9,6 +9,7 @@ use super::{
     exception::{self, Exception},
     registers, shared_data,
     step::Stepper,
+    watchdog,
 };
 use crate::{
     finding::Finding,
@@ -67,6 +68,9 @@ const ERROR_EXECUTE: u64 = 1 << 4;
 /// The error code of a software interrupt that user mode may not use: its number is in the bits above.
 const ERROR_INTERRUPT: u64 = 1 << 1;
 
+/// A driver that causes so many events without a kernel call, as by polling a register, is taken to do so for ever.
+const MOST_EVENTS: u64 = 1_000_000;
+
 const FAST_FAIL: u64 = 0x29;
 /// `KERNEL_SECURITY_CHECK_FAILURE`.
 const KERNEL_SECURITY_CHECK_FAILURE: u32 = 0x139;
@@ -79,7 +83,11 @@ const RCX: usize = 1;
 pub unsafe extern "sysv64" fn event(event: &mut Event) {
     let k = border::running();
     k.exec.border().guest_sp.set(event.rsp);
+    k.exec.border().ticks.set(0);
+    let events = k.exec.border().events.get() + 1;
+    k.exec.border().events.set(events);
     let served = panic::catch_unwind(AssertUnwindSafe(|| match &k.exec.stepper {
+        _ if events > MOST_EVENTS => k.sched.spun(k).raise(),
         Some(stepper) => serve_stepped(k, stepper, event),
         None => serve(k, event),
     }));
@@ -100,6 +108,7 @@ fn serve_stepped(k: &Kernel, stepper: &Stepper, event: &mut Event) {
 fn serve(k: &Kernel, event: &mut Event) {
     match event.exception {
         _ if event.signal == 0 => k.exec.registers.finish(k, event),
+        _ if event.signal == u64::from(watchdog::signal().unsigned_abs()) => k.sched.spun(k).raise(),
         PAGE_FAULT => page_fault(k, event),
         GENERAL_PROTECTION if event.error & 7 == ERROR_INTERRUPT => interrupt(event),
         GENERAL_PROTECTION | STACK_FAULT => protection(k, event),

@@ -22,6 +22,7 @@ pub(crate) mod tests;
 mod thunks;
 mod unwind;
 mod variables;
+mod watchdog;
 
 use std::{
     any::Any,

@@ -1,4 +1,4 @@
-//! The host's signals for faults. A handler only rewrites the interrupted context, so that the thread goes on in `event_entry` on its
+//! The host's signals, for faults and its clock. A handler only rewrites the interrupted context, so that the thread goes on in `event_entry` on its
 //! host stack, never on the driver's; nothing else runs in a handler. Faults outside driver code go to whoever handled them before.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
 use super::{
     entry::{BORDER, Border, event_entry},
     event::{EVENT_SIZE, Event, MARKER},
+    watchdog,
 };
 use crate::memory::{Arena, PageKind, Space, current};
 
@@ -46,7 +47,7 @@ static BEFORE: OnceLock<Vec<(i32, libc::sigaction)>> = OnceLock::new();
 pub fn install() -> io::Result<()> {
     let mut refused = None;
     BEFORE.get_or_init(|| {
-        let each = SIGNALS.into_iter().map(|signal| (signal, replace(signal)));
+        let each = SIGNALS.into_iter().chain([watchdog::signal()]).map(|signal| (signal, replace(signal)));
         each.filter_map(|(signal, before)| {
             before.map_err(|error| refused = Some(error)).ok().map(|before| (signal, before))
         })
@@ -61,7 +62,7 @@ fn replace(signal: i32) -> io::Result<libc::sigaction> {
     // SAFETY: as above.
     let mut before: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler as *const () as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
     // SAFETY: both structures are valid; the handler is safe to run at any instruction.
     match unsafe { libc::sigaction(signal, &raw const action, &raw mut before) } {
         0 => Ok(before),
@@ -69,7 +70,7 @@ fn replace(signal: i32) -> io::Result<libc::sigaction> {
     }
 }
 
-/// The handler of all five signals.
+/// The handler of all signals.
 ///
 /// # Safety
 /// Called by the host's kernel only.
@@ -77,6 +78,13 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     // SAFETY: the host passes a `ucontext_t` that is this handler's alone until it returns.
     let interrupted = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let machine = &mut interrupted.uc_mcontext;
+    if signal == watchdog::signal() {
+        let in_driver = current::get().is_some_and(|memory| runs_driver(&memory.space, machine));
+        if in_driver && watchdog::tick() {
+            redirect(signal, 0, machine);
+        }
+        return;
+    }
     let ours = current::get().is_some_and(|memory| in_driver(&memory.space, machine));
     if ours {
         // SAFETY: the host passes a valid `siginfo_t`.
@@ -95,6 +103,12 @@ fn in_driver(space: &Space, machine: &libc::mcontext_t) -> bool {
     space.contains(Arena::Stacks, register(machine, libc::REG_RSP))
         || space.contains(Arena::Images, rip)
         || space.kind(rip) == PageKind::KernelCode
+}
+
+/// Whether the instruction is the driver's, not one on the way to the kernel or back.
+fn runs_driver(space: &Space, machine: &libc::mcontext_t) -> bool {
+    let rip = register(machine, libc::REG_RIP);
+    space.contains(Arena::Images, rip) || space.kind(rip) == PageKind::KernelCode
 }
 
 /// Lets the thread go on in `event_entry`, with the interrupted registers in an [`Event`] on its host stack.

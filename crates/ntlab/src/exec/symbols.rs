@@ -3,11 +3,12 @@
 use std::{fmt, fs::File, path::PathBuf, rc::Rc};
 
 use pdb_addr2line::{ContextPdbData, TypeFormatterFlags, pdb::PDB};
+use serde::Serialize;
 
 use super::{Exec, image::Image};
 
 /// A frame of the driver's stack.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct StackFrame {
     /// The image; empty where none is.
     pub module: String,

@@ -93,3 +93,29 @@ pub fn changed_level(name: &str, address: u64, first: u64, before: Irql, after: 
     let sentence = format!("{name} was called at {before} and returned at {after}");
     Finding::bug_check(code, [violation, subject, before.0.into(), after.0.into()], sentence)
 }
+
+/// "A driver dispatch routine has changed the thread's APC disable count."
+const DISPATCH_CHANGED_APCS: (u32, u64) = (VERIFIER, 0xC5);
+/// "The thread's APC disable count was changed by the driver's IRP completion routine."
+const COMPLETION_CHANGED_APCS: (u32, u64) = (VERIFIER, 0xFB);
+/// `TIMER_OR_DPC_INVALID`, "the thread's APC disable count was changed during DPC routine execution".
+const DPC_CHANGED_APCS: (u32, u64) = (0xC7, 4);
+/// "The driver violated the DDI compliance rule `CriticalRegions`".
+const CHANGED_APCS: (u32, u64) = (VERIFIER, 0x4_0003);
+
+/// What is found where the routine at `address` was called with APCs held off so many times and returned with another number; `at` is where
+/// they were last held off.
+#[must_use]
+pub fn changed_apcs(name: &str, address: u64, [before, after]: [usize; 2], at: u64) -> Finding {
+    let (before, after) = (before as u64, after as u64);
+    let ((code, violation), counts) = match name {
+        "completion routine" => (COMPLETION_CHANGED_APCS, [after, before]),
+        "DPC" => (DPC_CHANGED_APCS, [before, after]),
+        _ if name.starts_with("Dispatch") => (DISPATCH_CHANGED_APCS, [after, before]),
+        _ => (CHANGED_APCS, [after, before]),
+    };
+    let sentence =
+        format!("{name} was called with {before} critical regions and mutexes of the thread and returned with {after}");
+    let finding = Finding::bug_check(code, [violation, address, counts[0], counts[1]], sentence);
+    finding.with_stack("the last of them was entered", &[at])
+}

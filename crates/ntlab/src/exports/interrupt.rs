@@ -28,6 +28,7 @@ use crate::{
         connections::{Service, Target},
     },
     rule::Rule,
+    sched::LockKind,
 };
 
 /// The functions of this module.
@@ -183,7 +184,7 @@ fn ke_synchronize_execution(k: &Kernel, interrupt: u64, routine: u64, context: u
 fn ke_acquire_interrupt_spin_lock(k: &Kernel, interrupt: u64) -> u8 {
     let (lock, level) = lock_of(k, interrupt);
     let before = k.raise_irql(level);
-    k.sched.acquire(k, lock);
+    k.sched.acquire(k, lock, LockKind::SpinLock);
     before.0
 }
 

@@ -8,6 +8,7 @@ use crate::{
     irql::{APC_LEVEL, DISPATCH_LEVEL, Irql, any_level, at_least, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
+    sched::LockKind,
 };
 
 /// The functions of this module.
@@ -61,14 +62,15 @@ fn ke_lower_irql(k: &Kernel, to: u8) {
 }
 
 /// "`KeInitializeSpinLock` function".
-fn ke_initialize_spin_lock(_: &Kernel, lock: Ptr<usize>) {
+fn ke_initialize_spin_lock(k: &Kernel, lock: Ptr<usize>) {
+    k.sched.initialize_lock(lock.address());
     lock.write(0);
 }
 
 /// "`KeAcquireSpinLockRaiseToDpc` function".
 fn ke_acquire_spin_lock_raise_to_dpc(k: &Kernel, lock: Ptr<usize>) -> u8 {
     let before = k.raise_irql(DISPATCH_LEVEL);
-    k.sched.acquire(k, lock);
+    k.sched.acquire(k, lock, LockKind::SpinLock);
     before.0
 }
 
@@ -80,7 +82,7 @@ fn ke_release_spin_lock(k: &Kernel, lock: Ptr<usize>, to: u8) {
 
 /// "`KeAcquireSpinLockAtDpcLevel` macro".
 fn ke_acquire_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>) {
-    k.sched.acquire(k, lock);
+    k.sched.acquire(k, lock, LockKind::SpinLock);
 }
 
 /// "`KeReleaseSpinLockFromDpcLevel` macro".
@@ -90,7 +92,7 @@ fn ke_release_spin_lock_from_dpc_level(k: &Kernel, lock: Ptr<usize>) {
 
 /// "`KeTryToAcquireSpinLockAtDpcLevel` function".
 fn ke_try_to_acquire_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>) -> bool {
-    k.sched.try_acquire(lock)
+    k.sched.try_acquire(k, lock)
 }
 
 /// "`KeTestSpinLock` function": whether the lock is free.
@@ -114,7 +116,7 @@ fn ke_release_in_stack_queued_spin_lock(k: &Kernel, handle: Ptr<KLOCK_QUEUE_HAND
 /// "`KeAcquireInStackQueuedSpinLockAtDpcLevel` function".
 fn ke_acquire_in_stack_queued_spin_lock_at_dpc_level(k: &Kernel, lock: Ptr<usize>, handle: Ptr<KLOCK_QUEUE_HANDLE>) {
     at!(handle, LockQueue.Lock).cast().write(lock.address());
-    k.sched.acquire(k, lock);
+    k.sched.acquire(k, lock, LockKind::QueuedSpinLock);
 }
 
 /// "`KeReleaseInStackQueuedSpinLockFromDpcLevel` function".
@@ -124,7 +126,7 @@ fn ke_release_in_stack_queued_spin_lock_from_dpc_level(k: &Kernel, handle: Ptr<K
 
 /// "`KeEnterCriticalRegion` function".
 fn ke_enter_critical_region(k: &Kernel) {
-    k.sched.enter_critical_region();
+    k.sched.enter_critical_region(k);
 }
 
 /// "`KeLeaveCriticalRegion` function".

@@ -39,7 +39,7 @@ fn ps_create_system_thread(
         Finding::not_modelled("PsCreateSystemThread: ProcessHandle and ClientId").raise();
     }
     let thread = k.sched.spawn_counted(k, "system thread", move |k| {
-        k.sched.enter_critical_region();
+        k.sched.enter_critical_region(k);
         k.call("system thread", routine, &[context]);
         k.tracking.gone(Tracked::Thread, k.current_thread_object());
     });

@@ -16,6 +16,7 @@ use crate::{
     irql::{DISPATCH_LEVEL, Irql},
     kernel::Kernel,
     memory::Ptr,
+    sched::LockKind,
 };
 
 /// The system's cancel spin lock.
@@ -37,7 +38,7 @@ fn word(k: &Kernel) -> Ptr<usize> {
 /// Takes the cancel spin lock (`IoAcquireCancelSpinLock`); returns the IRQL before.
 pub fn acquire_lock(k: &Kernel) -> Irql {
     let before = k.raise_irql(DISPATCH_LEVEL);
-    k.sched.acquire(k, word(k));
+    k.sched.acquire(k, word(k), LockKind::SpinLock);
     k.io.cancel.held.set(true);
     before
 }

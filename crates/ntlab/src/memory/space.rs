@@ -6,6 +6,8 @@ use std::{
     io, slice,
 };
 
+use serde::Serialize;
+
 use super::{
     Access, PAGE, PageKind, fault,
     host::{self, Protection},
@@ -70,7 +72,7 @@ const USER_END: u64 = 4 * GIB;
 const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
 
 /// How pages are made to fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub enum GuardMethod {
     /// Guard markers (Linux 6.13 and later): the mapping stays whole, so there is no limit on the number of blocks.
     Markers,

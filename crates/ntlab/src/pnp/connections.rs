@@ -23,6 +23,7 @@ use crate::{
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
+    sched::LockKind,
     tracking::Tracked,
 };
 
@@ -200,7 +201,7 @@ fn message_of(interrupt: AssignedInterrupt) -> Option<Message> {
 /// Calls a service routine: at its level, under its lock.
 fn serve(k: &Kernel, object: Ptr<u8>, service: Service, lock: Ptr<usize>, level: Irql) {
     let before = k.raise_irql(level);
-    k.sched.acquire(k, lock);
+    k.sched.acquire(k, lock, LockKind::SpinLock);
     match service.message {
         Some(message) => {
             let arguments = [object.address(), service.context, message.into()];

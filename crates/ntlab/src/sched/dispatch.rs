@@ -15,6 +15,7 @@ use crate::{
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
     kernel::Kernel,
     memory::Ptr,
+    rule::Rule,
 };
 
 /// The code of a thread.
@@ -58,17 +59,17 @@ impl Sched {
 
     fn pass_idle_time(&self, k: &Kernel) {
         if !self.clock.skip() {
-            self.stop_with(self.hang(k, "nothing can run and nothing is due"));
+            self.stop_with(self.hang(k, Rule::AllWait, "nothing can run and nothing is due"));
         } else if self.now() > self.time_limit {
-            self.stop_with(self.hang(k, "the scenario takes longer than its time limit"));
+            self.stop_with(self.hang(k, Rule::TimeLimit, "the scenario takes longer than its time limit"));
         } else {
             let rang = panic::catch_unwind(panic::AssertUnwindSafe(|| self.ring(k)));
             rang.unwrap_or_else(|payload| self.stop(Stop::Unwound(exec::at_base(payload))));
         }
     }
 
-    /// A finding that says what every thread waits for.
-    pub(super) fn hang(&self, k: &Kernel, why: &str) -> Finding {
+    /// A finding that says what every thread waits for, and where in the driver.
+    pub(super) fn hang(&self, k: &Kernel, rule: Rule, why: &str) -> Finding {
         let threads = self.threads.borrow();
         let waiting = threads.iter().flatten().filter(|thread| !thread.idle).map(|thread| describe(k, thread));
         let waiting: Vec<String> = waiting.collect();
@@ -76,7 +77,18 @@ impl Sched {
         let locks: Vec<String> =
             spinning.iter().map(|(processor, _)| format!("processor {processor} spins on a lock")).collect();
         let all = [waiting, locks].concat().join("; ");
-        Finding::bug_check(super::level::VERIFIER, [0; 4], format!("{why}: {all}"))
+        let finding = rule.broken([0; 3], format!("{why}: {all}"));
+        threads.iter().flatten().fold(finding, |finding, thread| {
+            let stack = k.exec.driver_stack_of(thread.context.get());
+            finding.with_stack(format!("{} (thread {}) is", thread.name, thread.id.0), &stack)
+        })
+    }
+
+    /// What is found where a processor runs driver code on and on, and calls no kernel function.
+    pub fn spun(&self, k: &Kernel) -> Finding {
+        let processor = self.current_processor();
+        let sentence = format!("processor {} runs in the driver for ever, without a kernel call", processor.index);
+        Rule::Spins.broken([k.irql().0.into(), 0, 0], sentence)
     }
 
     /// Lets a processor go on until its thread suspends itself.
@@ -351,7 +363,12 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
             }
             k.sched.stop(Stop::Unwound(payload));
         }
-        Ok(()) | Err(_) => end_thread(k, &thread),
+        Ok(()) | Err(_) => {
+            if let Some(finding) = Sched::ends_with_locks(&thread) {
+                k.sched.stop_with(finding);
+            }
+            end_thread(k, &thread);
+        }
     }
 }
 

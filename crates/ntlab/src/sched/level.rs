@@ -81,10 +81,8 @@ impl Sched {
             Finding::bug_check(VERIFIER, parameters, format!("KeLowerIrql from {from} to {to}, which is higher"))
                 .raise();
         }
-        if to < DISPATCH_LEVEL && !processor.locks.borrow().is_empty() {
-            let held = processor.locks.borrow().len();
-            let sentence = format!("the IRQL is lowered to {to} while {held} spin locks are held");
-            Finding::bug_check(VERIFIER, [0, to.0.into(), held as u64, 0], sentence).raise();
+        if to < DISPATCH_LEVEL {
+            Self::check_none_held(processor, to);
         }
         Self::set_irql(k, processor, to);
         if processor.has_deliverable() {
@@ -105,6 +103,7 @@ impl Sched {
         );
         k.record(Kind::CallDriver(what));
         k.interleavings.pass(k, function);
+        let apcs_disabled = self.apcs_disabled();
         let value = crate::exec::call(k, function, arguments);
         let after = self.current_processor();
         if after.irql() != irql {
@@ -112,10 +111,10 @@ impl Sched {
             let finding = callbacks::changed_level(what, function, first, irql, after.irql());
             finding.with_stack("the IRQL was last raised", &[after.raised_at.get()]).raise();
         }
-        let held = after.locks.borrow().len();
-        if held != locks {
-            let sentence = format!("{what} was called with {locks} spin locks held and returned with {held}");
-            Finding::bug_check(VERIFIER, [0, locks as u64, held as u64, 0], sentence).raise();
+        Self::check_held(after, what, locks);
+        if self.apcs_disabled() != apcs_disabled {
+            let counts = [apcs_disabled, self.apcs_disabled()];
+            callbacks::changed_apcs(what, function, counts, self.disabled_at()).raise();
         }
         k.record(Kind::DriverReturned(what));
         value

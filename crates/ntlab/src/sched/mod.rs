@@ -6,6 +6,7 @@ mod deliver;
 mod dispatch;
 mod fiber;
 mod level;
+mod locks;
 mod objects;
 mod processor;
 mod set;
@@ -24,8 +25,8 @@ use std::{
     rc::Rc,
 };
 
-pub use self::level::VERIFIER;
-use self::{alarms::Clock, set::ProcessorSet, turns::Turns};
+use self::{alarms::Clock, locks::Locks, set::ProcessorSet, turns::Turns};
+pub use self::{level::VERIFIER, locks::LockKind};
 pub use self::{
     processor::Processor,
     thread::{Affinity, Thread, ThreadExit, ThreadId},
@@ -88,6 +89,8 @@ pub struct Sched {
     timers: RefCell<BTreeMap<u64, timer::SetTimer>>,
     /// Processors that wait for a spin lock, and for which.
     spinning: RefCell<Vec<(u32, u64)>>,
+    /// What is known of locks.
+    locks: Locks,
     /// Why the machine stops, once it does.
     stopped: RefCell<Option<Stop>>,
     in_alarm: Cell<bool>,
@@ -129,6 +132,7 @@ impl Sched {
             waiters: RefCell::new(BTreeMap::new()),
             timers: RefCell::new(BTreeMap::new()),
             spinning: RefCell::new(Vec::new()),
+            locks: Locks::default(),
             stopped: RefCell::new(None),
             in_alarm: Cell::new(false),
             time_limit: config.time_limit_ns,

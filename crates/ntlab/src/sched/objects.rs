@@ -6,7 +6,7 @@ use windows_sys::Wdk::{
 };
 
 use super::{
-    Need, Object, Sched, Thread,
+    LockKind, Need, Object, Sched, Thread,
     wait::object_type::{MUTANT, NOTIFICATION_EVENT, SEMAPHORE, SYNCHRONIZATION_EVENT, THREAD},
 };
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
@@ -64,6 +64,7 @@ impl Sched {
     pub fn initialize_mutex(&self, mutex: Ptr<KMUTANT>) {
         self.initialize_object(mutex.cast(), MUTANT, 1);
         at!(mutex, OwnerThread).cast().write(0_u64);
+        self.initialize_lock(mutex.address());
     }
 
     /// Releases a mutex that the current thread owns and returns its state before: 1 less the number of acquisitions.
@@ -73,6 +74,7 @@ impl Sched {
             let sentence = format!("{} releases a mutex that it does not own", thread.name);
             Finding::bug_check(EXCEPTION, [MUTANT_NOT_OWNED, 0, 0, 0], sentence).raise();
         }
+        self.thread_releases(mutex.address());
         let before = at!(mutex, Header.SignalState).read();
         at!(mutex, Header.SignalState).write(before + 1);
         if before == 0 {
@@ -118,4 +120,5 @@ pub(super) fn own(k: &Kernel, thread: &Thread, mutex: Object) {
     let state = at!(mutex, SignalState);
     state.write(state.read() - 1);
     at!(mutex.cast::<KMUTANT>(), OwnerThread).cast().write(object);
+    k.sched.thread_acquired(k, thread, mutex.address(), LockKind::Mutex);
 }

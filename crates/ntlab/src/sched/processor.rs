@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Interrupt, Place, Thread, ThreadId, turns::NO_PRIORITY};
+use super::{Interrupt, Place, Thread, ThreadId, locks::Held, turns::NO_PRIORITY};
 use crate::{
     irql::{DISPATCH_LEVEL, Irql, PASSIVE_LEVEL},
     memory::Ptr,
@@ -39,8 +39,8 @@ pub struct Processor {
     /// DPCs that were queued here and DPCs that are over, both counted from the start; taken back ones count as over.
     pub(super) dpcs_queued: Cell<u64>,
     pub(super) dpcs_over: Cell<u64>,
-    /// Addresses of the spin locks it holds.
-    pub(super) locks: RefCell<Vec<u64>>,
+    /// The spin locks it holds, in the order it acquired them.
+    pub(super) locks: RefCell<Vec<Held>>,
     interrupts: RefCell<Vec<Interrupt>>,
 }
 

@@ -1,14 +1,10 @@
 //! Spin locks, and time that a processor spends on the spot.
 
-use std::ops::Range;
-
-use super::{Processor, Sched, level::VERIFIER};
+use super::{LockKind, Processor, Sched, level::VERIFIER};
 use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
 
 /// `SPIN_LOCK_ALREADY_OWNED`.
 const ALREADY_OWNED: u32 = 0xF;
-/// Parameter 1 of bug check 0xC4: a lock is deleted that is owned.
-const LOCK_DELETED_WHILE_OWNED: u64 = 0x100B;
 /// `SPIN_LOCK_NOT_OWNED`.
 const NOT_OWNED: u32 = 0x10;
 /// `SPIN_LOCK_INIT_FAILURE`.
@@ -17,21 +13,27 @@ const NOT_INITIALISED: u32 = 0x81;
 impl Sched {
     /// Acquires a spin lock at the current IRQL, which has to be as high as wherever it is acquired. The word holds the owner: 1 and
     /// the index of the processor.
-    pub fn acquire(&self, k: &Kernel, lock: Ptr<usize>) {
+    pub fn acquire(&self, k: &Kernel, lock: Ptr<usize>, kind: LockKind) {
         let processor = self.current_processor();
-        while !self.try_acquire(lock) {
+        let number = self.before_acquire(k, lock.address(), kind);
+        while !self.take(k, lock, kind, number) {
             self.spin(k, processor, lock.address());
         }
     }
 
     /// Acquires a spin lock if it is free.
-    pub fn try_acquire(&self, lock: Ptr<usize>) -> bool {
+    pub fn try_acquire(&self, k: &Kernel, lock: Ptr<usize>) -> bool {
+        let number = self.number_of(k, lock.address(), LockKind::SpinLock);
+        self.take(k, lock, LockKind::SpinLock, number)
+    }
+
+    fn take(&self, k: &Kernel, lock: Ptr<usize>, kind: LockKind, number: u32) -> bool {
         let processor = self.current_processor();
         let own = processor.index as usize + 1;
         match lock.read() {
             0 => {
                 lock.write(own);
-                processor.locks.borrow_mut().push(lock.address());
+                processor.locks.borrow_mut().push(self.held_now(k, lock.address(), kind, number));
                 true
             }
             owner if owner == own => {
@@ -49,14 +51,17 @@ impl Sched {
     /// Releases a spin lock that the current processor holds.
     pub fn release(&self, lock: Ptr<usize>) {
         let processor = self.current_processor();
-        let mut locks = processor.locks.borrow_mut();
-        let Some(position) = locks.iter().rposition(|&held| held == lock.address()) else {
+        let position = processor.locks.borrow().iter().rposition(|held| held.lock == lock.address());
+        let Some(position) = position else {
+            if lock.read() != 0 {
+                self.released_by_another(lock.address()).raise();
+            }
             let sentence = format!("processor {} releases a spin lock that it does not hold", processor.index);
             Finding::bug_check(NOT_OWNED, [lock.address(), 0, 0, 0], sentence).raise()
         };
-        locks.remove(position);
-        drop(locks);
+        let held = processor.locks.borrow_mut().remove(position);
         lock.write(0);
+        self.check_time(held);
         if !self.spinning.borrow().is_empty() {
             self.stop_spinning(lock.address());
         }
@@ -72,18 +77,6 @@ impl Sched {
         self.hold(processor.index);
         self.pause(k, &self.current_thread());
         self.spinning.borrow_mut().retain(|&(index, _)| index != processor.index);
-    }
-
-    /// Stops the run if a spin lock in these addresses, which are given back, is held.
-    pub(super) fn check_freed_locks(&self, range: &Range<u64>) {
-        let runnable = self.runnable.borrow();
-        let mut processors = (0..runnable.len()).filter_map(|position| self.processor(runnable.get(position)));
-        let held =
-            processors.find_map(|processor| processor.locks.borrow().iter().copied().find(|lock| range.contains(lock)));
-        if let Some(lock) = held {
-            let sentence = "memory is freed that holds a spin lock which is held";
-            Finding::bug_check(VERIFIER, [LOCK_DELETED_WHILE_OWNED, lock, range.start, range.end], sentence).raise();
-        }
     }
 
     fn stop_spinning(&self, lock: u64) {

@@ -6,19 +6,23 @@ use std::{
     rc::Rc,
 };
 
+use serde::Serialize;
+
 use super::{
     Need, Object, Sched, VERIFIER,
     fiber::{Fiber, Suspender},
+    locks::Held,
     turns::NO_PRIORITY,
 };
 use crate::{
     exec::Context,
     finding::Finding,
     irql::{Irql, PASSIVE_LEVEL},
+    kernel::Kernel,
 };
 
 /// A thread's number, from 1 in the order they were made; 0 is no thread.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
 pub struct ThreadId(pub u32);
 
 /// What a thread is doing.
@@ -88,8 +92,11 @@ pub struct Thread {
     pub(super) object: Cell<u64>,
     /// Whether its `KTHREAD` counts references, of which it has one itself.
     pub(super) counted: Cell<bool>,
-    /// How many times it entered a critical region and did not leave it.
+    /// How many times it entered a critical region and did not leave it, and where it last did.
     pub(super) critical_regions: Cell<u32>,
+    pub(super) entered_at: Cell<u64>,
+    /// The locks it owns, in the order it acquired them.
+    pub(super) locks: RefCell<Vec<Held>>,
     /// How many of its waits have ended.
     pub(super) waits: Cell<u64>,
     /// The level it goes on at.
@@ -121,6 +128,8 @@ impl Thread {
             object: Cell::new(0),
             counted: Cell::new(false),
             critical_regions: Cell::new(0),
+            entered_at: Cell::new(0),
+            locks: RefCell::new(Vec::new()),
             waits: Cell::new(0),
             irql: Cell::new(PASSIVE_LEVEL),
             affinity: Cell::new(None),
@@ -142,8 +151,9 @@ const NOT_IN_CRITICAL_REGION: u64 = 0x3E;
 
 impl Sched {
     /// Holds off normal kernel APCs of the current thread, of which the lab has none.
-    pub fn enter_critical_region(&self) {
+    pub fn enter_critical_region(&self, k: &Kernel) {
         let thread = self.current_thread();
+        thread.entered_at.set(k.exec.caller());
         thread.critical_regions.set(thread.critical_regions.get() + 1);
     }
 

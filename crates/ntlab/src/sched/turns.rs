@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Policy},
     irql::DISPATCH_LEVEL,
     kernel::Kernel,
+    rule::Rule,
 };
 
 /// How often a uniform switch gives the processor to another thread, if there is one.
@@ -143,7 +144,7 @@ impl Sched {
         let Some(thread) = self.current_processor().thread.borrow().clone() else { return };
         let point = self.turns.points();
         if Turns::take(&self.turns.limit, point, LIMIT) && self.now() > self.time_limit {
-            self.hang(k, "the scenario takes longer than its time limit").raise();
+            self.hang(k, Rule::TimeLimit, "the scenario takes longer than its time limit").raise();
         }
         let turn = self.turn(k, &thread);
         let polls = !self.polling.borrow().is_empty() && Turns::take(&self.turns.poll, point, POLL);

@@ -6,7 +6,7 @@ use std::{ops::Range, rc::Rc};
 use windows_sys::Wdk::Foundation::DISPATCHER_HEADER;
 
 use super::{
-    Sched, Thread,
+    LockKind, Sched, Thread,
     block::{SUCCESS, TIMEOUT},
 };
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
@@ -61,6 +61,9 @@ impl Sched {
     pub fn wait(&self, k: &Kernel, what: &'static str, objects: &[Object], need: Need, deadline: Option<u64>) -> i32 {
         for &object in objects {
             check(object);
+            if kind_of(object) == object_type::MUTANT {
+                self.thread_acquires(k, object.address(), LockKind::Mutex);
+            }
         }
         let thread = self.current_thread();
         if let Some(status) = satisfy(k, &thread, objects, need) {
@@ -119,15 +122,16 @@ impl Sched {
             let sentence = format!("memory is freed that holds an object for which threads wait: {}", names.join(", "));
             Finding::bug_check(super::VERIFIER, [0, *object, address, length], sentence).raise();
         }
+        self.free_locks(address, length);
         self.check_freed_timers(&range);
         self.check_freed_dpcs(&range);
-        self.check_freed_locks(&range);
     }
 
     /// Stops the run if something is under way that would call a driver whose image lies in these addresses.
     pub fn check_unloaded(&self, image: &Range<u64>, name: &str) {
         self.check_unloaded_timers(image, name);
         self.check_unloaded_dpcs(image, name);
+        self.free_locks(image.start, image.end - image.start);
     }
 }
 

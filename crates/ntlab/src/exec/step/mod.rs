@@ -60,7 +60,7 @@ use crate::{
     finding::Finding,
     kernel::Kernel,
     memory::{Arena, PAGE, PageKind, Space},
-    sched::VERIFIER,
+    rule::Rule,
 };
 
 /// Blocks of which it is known whether they have run.
@@ -401,5 +401,5 @@ impl Stepper {
 fn spins(k: &Kernel, instructions: u64) -> Finding {
     let sentence =
         format!("processor {} has executed {instructions} instructions without a kernel call", k.processor_index());
-    Finding::bug_check(VERIFIER, [0, instructions, 0, 0], sentence)
+    Rule::Spins.broken([k.irql().0.into(), instructions, 0], sentence)
 }
