@@ -178,7 +178,6 @@ pub struct Search<'s> {
 /// What a run came to.
 struct Run {
     calls: Vec<Call>,
-    kernel_calls: u64,
     broken: Option<String>,
 }
 
@@ -200,24 +199,6 @@ impl Search<'_> {
             cases = self.cases(&results);
         }
         results
-    }
-
-    /// Lives the life again and again, and each time the device with hardware is pulled out at another of the driver's kernel calls: at
-    /// every one for an `every` of 1, else at one in so many. How many runs there were, and what broke.
-    ///
-    /// # Panics
-    ///
-    /// For an `every` of 0.
-    #[must_use]
-    pub fn unplug(&self, every: usize) -> (usize, Vec<Broken>) {
-        let undisturbed = self.run_one(&Case { seed: 0, faults: Vec::new(), unplugged: None });
-        let own = |call: &u64| call % u64::from(self.shard.count.get()) == u64::from(self.shard.index);
-        let calls = (1..=undisturbed.kernel_calls).step_by(every).filter(own);
-        let case = |call| Case { seed: 0, faults: Vec::new(), unplugged: Some(Unplugged { device: 1, call }) };
-        let cases: Vec<_> = calls.map(|call| (case(call), None)).collect();
-        let runs = self.run_all(&cases);
-        let broken = |((case, _), run): (&(Case, _), Run)| run.broken.map(|what| Broken { what, case: case.clone() });
-        (cases.len(), cases.iter().zip(runs).filter_map(broken).collect())
     }
 
     /// Runs one case: what broke, if anything.
@@ -273,9 +254,9 @@ impl Search<'_> {
             Ok(outcome) => {
                 let places = outcome.failed.join("\n");
                 let broken = outcome.result.err().map(|report| format!("{report}\n{places}"));
-                Run { calls: outcome.calls, kernel_calls: outcome.kernel_calls, broken }
+                Run { calls: outcome.calls, broken }
             }
-            Err(payload) => Run { calls: Vec::new(), kernel_calls: 0, broken: Some(message(&*payload)) },
+            Err(payload) => Run { calls: Vec::new(), broken: Some(message(&*payload)) },
         }
     }
 }
