@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ntlab::{
+    config::Preemption,
     explore::{self, Found, Replay, Results, Shard},
     scenario::Scenario,
 };
@@ -35,6 +36,9 @@ pub struct Options {
     /// Who goes on at a scheduling point: `uniform` at random, or `pct:D` by priorities that change at D - 1 random points.
     #[arg(long, default_value = "uniform")]
     policy: PolicyName,
+    /// Let other processors, interrupts and DPCs in at any instruction of the driver, about one in N: `instructions:N`.
+    #[arg(long)]
+    preempt: Option<PreemptName>,
     /// Go on after a finding, and group what is found.
     #[arg(long)]
     collect: bool,
@@ -75,6 +79,20 @@ impl FromStr for PolicyName {
     }
 }
 
+/// A preemption as it is written.
+#[derive(Clone, Copy)]
+struct PreemptName(Preemption);
+
+impl FromStr for PreemptName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one_in = text.strip_prefix("instructions:").and_then(|number| number.parse().ok());
+        let preemption = one_in.filter(|&one_in| one_in > 0).map(|one_in| Preemption::Instructions { one_in });
+        preemption.map(Self).ok_or_else(|| "written instructions:N".into())
+    }
+}
+
 /// A shard as it is written.
 #[derive(Clone, Copy)]
 struct ShardName(Shard);
@@ -97,6 +115,7 @@ impl FromStr for ShardName {
 pub fn explore(options: &Options) -> Result<Outcome> {
     let scenario = files::scenario_with(&options.scenario, options.driver.as_deref())?;
     let mut config = scenario.config()?;
+    config.preemption = options.preempt.map(|preempt| preempt.0).unwrap_or_default();
     if let PolicyName::Pct(depth) = options.policy {
         config.policy = explore::pct(&scenario, &config, depth);
     }
@@ -154,7 +173,7 @@ fn print(results: &Results<Scenario>, files: &[PathBuf], seconds: f64) {
         println!("{}\n", replay.report);
         println!("found: {key}, in {count} of {} runs, first in {first}", results.units);
         if !repeats {
-            println!("warning: it did not come again when that run was repeated");
+            eprintln!("warning: it did not come again when that run was repeated");
         }
         let (before, after) = (shrunk.draws_before, shrunk.draws);
         println!(
@@ -196,7 +215,7 @@ pub fn replay(path: &Path) -> Result<Outcome> {
         Some(report) => {
             println!("{report}");
             if report != replay.report {
-                println!("\nwarning: the report was another one when the file was written");
+                eprintln!("\nwarning: the report was another one when the file was written");
             }
             Ok(Outcome::Found)
         }

@@ -38,13 +38,24 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(Outcome::Nothing) => ExitCode::SUCCESS,
-        Ok(Outcome::Found) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::from(2)
-        }
+    if cfg!(panic = "abort") {
+        eprintln!(
+            "this ntlab was built to abort where it must unwind: build it with `--profile lab`, or run `cargo ntlab`"
+        );
+        return ExitCode::from(2);
+    }
+    let ended = run(Arguments::parse().command);
+    if let Err(error) = &ended {
+        eprintln!("{error:#}");
+    }
+    ExitCode::from(code(&ended))
+}
+
+const fn code(ended: &Result<Outcome>) -> u8 {
+    match ended {
+        Ok(Outcome::Nothing) => 0,
+        Ok(Outcome::Found) => 1,
+        Err(_) => 2,
     }
 }
 
@@ -54,3 +65,6 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Replay { file } => explore::replay(&file),
     }
 }
+
+#[cfg(test)]
+mod tests;
