@@ -65,6 +65,3 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Replay { file } => explore::replay(&file),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@ use super::{
 use crate::{choices::Tape, config::Config};
 
 /// How many seeds a smaller scenario is tried with, besides the recorded schedule.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 8;
 
 /// A search for something smaller that ends the same way.
 struct Shrinker<S> {
@@ -34,9 +34,6 @@ pub(super) fn shrink<S: Scenario>(
     let repeats = shrinker.try_out(shrinker.scenario.clone(), shrinker.config.clone());
     let before = shrinker.draws();
     if repeats {
-        shrinker.shrink_scenario();
-        shrinker.shrink_schedule();
-        // A schedule without what does not matter fits a smaller scenario better.
         shrinker.shrink_scenario();
         shrinker.shrink_schedule();
     }
