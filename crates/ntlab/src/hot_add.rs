@@ -23,7 +23,8 @@ use windows_sys::{
 use crate::{
     at,
     events::Kind,
-    io::object,
+    finding::Finding,
+    io::{lost, object},
     kernel::Kernel,
     machine::System,
     memory::Ptr,
@@ -111,10 +112,22 @@ impl HotAdd {
         self.begun.get()
     }
 
+    /// Whether a processor is being added, or a callback is told of those that are there.
+    pub const fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
     /// How many memory devices were added.
     pub const fn memory_devices(&self) -> u32 {
         self.memory_devices.get()
     }
+}
+
+/// What is found where a driver uses a processor number that was never active.
+#[must_use]
+pub fn inactive_processor(function: &str, group: u16, number: u8) -> Finding {
+    let sentence = format!("{function} for processor {number} of group {group}, which was never active");
+    Rule::InactiveProcessor.broken([group.into(), number.into(), 0], sentence)
 }
 
 /// Only one processor is added at a time, and registrations wait for it.
@@ -174,18 +187,24 @@ fn tell(k: &Kernel, callback: &Callback, change: Change) -> Result<(), NTSTATUS>
     let answer = status.read();
     k.memory.free_object(context);
     k.memory.free_object(status);
-    judge(change.state, unchanged, answer)
+    judge(callback, change.state, unchanged, answer)
 }
 
 /// A callback may change its operation status during AddStart only, and only to an error; its context never.
-fn judge(state: KE_PROCESSOR_CHANGE_NOTIFY_STATE, context_unchanged: bool, answer: NTSTATUS) -> Result<(), NTSTATUS> {
+fn judge(
+    callback: &Callback,
+    state: KE_PROCESSOR_CHANGE_NOTIFY_STATE,
+    context_unchanged: bool,
+    answer: NTSTATUS,
+) -> Result<(), NTSTATUS> {
     let violation = |sentence: String| -> ! {
-        Rule::OperationStatus.broken([u64::from(answer.cast_unsigned()), 0, 0], sentence).raise()
+        let finding = Rule::OperationStatus.broken([u64::from(answer.cast_unsigned()), 0, 0], sentence);
+        finding.with_stack("the callback", &[callback.function]).raise()
     };
     let during = name_of(state);
     if !context_unchanged {
         let sentence = format!("the processor change callback wrote to its change context during {during}");
-        Rule::ChangeContext.broken([0; 3], sentence).raise();
+        Rule::ChangeContext.broken([0; 3], sentence).with_stack("the callback", &[callback.function]).raise();
     }
     if answer != STATUS_SUCCESS && state != KeProcessorAddStartNotify {
         violation(format!(
@@ -367,12 +386,16 @@ impl System {
         object::set_system_event(&self.kernel, r"\KernelObjects\HighMemoryCondition", plentiful);
     }
 
-    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests, work items.
+    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests, work items, and requests
+    /// that cannot be cancelled, which drivers have to complete some time.
     pub fn settle(&self) {
-        self.kernel.block_until(
-            "PnP to be quiet",
-            |k| k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get(),
-            None,
-        );
+        let k = &self.kernel;
+        let is_quiet = |k: &Kernel| {
+            k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get()
+        };
+        k.block_until("PnP to be quiet", is_quiet, None);
+        if !lost::none(k) && !k.block_until("requests to end", lost::none, Some(k.now() + lost::PATIENCE)) {
+            lost::check(k, "nothing was asked of its driver for 2 minutes");
+        }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     io::{
         device,
         layout::Words,
+        lost,
         send::{self, IrpParameters},
     },
     kernel::Kernel,
@@ -153,21 +154,21 @@ fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: &Requested) 
         end.set(true);
         k.wake(waiting);
     });
-    wait(k, &done, "a device power request");
+    wait(k, stack, &done, "a device power request");
 }
 
-fn wait(k: &Kernel, done: &Rc<Cell<bool>>, what: &str) {
+fn wait(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, done: &Rc<Cell<bool>>, what: &str) {
     let deadline = k.now() + PATIENCE;
     while !done.get() {
         if !k.park("drivers to finish a power request", Some(deadline)) && !done.get() {
-            kept_too_long(what);
+            kept_too_long(k, stack, what);
         }
     }
 }
 
-fn kept_too_long(what: &str) -> ! {
+fn kept_too_long(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, what: &str) -> ! {
     let sentence = format!("a driver kept {what} for 10 minutes");
-    Finding::bug_check(POWER_STATE_FAILURE, [NOT_COMPLETED, 0, 0, 0], sentence).raise()
+    lost::kept(k, stack, POWER_STATE_FAILURE, [NOT_COMPLETED, 0, 0, 0], &sentence).raise()
 }
 
 /// Sends a system power request to a device and waits for it.
@@ -176,7 +177,7 @@ fn send_system(k: &Kernel, devnode: &Devnode, minor: u32, words: Words) -> i32 {
         format!("system power request {minor:#04x} S{} to device {}", words[2] - 1, devnode.id).into(),
     ));
     let answer = request::deliver(k, devnode, &IrpParameters::power(minor, words), PATIENCE);
-    answer.unwrap_or_else(|| kept_too_long("a system power request")).status
+    answer.unwrap_or_else(|| kept_too_long(k, devnode.pdo, "a system power request")).status
 }
 
 /// A request of the power manager to all devices.

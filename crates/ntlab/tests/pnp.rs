@@ -448,10 +448,10 @@ const DEFECTS: [Defect; 12] = [
             edu(system);
             let _ = open(system).device_control(0x8000_2008, &[0xA5], 1);
         },
-        "memory that are not, or not any more, in a common buffer",
+        "memory that are not, or not any more, mapped for DMA",
     ),
     ("defect_fails_stop", rebalanced, "IRP_MN_STOP_DEVICE was completed with 0xc0000001"),
-    ("defect_changes_unknown", rebalanced, "a PnP request that no driver knows came back with 0xc0000056"),
+    ("defect_changes_unknown", rebalanced, "a driver changed the status of a PnP request that it does not know"),
     (
         "defect_disconnect_version",
         rebalanced,

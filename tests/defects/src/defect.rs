@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use wdk_sys::{DRIVER_OBJECT, IRP, NTSTATUS};
+use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
 use crate::{device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, security, stack, tracking};
 
@@ -40,6 +40,8 @@ pub enum Hook {
     Remove(fn(&Device, bool) -> NTSTATUS),
     /// At the end of `IRP_MN_REMOVE_DEVICE`, instead of what takes the device out of its stack and deletes it.
     Delete(fn(&Device, bool) -> NTSTATUS),
+    /// This is the interrupt service routine.
+    Service(unsafe extern "C" fn(*mut _KINTERRUPT, PVOID) -> BOOLEAN),
     /// In the interrupt service routine; returns what that returns. Without it the interrupt is acknowledged and the DPC queued.
     Isr(fn(&Device, bool) -> bool),
     /// In the DPC that the interrupt service routine queues.
@@ -70,10 +72,23 @@ pub fn choose(defect: &'static Defect, correct: bool) {
     CORRECT.store(correct, Ordering::Relaxed);
 }
 
+fn chosen() -> Option<&'static Defect> {
+    // SAFETY: null, or one of the tables', which are never written.
+    unsafe { CHOSEN.load(Ordering::Relaxed).as_ref() }
+}
+
+/// Whether this is the chosen defect, for routines that several share.
+pub fn is_chosen(name: &str) -> bool {
+    chosen().is_some_and(|defect| defect.name == name)
+}
+
+/// Whether the driver is to act correctly, for routines that are not hooks.
+pub fn is_correct() -> bool {
+    CORRECT.load(Ordering::Relaxed)
+}
+
 /// Lets the chosen defect act: `act` is asked for each of its hooks whether this is its moment; the first that says something ends it.
 pub fn at<T>(mut act: impl FnMut(&'static Hook, bool) -> Option<T>) -> Option<T> {
-    // SAFETY: null, or one of the tables', which are never written.
-    let chosen = unsafe { CHOSEN.load(Ordering::Relaxed).as_ref() }?;
-    let correct = CORRECT.load(Ordering::Relaxed);
-    chosen.hooks.iter().find_map(|hook| act(hook, correct))
+    let correct = is_correct();
+    chosen()?.hooks.iter().find_map(|hook| act(hook, correct))
 }

@@ -1,6 +1,226 @@
 //! DMA.
 
-use crate::defect::Defect;
+use core::{
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use wdk_sys::{
+    _INTERFACE_TYPE, DEVICE_DESCRIPTION, DEVICE_DESCRIPTION_VERSION3, DEVICE_OBJECT, DISPATCH_LEVEL, DMA_ADAPTER, IRP,
+    IRP_MJ_DEVICE_CONTROL, KIRQL, LARGE_INTEGER, MDL, NTSTATUS, PHYSICAL_ADDRESS, PSCATTER_GATHER_LIST, PVOID,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS,
+    ntddk::{IoGetDmaAdapter, KeDelayExecutionThread},
+};
+
+use crate::{
+    defect::{Defect, Hook},
+    device::Device,
+    irp,
+};
 
 /// The rules of this topic.
-pub const DEFECTS: &[Defect] = &[];
+pub const DEFECTS: &[Defect] = &[
+    Defect::new("dma_not_mapped", &[Hook::Start(prepare), Hook::Request(not_mapped), Hook::Remove(release)]),
+    Defect::new("dma_beyond_the_mask", &[Hook::Start(prepare), Hook::Request(beyond_the_mask), Hook::Remove(release)]),
+    Defect::new("dma_freed_in_flight", &[Hook::Start(prepare), Hook::Request(freed_in_flight), Hook::Remove(release)]),
+    Defect::new(
+        "dma_unmapped_in_flight",
+        &[Hook::Start(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, unmapped_in_flight), Hook::Remove(release)],
+    ),
+];
+
+unsafe extern "C" {
+    // Functions behind macros of the headers.
+    fn KfRaiseIrql(to: KIRQL) -> KIRQL;
+    fn KeLowerIrql(to: KIRQL);
+}
+
+const DISPATCH: KIRQL = DISPATCH_LEVEL as KIRQL;
+const TRUE: u8 = 1;
+/// The common buffer's length, and that of every transfer.
+const LENGTH: u32 = 4096;
+const COUNT: u32 = 16;
+/// How many address bits `edu` has.
+const ADDRESS_BITS: u32 = 28;
+/// DMA registers, and where the device has its buffer.
+const SOURCE: usize = 0x80;
+const DESTINATION: usize = 0x88;
+const TRANSFER: usize = 0x90;
+const COMMAND: usize = 0x98;
+const BUFFER: u32 = 0x4_0000;
+/// Commands: run, and from the device to memory.
+const RUN: u32 = 1;
+const TO_MEMORY: u32 = 2;
+
+/// Where `Device::kept` has the adapter, the common buffer and its address for the device.
+const ADAPTER: usize = 0;
+const VIRTUAL: usize = 1;
+const LOGICAL: usize = 2;
+
+const fn kept(device: &Device, what: usize) -> &AtomicU64 {
+    &device.kept[what]
+}
+
+fn adapter(device: &Device) -> *mut DMA_ADAPTER {
+    kept(device, ADAPTER).load(Ordering::Relaxed) as *mut DMA_ADAPTER
+}
+
+fn logical(device: &Device) -> u32 {
+    kept(device, LOGICAL).load(Ordering::Relaxed) as u32
+}
+
+/// A function of the adapter.
+macro_rules! operation {
+    ($device:expr, $name:ident) => {{
+        // SAFETY: the adapter lives until `release`.
+        let operations = unsafe { (*adapter($device)).DmaOperations };
+        // SAFETY: an adapter has operations.
+        unsafe { (*operations).$name }.expect("adapters have it")
+    }};
+}
+
+/// Gets an adapter and a common buffer.
+fn prepare(device: &Device, _: bool) -> NTSTATUS {
+    if !adapter(device).is_null() {
+        return STATUS_SUCCESS;
+    }
+    let mut description = DEVICE_DESCRIPTION {
+        Version: DEVICE_DESCRIPTION_VERSION3,
+        Master: TRUE,
+        ScatterGather: TRUE,
+        InterfaceType: _INTERFACE_TYPE::PCIBus,
+        MaximumLength: LENGTH,
+        DmaAddressWidth: ADDRESS_BITS,
+        ..DEVICE_DESCRIPTION::default()
+    };
+    let mut registers = 0;
+    // SAFETY: IRQL is PASSIVE_LEVEL; both structures outlive the call.
+    let made = unsafe { IoGetDmaAdapter(device.physical, (&raw mut description).cast(), &raw mut registers) };
+    if made.is_null() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    kept(device, ADAPTER).store(made as u64, Ordering::Relaxed);
+    let allocate = operation!(device, AllocateCommonBuffer);
+    let mut address = PHYSICAL_ADDRESS { QuadPart: 0 };
+    // SAFETY: IRQL is PASSIVE_LEVEL; the address outlives the call.
+    let buffer = unsafe { allocate(made, LENGTH, &raw mut address, TRUE) };
+    if buffer.is_null() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    kept(device, VIRTUAL).store(buffer as u64, Ordering::Relaxed);
+    // SAFETY: every bit pattern is a number.
+    let address = unsafe { address.QuadPart };
+    kept(device, LOGICAL).store(address.cast_unsigned(), Ordering::Relaxed);
+    STATUS_SUCCESS
+}
+
+/// Frees the common buffer, if there is one.
+fn free_buffer(device: &Device) {
+    let buffer = kept(device, VIRTUAL).swap(0, Ordering::Relaxed);
+    if buffer != 0 {
+        let free = operation!(device, FreeCommonBuffer);
+        let address = PHYSICAL_ADDRESS { QuadPart: kept(device, LOGICAL).load(Ordering::Relaxed).cast_signed() };
+        // SAFETY: `prepare` allocated it; IRQL is PASSIVE_LEVEL.
+        unsafe { free(adapter(device), LENGTH, address, buffer as PVOID, TRUE) };
+    }
+}
+
+fn release(device: &Device, _: bool) -> NTSTATUS {
+    if !adapter(device).is_null() {
+        free_buffer(device);
+        let put = operation!(device, PutDmaAdapter);
+        // SAFETY: nothing of the adapter's is used any more.
+        unsafe { put(adapter(device)) };
+    }
+    STATUS_SUCCESS
+}
+
+/// Tells the device to write to memory; it starts when [`run`] is called.
+fn set_up(device: &Device, address: u32) {
+    device.hardware.write(SOURCE, BUFFER);
+    device.hardware.write(DESTINATION, address);
+    device.hardware.write(TRANSFER, COUNT);
+}
+
+fn run(device: &Device) {
+    device.hardware.write(COMMAND, RUN | TO_MEMORY);
+}
+
+/// Waits until the device is done.
+fn wait(device: &Device) {
+    let mut interval = LARGE_INTEGER { QuadPart: -10_000 };
+    while device.hardware.read(COMMAND) & RUN != 0 {
+        // SAFETY: IRQL is PASSIVE_LEVEL.
+        let _ = unsafe { KeDelayExecutionThread(0, 0, &raw mut interval) };
+    }
+}
+
+fn not_mapped(device: &Device, correct: bool) -> NTSTATUS {
+    set_up(device, if correct { logical(device) } else { logical(device) + LENGTH });
+    run(device); // DEFECT dma_not_mapped
+    wait(device);
+    STATUS_SUCCESS
+}
+
+fn beyond_the_mask(device: &Device, correct: bool) -> NTSTATUS {
+    set_up(device, if correct { logical(device) } else { logical(device) | 1 << ADDRESS_BITS });
+    run(device); // DEFECT dma_beyond_the_mask
+    wait(device);
+    STATUS_SUCCESS
+}
+
+fn freed_in_flight(device: &Device, correct: bool) -> NTSTATUS {
+    set_up(device, logical(device));
+    run(device);
+    if correct {
+        wait(device);
+    }
+    free_buffer(device); // DEFECT dma_freed_in_flight
+    STATUS_SUCCESS
+}
+
+/// Where `Device::kept` has the list that is mapped.
+const LIST: usize = 3;
+
+/// "`DRIVER_LIST_CONTROL` callback function": starts a transfer to the first element.
+unsafe extern "C" fn start(_: *mut DEVICE_OBJECT, _: *mut IRP, list: PSCATTER_GATHER_LIST, context: PVOID) {
+    // SAFETY: the context is the device that `unmapped_in_flight` passed.
+    let device = unsafe { &*context.cast::<Device>() };
+    kept(device, LIST).store(list as u64, Ordering::Relaxed);
+    // SAFETY: a list has an element at least.
+    let element = unsafe { &raw const (*list).Elements }.cast::<wdk_sys::SCATTER_GATHER_ELEMENT>();
+    // SAFETY: as above.
+    let element = unsafe { element.read() };
+    // SAFETY: every bit pattern is a number.
+    let address = unsafe { element.Address.QuadPart };
+    set_up(device, address.cast_unsigned() as u32);
+    run(device);
+}
+
+fn unmapped_in_flight(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    // SAFETY: the test sends a request with METHOD_OUT_DIRECT.
+    let mdl: *mut MDL = unsafe { (*request).MdlAddress };
+    // SAFETY: the I/O manager made it.
+    let described = unsafe { &*mdl };
+    let address = described.StartVa.wrapping_byte_add(described.ByteOffset as usize);
+    let (get, put) = (operation!(device, GetScatterGatherList), operation!(device, PutScatterGatherList));
+    let context = ptr::from_ref(device).cast_mut().cast();
+    // SAFETY: IRQL is below DISPATCH_LEVEL.
+    let before = unsafe { KfRaiseIrql(DISPATCH) };
+    // SAFETY: the MDL describes a locked buffer of COUNT bytes.
+    let _ = unsafe { get(adapter(device), device.object, mdl, address, COUNT, Some(start), context, 0) };
+    // SAFETY: raised above.
+    unsafe { KeLowerIrql(before) };
+    if correct {
+        wait(device);
+    }
+    // SAFETY: as above.
+    let before = unsafe { KfRaiseIrql(DISPATCH) };
+    let list = kept(device, LIST).load(Ordering::Relaxed) as PSCATTER_GATHER_LIST;
+    // SAFETY: the list is the one that was passed to `start`; that the device still uses it is the defect.
+    unsafe { put(adapter(device), list, 0) }; // DEFECT dma_unmapped_in_flight
+    // SAFETY: raised above.
+    unsafe { KeLowerIrql(before) };
+    // SAFETY: the IRP is the driver's.
+    unsafe { irp::complete(request, STATUS_SUCCESS, 0) }
+}

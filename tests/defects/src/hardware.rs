@@ -164,11 +164,15 @@ impl Hardware {
         let latched = u32::from(descriptor.Flags) & CM_RESOURCE_INTERRUPT_LATCHED != 0;
         let Ok(irql) = KIRQL::try_from(interrupt.Level & 0xFF) else { return STATUS_INSUFFICIENT_RESOURCES };
         let mode = if latched { _KINTERRUPT_MODE::Latched } else { _KINTERRUPT_MODE::LevelSensitive };
+        let chosen = defect::at(|hook, _| match hook {
+            Hook::Service(routine) => Some(*routine),
+            _ => None,
+        });
         let mut parameters = IO_CONNECT_INTERRUPT_PARAMETERS { Version: CONNECT_FULLY_SPECIFIED, ..Default::default() };
         parameters.__bindgen_anon_1.FullySpecified = IO_CONNECT_INTERRUPT_FULLY_SPECIFIED_PARAMETERS {
             PhysicalDeviceObject: device.physical,
             InterruptObject: self.interrupt.get(),
-            ServiceRoutine: Some(service),
+            ServiceRoutine: Some(chosen.unwrap_or(service)),
             ServiceContext: ptr::from_ref(device).cast_mut().cast(),
             ShareVector: u8::from(!latched),
             SynchronizeIrql: irql,
@@ -185,6 +189,11 @@ impl Hardware {
     /// Disconnects the interrupt and unmaps the registers, if there are some.
     pub fn disconnect(&self) {
         self.stop_listening();
+        self.unmap();
+    }
+
+    /// Unmaps the registers.
+    pub fn unmap(&self) {
         let registers = self.registers.swap(ptr::null_mut(), Ordering::Relaxed);
         if !registers.is_null() {
             // SAFETY: mapped by `map`; nothing uses them any more.
@@ -192,10 +201,19 @@ impl Hardware {
         }
     }
 
-    fn stop_listening(&self) {
+    /// Disconnects the interrupt and waits for what it has queued.
+    pub fn stop_listening(&self) {
+        if self.disconnect_interrupt() {
+            // SAFETY: IRQL is PASSIVE_LEVEL.
+            unsafe { KeFlushQueuedDpcs() };
+        }
+    }
+
+    /// Disconnects the interrupt, if it is connected.
+    pub fn disconnect_interrupt(&self) -> bool {
         let interrupt = self.interrupt();
         if interrupt.is_null() {
-            return;
+            return false;
         }
         // SAFETY: all members are integers and pointers, for which zero is a value.
         let mut parameters: IO_DISCONNECT_INTERRUPT_PARAMETERS = unsafe { mem::zeroed() };
@@ -205,8 +223,7 @@ impl Hardware {
         unsafe { IoDisconnectInterruptEx(&raw mut parameters) };
         // SAFETY: the service routine queues no more DPCs, and nobody else writes this.
         unsafe { *self.interrupt.get() = ptr::null_mut() };
-        // SAFETY: IRQL is PASSIVE_LEVEL.
-        unsafe { KeFlushQueuedDpcs() };
+        true
     }
 }
 

@@ -1,6 +1,114 @@
 //! The rules of hot-add.
 
-use crate::defect::Defect;
+use core::{
+    ptr,
+    sync::atomic::{AtomicPtr, Ordering},
+};
+
+use wdk_sys::{
+    _EVENT_TYPE, _IO_NOTIFICATION_EVENT_CATEGORY, _KE_PROCESSOR_CHANGE_NOTIFY_STATE, _KWAIT_REASON, DRIVER_OBJECT,
+    GUID, KEVENT, LARGE_INTEGER, NTSTATUS, PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, PNTSTATUS, PROCESSOR_NUMBER, PVOID,
+    STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
+    ntddk::{
+        IoRegisterPlugPlayNotification, IoUnregisterPlugPlayNotificationEx, KeDeregisterProcessorChangeCallback,
+        KeInitializeEvent, KeRegisterProcessorChangeCallback, KeSetTargetProcessorDpcEx, KeWaitForSingleObject,
+    },
+};
+
+use crate::{
+    defect::{self, Defect, Hook},
+    device::Device,
+    irp,
+};
 
 /// The rules of this topic.
-pub const DEFECTS: &[Defect] = &[];
+pub const DEFECTS: &[Defect] = &[
+    Defect::new("hot_add_status_outside_add_start", &[Hook::Load(register), Hook::Unload(deregister)]),
+    Defect::new("hot_add_callback_not_deregistered", &[Hook::Load(register), Hook::Unload(deregister_if_correct)]),
+    Defect::new("hot_add_notification_blocks", &[Hook::Start(listen), Hook::Remove(stop_listening)]),
+    Defect::new("hot_add_notification_fails", &[Hook::Start(listen), Hook::Remove(stop_listening)]),
+    Defect::new("hot_add_processor_never_active", &[Hook::Request(processor_never_active)]),
+];
+
+/// The interface class of processors.
+static GUID_DEVICE_PROCESSOR: GUID =
+    GUID { Data1: 0x97FA_DB10, Data2: 0x4E33, Data3: 0x40AE, Data4: [0x35, 0x9C, 0x8B, 0xEF, 0x02, 0x9D, 0xBD, 0xD0] };
+
+static REGISTRATION: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+fn register(_: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
+    // SAFETY: IRQL is PASSIVE_LEVEL.
+    let handle = unsafe { KeRegisterProcessorChangeCallback(Some(changed), ptr::null_mut(), 0) }; // DEFECT hot_add_callback_not_deregistered
+    REGISTRATION.store(handle.cast(), Ordering::Relaxed);
+    if handle.is_null() { STATUS_INSUFFICIENT_RESOURCES } else { STATUS_SUCCESS }
+}
+
+fn deregister(_: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
+    // SAFETY: `register` registered it; IRQL is PASSIVE_LEVEL.
+    unsafe { KeDeregisterProcessorChangeCallback(REGISTRATION.load(Ordering::Relaxed).cast()) };
+    STATUS_SUCCESS
+}
+
+fn deregister_if_correct(driver: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    if correct { deregister(driver, correct) } else { STATUS_SUCCESS }
+}
+
+/// "`PROCESSOR_CALLBACK_FUNCTION` callback function".
+#[rustfmt::skip]
+unsafe extern "C" fn changed(_: PVOID, change: PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, status: PNTSTATUS) { // DEFECT hot_add_status_outside_add_start
+    // SAFETY: the kernel passes a change.
+    let state = unsafe { (*change).State };
+    let complete = state == _KE_PROCESSOR_CHANGE_NOTIFY_STATE::KeProcessorAddCompleteNotify;
+    if complete && defect::is_chosen("hot_add_status_outside_add_start") && !defect::is_correct() {
+        // SAFETY: the kernel passes a status; that it is written now is the defect.
+        unsafe { *status = STATUS_UNSUCCESSFUL };
+    }
+}
+
+fn listen(device: &Device, _: bool) -> NTSTATUS {
+    let callback = if defect::is_chosen("hot_add_notification_blocks") { arrived_and_wait } else { arrived_and_fail };
+    // SAFETY: the device is ours.
+    let driver = unsafe { (*device.object).DriverObject };
+    let mut entry: PVOID = ptr::null_mut();
+    let category = _IO_NOTIFICATION_EVENT_CATEGORY::EventCategoryDeviceInterfaceChange;
+    let class = (&raw const GUID_DEVICE_PROCESSOR).cast_mut().cast();
+    // SAFETY: IRQL is PASSIVE_LEVEL; `entry` has room for the result.
+    let status = unsafe {
+        IoRegisterPlugPlayNotification(category, 0, class, driver, Some(callback), ptr::null_mut(), &raw mut entry)
+    };
+    if irp::succeeded(status) {
+        device.kept[0].store(entry as u64, Ordering::Relaxed);
+    }
+    status
+}
+
+fn stop_listening(device: &Device, _: bool) -> NTSTATUS {
+    let entry = device.kept[0].load(Ordering::Relaxed) as PVOID;
+    // SAFETY: `listen` registered it; IRQL is PASSIVE_LEVEL.
+    unsafe { IoUnregisterPlugPlayNotificationEx(entry) }
+}
+
+/// "`DRIVER_NOTIFICATION_CALLBACK_ROUTINE` callback function".
+unsafe extern "C" fn arrived_and_wait(_: PVOID, _: PVOID) -> NTSTATUS {
+    if !defect::is_correct() {
+        let (mut event, reason) = (KEVENT::default(), _KWAIT_REASON::Executive);
+        // SAFETY: there is room for an event.
+        unsafe { KeInitializeEvent(&raw mut event, _EVENT_TYPE::NotificationEvent, 0) };
+        let mut time = LARGE_INTEGER { QuadPart: -10_000 };
+        // SAFETY: the event was initialized; that the callback waits is the defect.
+        let _ = unsafe { KeWaitForSingleObject((&raw mut event).cast(), reason, 0, 0, &raw mut time) }; // DEFECT hot_add_notification_blocks
+    }
+    STATUS_SUCCESS
+}
+
+/// The same.
+#[rustfmt::skip]
+unsafe extern "C" fn arrived_and_fail(_: PVOID, _: PVOID) -> NTSTATUS { // DEFECT hot_add_notification_fails
+    if defect::is_correct() { STATUS_SUCCESS } else { STATUS_UNSUCCESSFUL }
+}
+
+fn processor_never_active(device: &Device, correct: bool) -> NTSTATUS {
+    let mut number = PROCESSOR_NUMBER { Group: 0, Number: if correct { 0 } else { 7 }, Reserved: 0 };
+    // SAFETY: the DPC was initialized in `prepare`; that the processor was never active is the defect.
+    unsafe { KeSetTargetProcessorDpcEx(device.hardware.dpc(), &raw mut number) } // DEFECT hot_add_processor_never_active
+}

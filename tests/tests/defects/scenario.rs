@@ -53,6 +53,11 @@ impl Scenario {
         Self { config: Config { processors: 1, ..self.config }, ..self }
     }
 
+    /// An `edu` without messages, one request.
+    pub fn line() -> Self {
+        Self { device: hotadd_tests::quick_edu().with_line_interrupts_only(), ..Self::software() }
+    }
+
     /// With this instead of the one request.
     pub fn with(self, act: fn(&System, Device)) -> Self {
         Self { act, ..self }
@@ -62,6 +67,12 @@ impl Scenario {
     /// was allocated there, what is held too long was acquired there.
     pub fn earlier(self) -> Self {
         Self { earlier: true, ..self }
+    }
+
+    /// In a machine whose time limit is longer than drivers may keep a power request.
+    pub fn patient(mut self) -> Self {
+        self.config.time_limit_ns *= 2;
+        self
     }
 
     /// The driver that acts correctly is not stopped, and unloads.

@@ -1,8 +1,11 @@
 //! `IoGetDmaAdapter` and the functions of `DMA_OPERATIONS`.
 
-use windows_sys::Wdk::{
-    Foundation::DEVICE_OBJECT,
-    System::SystemServices::{DEVICE_DESCRIPTION, DMA_ADAPTER},
+use windows_sys::{
+    Wdk::{
+        Foundation::{DEVICE_OBJECT, MDL},
+        System::SystemServices::{DEVICE_DESCRIPTION, DMA_ADAPTER},
+    },
+    Win32::Foundation::NTSTATUS,
 };
 
 use super::Export;
@@ -12,6 +15,7 @@ use crate::{
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL, at_most, exactly},
     kernel::Kernel,
     memory::{PAGE, Ptr},
+    pnp::scatter_gather::{self, Wanted},
 };
 
 /// The functions of this module that drivers import.
@@ -38,8 +42,8 @@ pub static OPERATIONS: [Export; 39] = [
     not_modelled!("MapTransfer"),
     export!("GetDmaAlignment", exactly(PASSIVE_LEVEL), get_dma_alignment),
     not_modelled!("ReadDmaCounter"),
-    not_modelled!("GetScatterGatherList"),
-    not_modelled!("PutScatterGatherList"),
+    export!("GetScatterGatherList", exactly(DISPATCH_LEVEL), get_scatter_gather_list),
+    export!("PutScatterGatherList", exactly(DISPATCH_LEVEL), put_scatter_gather_list),
     not_modelled!("CalculateScatterGatherList"),
     not_modelled!("BuildScatterGatherList"),
     not_modelled!("BuildMdlFromScatterGatherList"),
@@ -115,6 +119,27 @@ fn free_common_buffer(
     _cached: bool,
 ) {
     k.pnp.adapters.free(k, adapter, buffer, logical, length);
+}
+
+/// "`PGET_SCATTER_GATHER_LIST` callback function".
+#[allow(clippy::too_many_arguments, reason = "the DDI has them")]
+fn get_scatter_gather_list(
+    k: &Kernel,
+    adapter: Ptr<DMA_ADAPTER>,
+    device: Ptr<DEVICE_OBJECT>,
+    mdl: Ptr<MDL>,
+    address: u64,
+    length: u32,
+    routine: u64,
+    context: u64,
+    to_device: bool,
+) -> NTSTATUS {
+    scatter_gather::get(k, Wanted { adapter, device, mdl, address, length, to_device }, routine, context)
+}
+
+/// "`PPUT_SCATTER_GATHER_LIST` callback function".
+fn put_scatter_gather_list(k: &Kernel, adapter: Ptr<DMA_ADAPTER>, list: Ptr<u8>, to_device: bool) {
+    scatter_gather::put(k, adapter, list, to_device);
 }
 
 /// "`PGET_DMA_ALIGNMENT` callback function".

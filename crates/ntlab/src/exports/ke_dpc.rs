@@ -9,6 +9,7 @@ use super::Export;
 use crate::{
     export,
     finding::Finding,
+    hot_add,
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
@@ -39,6 +40,7 @@ fn ke_initialize_dpc(k: &Kernel, dpc: Ptr<KDPC>, routine: u64, context: u64) {
 
 /// "`KeInsertQueueDpc` function".
 fn ke_insert_queue_dpc(k: &Kernel, dpc: Ptr<KDPC>, argument1: u64, argument2: u64) -> bool {
+    k.pnp.connections.note_dpc(k, dpc);
     k.queue_dpc(dpc, [argument1, argument2])
 }
 
@@ -64,13 +66,12 @@ fn ke_set_importance_dpc(k: &Kernel, dpc: Ptr<KDPC>, importance: i32) {
 fn ke_set_target_processor_dpc(k: &Kernel, dpc: Ptr<KDPC>, number: u8) {
     match k.sched.topology.active_index(0, number) {
         Some(index) => k.sched.set_dpc_target(dpc, index),
-        None => {
-            Finding::not_modelled(format!("KeSetTargetProcessorDpc: processor {number}, which is not active")).raise()
-        }
+        None => hot_add::inactive_processor("KeSetTargetProcessorDpc", 0, number).raise(),
     }
 }
 
-/// "`KeSetTargetProcessorDpcEx` function". A processor that is not active is no valid processor number.
+/// "`KeSetTargetProcessorDpcEx` function". A processor that is being added is no valid processor number yet; one that never was active,
+/// and is not on its way, is a mistake.
 fn ke_set_target_processor_dpc_ex(k: &Kernel, dpc: Ptr<KDPC>, number: Ptr<PROCESSOR_NUMBER>) -> i32 {
     let PROCESSOR_NUMBER { Group, Number, Reserved } = number.read();
     match k.sched.topology.active_index(Group, Number) {
@@ -78,7 +79,8 @@ fn ke_set_target_processor_dpc_ex(k: &Kernel, dpc: Ptr<KDPC>, number: Ptr<PROCES
             k.sched.set_dpc_target(dpc, index);
             0
         }
-        _ => STATUS_INVALID_PARAMETER,
+        _ if k.hot_add.is_busy() => STATUS_INVALID_PARAMETER,
+        _ => hot_add::inactive_processor("KeSetTargetProcessorDpcEx", Group, Number).raise(),
     }
 }
 

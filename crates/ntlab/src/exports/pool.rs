@@ -146,7 +146,7 @@ fn allocate(k: &Kernel, request: Request) -> Ptr<u8> {
         let parameters = [PAGED_ALLOCATED_AT_WRONG_LEVEL, level.0.into(), pool, request.bytes];
         Finding::bug_check(VERIFIER, parameters, format!("allocation of paged pool at {level}")).raise();
     }
-    k.memory.allocate(k, request).unwrap_or(Ptr::null())
+    k.memory.allocate(k, request).unwrap_or_default()
 }
 
 /// "`ExFreePool` function".

@@ -48,6 +48,11 @@ pub trait PciDevice: fmt::Debug {
         Finding::not_modelled(format!("hardware that can be told to take {ns} ns for what it does")).raise()
     }
 
+    /// The memory that it is reading or writing, if it can be told: physical addresses.
+    fn transfer(&self) -> Option<Range<u64>> {
+        None
+    }
+
     /// Assigns the base address.
     fn set_bar(&self, k: &Kernel, base: u32) {
         self.write_config(k, pci::BAR0, &base.to_le_bytes());

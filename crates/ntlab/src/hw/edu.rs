@@ -198,6 +198,20 @@ impl Edu {
         self.model.transfer(self.dma)
     }
 
+    /// The address in memory that the running transfer was told, if the device does not have as many address bits.
+    #[must_use]
+    pub const fn beyond_mask(&self) -> Option<u64> {
+        let [source, destination, _, command] = self.dma;
+        let address = if command & TO_MEMORY != 0 { destination } else { source };
+        if address & !self.model.dma_mask == 0 { None } else { Some(address) }
+    }
+
+    /// Whether a transfer is under way.
+    #[must_use]
+    pub const fn is_transferring(&self) -> bool {
+        self.dma[3] & RUN != 0
+    }
+
     /// Ends a transfer whose bytes were moved: RUN falls, then the interrupt.
     pub const fn finish_dma(&mut self) -> Option<Effect> {
         self.dma[3] &= !RUN;

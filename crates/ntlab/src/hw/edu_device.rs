@@ -11,12 +11,10 @@ use super::{
     edu::{Edu, EduModel, Effect, OutOfBuffer, Transfer},
     pci::{self, Function, Message, Signal},
 };
-use crate::{finding::Finding, kernel::Kernel};
+use crate::{kernel::Kernel, pnp::dma};
 
 /// The size of BAR0.
 pub const BAR_BYTES: u32 = 0x10_0000;
-/// `DRIVER_VERIFIER_DMA_VIOLATION`.
-const DMA_VIOLATION: u32 = 0xE6;
 
 /// An `edu` device on the machine's bus, all of it in this process.
 #[derive(Debug)]
@@ -63,6 +61,9 @@ impl EduDevice {
     }
 
     fn apply(self: &Rc<Self>, k: &Kernel, effect: Effect) {
+        if effect == Effect::Dma {
+            self.check_transfer(k);
+        }
         match effect {
             Effect::Factorial(_) | Effect::Dma if self.edu.borrow().model().stuck => {
                 self.stuck_work.borrow_mut().push(effect);
@@ -101,13 +102,22 @@ impl EduDevice {
         }
     }
 
-    fn move_bytes(&self, k: &Kernel) {
-        let bus_master = self.function.borrow().is_bus_master();
-        let transfer = self.edu.borrow().transfer();
-        let Transfer { address, offset, count, to_memory } = inside_buffer(transfer);
-        if bus_master {
-            check_reach(k, address, count);
+    /// The driver has started a transfer, or it ends: it must not reach what it may not.
+    fn check_transfer(&self, k: &Kernel) -> Transfer {
+        let edu = self.edu.borrow();
+        if let Some(address) = edu.beyond_mask() {
+            dma::violation(address, "a device was given a DMA address with more bits than it has").raise();
         }
+        let transfer = inside_buffer(edu.transfer());
+        if self.function.borrow().is_bus_master() {
+            check_reach(k, transfer.address, transfer.count);
+        }
+        transfer
+    }
+
+    fn move_bytes(&self, k: &Kernel) {
+        let Transfer { address, offset, count, to_memory } = self.check_transfer(k);
+        let bus_master = self.function.borrow().is_bus_master();
         let mut edu = self.edu.borrow_mut();
         let bytes = &mut edu.buffer_mut()[offset..offset + count];
         match (to_memory, bus_master) {
@@ -131,7 +141,7 @@ impl EduDevice {
 /// A transfer, which must stay inside the device's buffer.
 pub(super) fn inside_buffer(transfer: Result<Transfer, OutOfBuffer>) -> Transfer {
     transfer.unwrap_or_else(|outside| {
-        Finding::bug_check(DMA_VIOLATION, [0; 4], format!("the device was told to do {outside}")).raise()
+        dma::violation(outside.start, &format!("the device was told to do {outside}")).raise()
     })
 }
 
@@ -139,8 +149,8 @@ pub(super) fn inside_buffer(transfer: Result<Transfer, OutOfBuffer>) -> Transfer
 pub(super) fn check_reach(k: &Kernel, address: u64, count: usize) {
     if !k.pnp.adapters.covers(address, count as u64) {
         let sentence =
-            format!("the device reaches {count:#x} bytes of memory that are not, or not any more, in a common buffer");
-        Finding::bug_check(DMA_VIOLATION, [0; 4], sentence).raise();
+            format!("the device reaches {count:#x} bytes of memory that are not, or not any more, mapped for DMA");
+        dma::violation(address, &sentence).raise();
     }
 }
 
@@ -208,6 +218,13 @@ impl PciDevice for EduDevice {
             kept.acknowledge();
             *self.function.borrow_mut() = kept;
         }
+    }
+
+    fn transfer(&self) -> Option<Range<u64>> {
+        let edu = self.edu.borrow();
+        let reaches = self.answers() && self.function.borrow().is_bus_master() && edu.is_transferring();
+        let Transfer { address, count, .. } = edu.transfer().ok().filter(|_| reaches)?;
+        Some(address..address + count as u64)
     }
 
     fn is_powered(&self) -> bool {

@@ -14,6 +14,9 @@ use crate::{finding::Finding, irql::Irql, kernel::Kernel, sched::Interrupt};
 pub const MESSAGE_ADDRESS: u64 = 0xFEE0_0000;
 /// `HARDWARE_INTERRUPT_STORM`.
 const INTERRUPT_STORM: u32 = 0xF2;
+/// Its last parameter: whether other routines serve the interrupt too.
+const NOT_CHAINED: u64 = 1;
+const CHAINED: u64 = 2;
 /// A line that was served so often in a row without going down is stuck.
 const STORM: u32 = 10_000;
 
@@ -40,6 +43,8 @@ pub struct Connected {
     pub affinity: u64,
     /// Calls the service routine.
     pub service: Box<dyn Fn(&Kernel)>,
+    /// What a report says of the service routine: its address, its context, the interrupt object.
+    pub about: [u64; 3],
     /// How often it was delivered on each processor.
     pub counts: RefCell<BTreeMap<u32, u64>>,
     live: Cell<bool>,
@@ -61,9 +66,10 @@ impl Connected {
         irql: Irql,
         (group, affinity): (u16, u64),
         service: Box<dyn Fn(&Kernel)>,
+        about: [u64; 3],
     ) -> Self {
         let (live, running) = (Cell::new(true), Cell::new(0));
-        Self { source, vector, irql, group, affinity, service, counts: RefCell::default(), live, running }
+        Self { source, vector, irql, group, affinity, service, about, counts: RefCell::default(), live, running }
     }
 
     fn serve(&self, k: &Kernel) {
@@ -88,6 +94,8 @@ struct Line {
     in_service: bool,
     /// How often it was delivered in a row without going down.
     repeats: u32,
+    /// How often a device has pulled it up.
+    raised: u64,
 }
 
 /// The machine's interrupt controller.
@@ -131,7 +139,11 @@ impl Interrupts {
 
     /// A device pulls a line up.
     pub fn line_up(&self, k: &Kernel, line: u32) {
-        self.lines.borrow_mut().entry(line).or_default().holders += 1;
+        let mut lines = self.lines.borrow_mut();
+        let state = lines.entry(line).or_default();
+        state.holders += 1;
+        state.raised += 1;
+        drop(lines);
         self.deliver_line(k, line);
     }
 
@@ -159,6 +171,11 @@ impl Interrupts {
         }
     }
 
+    /// How often devices have pulled a line up.
+    pub fn raised(&self, line: u32) -> u64 {
+        self.lines.borrow().get(&line).map_or(0, |state| state.raised)
+    }
+
     /// How many messages came for which no service routine was connected.
     pub const fn spurious(&self) -> u64 {
         self.spurious.get()
@@ -168,7 +185,7 @@ impl Interrupts {
     fn deliver_line(&self, k: &Kernel, line: u32) {
         let targets = self.at(Source::Line(line));
         let Some(first) = targets.first().map(Rc::clone) else { return };
-        if !self.begin_service(line) {
+        if !self.begin_service(line, &targets) {
             return;
         }
         let serve = move |k: &Kernel| {
@@ -181,7 +198,7 @@ impl Interrupts {
         pend(k, &first, Rc::new(serve));
     }
 
-    fn begin_service(&self, line: u32) -> bool {
+    fn begin_service(&self, line: u32, targets: &[Rc<Connected>]) -> bool {
         let mut lines = self.lines.borrow_mut();
         let state = lines.entry(line).or_default();
         if state.holders == 0 || state.in_service {
@@ -191,7 +208,12 @@ impl Interrupts {
         state.repeats += 1;
         if state.repeats > STORM {
             let sentence = format!("interrupt line {line} stayed up through {STORM} calls of its service routines");
-            Finding::bug_check(INTERRUPT_STORM, [u64::from(line), 0, 0, 0], sentence).raise();
+            let [routine, context, object] = targets.first().map_or([0; 3], |first| first.about);
+            let chained = if targets.len() > 1 { CHAINED } else { NOT_CHAINED };
+            let routines: Vec<u64> = targets.iter().map(|target| target.about[0]).collect();
+            Finding::bug_check(INTERRUPT_STORM, [routine, context, object, chained], sentence)
+                .with_stack("the service routines", &routines)
+                .raise();
         }
         true
     }

@@ -10,7 +10,7 @@ pub mod qemu;
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
 pub use self::device::PciDevice;
-use crate::kernel::Kernel;
+use crate::{kernel::Kernel, pnp};
 use interrupts::Interrupts;
 
 /// Where device memory is; there is no RAM here.
@@ -33,14 +33,24 @@ impl Hardware {
     /// Reads device memory at a physical address: ones where no device answers.
     pub fn read(&self, k: &Kernel, address: u64, size: u8) -> u64 {
         let ones = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
-        self.at(address).map_or(ones, |(device, offset)| device.read(k, offset, size) & ones)
+        let Some((device, offset)) = self.at(address) else {
+            pnp::check_registers(k, address);
+            return ones;
+        };
+        device.read(k, offset, size) & ones
     }
 
     /// Writes device memory at a physical address; nothing where no device answers.
     pub fn write(&self, k: &Kernel, address: u64, size: u8, value: u64) {
-        if let Some((device, offset)) = self.at(address) {
-            device.write(k, offset, size, value);
+        match self.at(address) {
+            Some((device, offset)) => device.write(k, offset, size, value),
+            None => pnp::check_registers(k, address),
         }
+    }
+
+    /// The transfers between devices and memory that are under way: the physical addresses.
+    pub fn transfers(&self) -> Vec<Range<u64>> {
+        self.devices.borrow().iter().filter_map(|device| device.transfer()).collect()
     }
 
     /// The device that answers at a physical address, and the offset in its BAR.

@@ -1,5 +1,8 @@
 //! A PCI function: its configuration space, and what of an interrupt leaves it.
 
+use super::PciDevice;
+use crate::kernel::Kernel;
+
 /// Offset of the command register.
 pub const COMMAND: usize = 0x04;
 /// Offset of the first base address register.
@@ -246,6 +249,20 @@ impl Function {
         self.read_config(offset, &mut bytes);
         bytes
     }
+}
+
+/// Whether a device wants its line up: "Interrupt Status" of its status register.
+pub fn is_asserted(k: &Kernel, device: &dyn PciDevice) -> bool {
+    let mut status = [0; 2];
+    device.read_config(k, STATUS, &mut status);
+    u16::from_le_bytes(status) & STATUS_INTERRUPT != 0
+}
+
+/// Whether a device is there: configuration space of a function that is not reads as ones.
+pub fn is_present(k: &Kernel, device: &dyn PciDevice) -> bool {
+    let mut vendor = [0; 2];
+    device.read_config(k, 0, &mut vendor);
+    vendor != [0xFF; 2]
 }
 
 #[cfg(test)]

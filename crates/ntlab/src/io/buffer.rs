@@ -33,6 +33,16 @@ pub enum Place {
     User,
 }
 
+impl Place {
+    const fn arena(self) -> (Arena, PageKind) {
+        match self {
+            Self::System => (Arena::Pool, PageKind::NonPagedPool),
+            Self::Locked => (Arena::Pool, PageKind::User),
+            Self::User => (Arena::User, PageKind::User),
+        }
+    }
+}
+
 /// A buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Buffer {
@@ -126,11 +136,7 @@ pub fn not_for_drivers(k: &Kernel) -> u64 {
 
 fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
     let pages = (length as u64).next_multiple_of(PAGE);
-    let (arena, kind) = match place {
-        Place::System => (Arena::Pool, PageKind::NonPagedPool),
-        Place::Locked => (Arena::Pool, PageKind::User),
-        Place::User => (Arena::User, PageKind::User),
-    };
+    let (arena, kind) = place.arena();
     let first = k.memory.space.take(arena, pages + PAGE);
     k.memory.space.open(first, pages, kind);
     if place != Place::User {
@@ -144,10 +150,24 @@ fn make(k: &Kernel, place: Place, length: usize) -> Buffer {
     buffer
 }
 
-/// Gives a buffer back.
-pub fn give_back(k: &Kernel, buffer: Buffer) {
+/// Ends a buffer: from now on its pages fault.
+pub fn retire(k: &Kernel, buffer: Buffer) {
+    check_around(k, &buffer);
+    let pages = (buffer.length as u64).next_multiple_of(PAGE);
+    let first = buffer.start.address() / PAGE * PAGE;
+    k.memory.space.close(first, pages, PageKind::PacketFreed);
+    k.memory.physical.forget(first, pages);
+    k.memory.space.give_back(buffer.place.arena().0, first, pages + PAGE);
+}
+
+fn check_around(k: &Kernel, buffer: &Buffer) {
     check_stale(k, &buffer.behind(), "a driver wrote beyond the end of the buffer of a request");
     check_stale(k, &buffer.before(), "a driver wrote before the start of the buffer of a request");
+}
+
+/// Gives a buffer back.
+pub fn give_back(k: &Kernel, buffer: Buffer) {
+    check_around(k, &buffer);
     buffer.start.fill(buffer.length, STALE);
     hide(k, &buffer);
     let mut all = k.io.buffers.kept.borrow_mut();

@@ -15,7 +15,7 @@ use windows_sys::{
 use super::{
     device, irp,
     layout::{self, DOE_UNLOAD_PENDING},
-    leaks, string,
+    leaks, lost, string,
 };
 use crate::{
     at,
@@ -206,14 +206,17 @@ fn make_ready(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) {
     }
 }
 
-/// Calls the dispatch routine for a packet.
-pub(crate) fn dispatch(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, major: u8) -> NTSTATUS {
+/// The dispatch routine for a packet.
+pub(crate) fn routine_for(device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, major: u8) -> u64 {
     if u32::from(major) > IRP_MJ_MAXIMUM_FUNCTION {
         let sentence = format!("IoCallDriver with major function {major:#x}, which there is none of");
         Finding::bug_check(irp::IO_MANAGER_VIOLATION, [0x200, 0, packet.address(), 0], sentence).raise();
     }
-    let driver = device::driver_of(device);
-    let routine = at!(driver, MajorFunction).cast::<u64>().offset(major.into()).read();
+    at!(device::driver_of(device), MajorFunction).cast::<u64>().offset(major.into()).read()
+}
+
+/// Calls the dispatch routine for a packet.
+pub(crate) fn dispatch(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, major: u8, routine: u64) -> NTSTATUS {
     if routine == INVALID_REQUEST {
         irp::set_status(packet, STATUS_INVALID_DEVICE_REQUEST, 0);
         irp::complete(k, packet);
@@ -285,7 +288,7 @@ pub fn running(k: &Kernel) -> Ptr<DRIVER_OBJECT> {
     if !k.memory.space.allows(top, 8, Access::Read) {
         return Ptr::null();
     }
-    at_address(k, Ptr::<u64>::new(top).read()).unwrap_or(Ptr::null())
+    at_address(k, Ptr::<u64>::new(top).read()).unwrap_or_default()
 }
 
 /// The driver whose image an address lies in.
@@ -346,6 +349,7 @@ pub fn unload(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Result<(), NotUnloaded>
     }
     at!(driver, Flags).write(at!(driver, Flags).read() | DRVO_UNLOAD_INVOKED);
     k.call("DriverUnload", routine, &[driver.address()]);
+    lost::check_devices(k, &devices, "its driver is unloaded");
     leaks::check(k, driver, "DriverUnload returned");
     destroy(k, driver);
     Ok(())

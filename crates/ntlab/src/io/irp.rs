@@ -17,8 +17,8 @@ use windows_sys::{
 pub use super::packet::Owner;
 use super::{
     driver, layout,
-    packet::{Completed, State},
-    request,
+    packet::{Completed, Sent, State},
+    request, rules,
 };
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
 
@@ -45,7 +45,9 @@ pub const fn size_of_irp(locations: i8) -> usize {
 
 /// Allocates a packet with `locations` stack locations.
 pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
-    let block = k.memory.allocate_object_bytes(HEADER as usize + size_of_irp(locations));
+    let bytes = HEADER as usize + size_of_irp(locations);
+    let alone = k.io.irps.is_to_be_alone(k.config.seed, &owner);
+    let block = if alone { k.memory.allocate_packet(bytes) } else { k.memory.allocate_object_bytes(bytes) };
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
     let index = k.io.irps.add(irp, owner);
     block.cast::<u64>().write(index as u64);
@@ -100,9 +102,20 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
 pub fn free(k: &Kernel, irp: Ptr<IRP>) {
     let index = known(k, irp, "IoFreeIrp");
     k.io.irps.free(index);
-    if !k.io.irps.forget_foreign(irp) {
-        k.memory.free_object(Ptr::<u8>::new(irp.address() - HEADER));
+    if k.io.irps.forget_foreign(irp) {
+        return;
     }
+    let block = Ptr::<u8>::new(irp.address() - HEADER);
+    if k.memory.is_packet(block) {
+        k.memory.free_packet(block, HEADER as usize + size_of_irp(at!(irp, StackCount).read()));
+    } else {
+        k.memory.free_object(block);
+    }
+}
+
+/// Whether a packet is on pages of its own.
+pub fn is_alone(k: &Kernel, irp: Ptr<IRP>) -> bool {
+    k.memory.is_packet(irp.cast())
 }
 
 /// Whether completion has passed all stack locations.
@@ -115,8 +128,15 @@ fn known(k: &Kernel, irp: Ptr<IRP>, function: &str) -> usize {
     if irp.is_null() {
         violation(0x01, irp, format!("{function} was called without an IRP"));
     }
-    if let Some(index) = k.io.irps.index_of(irp) {
+    if let Some(index) = k.io.irps.index_of(k, irp) {
         return index;
+    }
+    if function == "IoCallDriver" {
+        violation(
+            0x03,
+            irp,
+            "IoCallDriver was called for something that is no IRP any more: completed, freed, or never allocated",
+        );
     }
     Finding::bug_check(
         MULTIPLE_IRP_COMPLETE_REQUESTS,
@@ -173,8 +193,10 @@ pub fn call_driver(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NTS
     layout::store(at!(location, DeviceObject), device);
 
     let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
-    let frame = k.io.irps.called(index, current, major, minor);
-    let status = driver::dispatch(k, device, irp, major);
+    let status = if rules::is_judged(major) { rules::forwarded(k, irp, index) } else { 0 };
+    let routine = driver::routine_for(device, irp, major);
+    let frame = k.io.irps.called(index, current, Sent { device, routine, major, minor, status }, k.now());
+    let status = driver::dispatch(k, device, irp, major, routine);
     if let Err(disagreement) = k.io.irps.returned(index, frame, status) {
         disagreement.raise(irp, &k.io.irps.title(index));
     }
@@ -207,15 +229,16 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
         )
         .raise();
     }
+    rules::check_next_location(k, device, irp, index);
 }
 
 /// Ends the driver's work on a packet: `IofCompleteRequest` ("`IoCompleteRequest` macro").
 pub fn complete(k: &Kernel, irp: Ptr<IRP>) {
     let index = known(k, irp, "IoCompleteRequest");
     check_completable(k, irp, index);
-    let count = at!(irp, StackCount).read();
+    let (count, by) = (at!(irp, StackCount).read(), k.exec.caller());
     loop {
-        if leave_location(k, irp, index, count) == Next::Kept {
+        if leave_location(k, irp, index, (count, by)) == Next::Kept {
             return;
         }
         if is_back(irp) {
@@ -248,6 +271,11 @@ fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
         let sentence = format!("{}: completed while its cancel routine is set", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x07, routine, irp.address(), 0], sentence).raise();
     }
+    let location = current_location(irp);
+    let major = at!(location, MajorFunction).read();
+    if rules::is_judged(major) {
+        rules::completed(k, irp, index, major, at!(location, MinorFunction).read());
+    }
 }
 
 /// What a completion routine said.
@@ -260,7 +288,7 @@ enum Next {
 }
 
 /// Completion leaves the current stack location for the next higher one.
-fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, count: i8) -> Next {
+fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, (count, by): (i8, u64)) -> Next {
     let number = at!(irp, CurrentLocation).read();
     let location = current_location(irp);
     at!(irp, CurrentLocation).write(number + 1);
@@ -270,7 +298,7 @@ fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, count: i8) -> Next {
     let status = status(irp);
     let marked = control & SL_PENDING_RETURNED != 0;
     at!(irp, PendingReturned).cast::<u8>().write(u8::from(marked));
-    if let Err(disagreement) = k.io.irps.passed(index, number, Completed { marked, status }) {
+    if let Err(disagreement) = k.io.irps.passed(index, number, Completed { marked, status, by }) {
         disagreement.raise(irp, &k.io.irps.title(index));
     }
 
@@ -310,7 +338,7 @@ fn call_completion_routine(
     if result == STATUS_MORE_PROCESSING_REQUIRED {
         return Next::Kept;
     }
-    if k.io.irps.index_of(irp) != Some(index) {
+    if k.io.irps.index_of(k, irp) != Some(index) {
         violation(0x20B, irp, "a completion routine freed its IRP, but did not return STATUS_MORE_PROCESSING_REQUIRED");
     }
     if pending == Some(true) && u32::from(at!(current_location(irp), Control).read()) & SL_PENDING_RETURNED == 0 {

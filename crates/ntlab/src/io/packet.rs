@@ -8,19 +8,30 @@ use std::{
 };
 
 use windows_sys::{
-    Wdk::Foundation::IRP,
+    Wdk::Foundation::{DEVICE_OBJECT, IRP},
     Win32::Foundation::{NTSTATUS, STATUS_PENDING},
 };
 
 use super::irp::{HEADER, IO_MANAGER_VIOLATION};
-use crate::{finding::Finding, kernel::Kernel, memory::Ptr};
+use crate::{
+    finding::Finding,
+    kernel::Kernel,
+    memory::{PageKind, Ptr},
+};
+
+/// So many packets that users' requests made and so many others get a page of their own, and later one in so many: each costs system
+/// calls, and what a driver does wrong it does again.
+const ALONE_FIRST: u64 = 16;
+const ALONE_ONCE_IN: u64 = 256;
 
 /// Runs on the lab's side when a packet that it sent has come back.
 pub type Completion = Box<dyn FnOnce(&Kernel, Ptr<IRP>)>;
 
 /// Who gets a packet back when every driver is done with it.
+#[derive(Default)]
 pub enum Owner {
     /// A driver: `IoAllocateIrp`, `IoInitializeIrp`. Its completion routine must keep the packet.
+    #[default]
     Driver,
     /// The I/O manager on behalf of a user's request.
     User(u32),
@@ -39,9 +50,10 @@ impl fmt::Debug for Owner {
 }
 
 /// Where a packet is in its life.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum State {
     /// With its owner.
+    #[default]
     Idle,
     /// With drivers.
     Sent,
@@ -54,6 +66,13 @@ pub(super) enum State {
 struct Frame {
     id: u32,
     location: i8,
+    device: u64,
+    /// The dispatch routine.
+    routine: u64,
+    /// The status the packet came with.
+    entered: NTSTATUS,
+    /// It was passed on to a lower driver.
+    forwarded: bool,
     pending: bool,
     completed: Option<Completed>,
 }
@@ -62,9 +81,11 @@ struct Frame {
 pub(super) struct Completed {
     pub marked: bool,
     pub status: NTSTATUS,
+    /// The instruction that had it completed.
+    pub by: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Record {
     irp: Ptr<IRP>,
     number: u64,
@@ -72,8 +93,43 @@ struct Record {
     state: State,
     major: u8,
     minor: u8,
+    /// When a driver last got it, in virtual nanoseconds.
+    sent: u64,
     calls: u32,
     frames: Vec<Frame>,
+}
+
+/// A call of a dispatch routine with a packet, for who looks at packets that are under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub device: Ptr<DEVICE_OBJECT>,
+    pub entered: NTSTATUS,
+    pub forwarded: bool,
+}
+
+/// What a packet is sent with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub device: Ptr<DEVICE_OBJECT>,
+    pub routine: u64,
+    pub major: u8,
+    pub minor: u8,
+    /// The status it has, where that tells something: of PnP and power requests.
+    pub status: NTSTATUS,
+}
+
+/// A packet that drivers have.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub number: u64,
+    pub irp: Ptr<IRP>,
+    pub title: String,
+    pub is_users: bool,
+    pub sent: u64,
+    /// The dispatch routine of the driver that got it last.
+    pub routine: u64,
+    /// The devices whose drivers have it, the highest first.
+    pub devices: Vec<Ptr<DEVICE_OBJECT>>,
 }
 
 impl Record {
@@ -84,6 +140,20 @@ impl Record {
     fn title(&self) -> String {
         let Self { number, owner, major, minor, .. } = self;
         format!("IRP {number} of {owner:?}, major function {major:#04x}, minor {minor:#04x}")
+    }
+
+    fn under_way(&self) -> UnderWay {
+        let mut frames: Vec<&Frame> = self.frames.iter().filter(|frame| frame.completed.is_none()).collect();
+        frames.sort_unstable_by_key(|frame| std::cmp::Reverse(frame.location));
+        UnderWay {
+            number: self.number,
+            irp: self.irp,
+            title: self.title(),
+            is_users: matches!(self.owner, Owner::User(_)),
+            sent: self.sent,
+            routine: frames.last().map_or(0, |frame| frame.routine),
+            devices: frames.into_iter().map(|frame| Ptr::new(frame.device)).collect(),
+        }
     }
 
     fn is_with_drivers(&self) -> bool {
@@ -99,20 +169,33 @@ pub struct Irps {
     /// Packets in a driver's own memory, by address.
     foreign: RefCell<BTreeMap<u64, usize>>,
     sequence: Cell<u64>,
+    /// Packets made for users, and others.
+    made: [Cell<u64>; 2],
     frames: Cell<u32>,
 }
 
 impl Irps {
-    pub(super) fn index_of(&self, irp: Ptr<IRP>) -> Option<usize> {
+    pub(super) fn index_of(&self, k: &Kernel, irp: Ptr<IRP>) -> Option<usize> {
         let foreign = self.foreign.borrow();
         if let Some(&index) = foreign.get(&irp.address()) {
             return Some(index);
         }
         drop(foreign);
+        if k.memory.space.kind(irp.address()) == PageKind::PacketFreed {
+            return None;
+        }
         let index = usize::try_from(Ptr::<u64>::new(irp.address().wrapping_sub(HEADER)).read()).ok()?;
         let records = self.records.borrow();
         let record = records.get(index)?;
         (record.irp == irp && record.state != State::Freed).then_some(index)
+    }
+
+    /// Whether the next packet gets a page of its own, which is gone as soon as it is freed.
+    pub(super) fn is_to_be_alone(&self, seed: u64, owner: &Owner) -> bool {
+        let made = &self.made[usize::from(matches!(owner, Owner::User(_)))];
+        let number = made.get();
+        made.set(number + 1);
+        number < ALONE_FIRST || (number ^ seed).is_multiple_of(ALONE_ONCE_IN)
     }
 
     pub(super) fn add(&self, irp: Ptr<IRP>, owner: Owner) -> usize {
@@ -123,19 +206,10 @@ impl Irps {
             let record = &mut records[index];
             record.frames.clear();
             let frames = std::mem::take(&mut record.frames);
-            *record = Record { irp, number, owner, state: State::Idle, major: 0, minor: 0, calls: 0, frames };
+            *record = Record { irp, number, owner, frames, ..Record::default() };
             return index;
         }
-        records.push(Record {
-            irp,
-            number,
-            owner,
-            state: State::Idle,
-            major: 0,
-            minor: 0,
-            calls: 0,
-            frames: Vec::new(),
-        });
+        records.push(Record { irp, number, owner, ..Record::default() });
         records.len() - 1
     }
 
@@ -148,22 +222,39 @@ impl Irps {
         }
     }
 
-    /// Notes that the packet is sent to the driver at `location`.
-    pub(super) fn called(&self, index: usize, location: i8, major: u8, minor: u8) -> u32 {
+    /// Notes that the packet is sent to the driver at `location`, at time `now`.
+    pub(super) fn called(&self, index: usize, location: i8, sent: Sent, now: u64) -> u32 {
         let id = self.frames.get().wrapping_add(1);
         self.frames.set(id);
         let mut records = self.records.borrow_mut();
         let record = &mut records[index];
         record.frames.retain(|frame| !frame.pending || frame.completed.is_none());
-        record.frames.push(Frame { id, location, pending: false, completed: None });
+        for above in
+            record.frames.iter_mut().filter(|frame| frame.location == location || frame.location == location + 1)
+        {
+            above.forwarded = true;
+        }
+        let Sent { device, routine, major, minor, status } = sent;
+        let device = device.address();
+        record.frames.push(Frame {
+            id,
+            location,
+            device,
+            routine,
+            entered: status,
+            forwarded: false,
+            pending: false,
+            completed: None,
+        });
         record.state = State::Sent;
+        record.sent = now;
         (record.major, record.minor) = (major, minor);
         record.calls += 1;
         id
     }
 
     /// Notes what a dispatch routine returned, and judges it.
-    pub(super) fn returned(&self, index: usize, id: u32, status: NTSTATUS) -> Result<(), Disagreement> {
+    pub(super) fn returned(&self, index: usize, id: u32, status: NTSTATUS) -> Result<(), Contradiction> {
         let mut records = self.records.borrow_mut();
         let record = &mut records[index];
         record.calls -= 1;
@@ -181,12 +272,15 @@ impl Irps {
                 frame.pending = true;
                 Ok(())
             }
-            None => Err(Disagreement::NeitherCompletedNorPending(status)),
+            None => {
+                let what = Disagreement::NeitherCompletedNorPending(status);
+                Err(Contradiction { what, stack: ("the dispatch routine", frame.routine) })
+            }
         }
     }
 
     /// Notes that completion passes the stack location, and judges the calls that have returned.
-    pub(super) fn passed(&self, index: usize, location: i8, completed: Completed) -> Result<(), Disagreement> {
+    pub(super) fn passed(&self, index: usize, location: i8, completed: Completed) -> Result<(), Contradiction> {
         let mut records = self.records.borrow_mut();
         let mut verdict = Ok(());
         for frame in &mut records[index].frames {
@@ -240,6 +334,28 @@ impl Irps {
         self.foreign.borrow_mut().remove(&irp.address()).is_some()
     }
 
+    /// The call of the dispatch routine that has the packet at `location`.
+    pub(super) fn call_at(&self, index: usize, location: i8) -> Option<Call> {
+        let records = self.records.borrow();
+        let has_it = |frame: &&Frame| frame.location == location && frame.completed.is_none();
+        let frame = records[index].frames.iter().rev().find(has_it)?;
+        Some(Call { device: Ptr::new(frame.device), entered: frame.entered, forwarded: frame.forwarded })
+    }
+
+    /// The call of the dispatch routine that passes the packet on to `location`: by skipping its own stack location, or to the next one.
+    pub(super) fn call_above(&self, index: usize, location: i8) -> Option<Call> {
+        self.call_at(index, location).or_else(|| self.call_at(index, location + 1))
+    }
+
+    /// The packets that drivers have, in the order they were made.
+    pub(super) fn under_way(&self) -> Vec<UnderWay> {
+        let records = self.records.borrow();
+        let mut all: Vec<UnderWay> =
+            records.iter().filter(|record| record.is_with_drivers()).map(Record::under_way).collect();
+        all.sort_unstable_by_key(|packet| packet.number);
+        all
+    }
+
     /// What a report calls the packet.
     pub(super) fn title(&self, index: usize) -> String {
         self.records.borrow()[index].title()
@@ -268,19 +384,35 @@ pub(super) enum Disagreement {
     OtherStatus { returned: NTSTATUS, completed: NTSTATUS },
 }
 
-const fn judge(returned: NTSTATUS, completed: Completed) -> Result<(), Disagreement> {
-    match (returned == STATUS_PENDING, completed.marked) {
-        (true, false) => Err(Disagreement::ReturnedButNotMarked),
-        (false, true) => Err(Disagreement::MarkedButNotReturned(returned)),
+/// A disagreement, and an instruction of the driver that has to do with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Contradiction {
+    what: Disagreement,
+    stack: (&'static str, u64),
+}
+
+const fn judge(returned: NTSTATUS, completed: Completed) -> Result<(), Contradiction> {
+    let what = match (returned == STATUS_PENDING, completed.marked) {
+        (true, false) => Disagreement::ReturnedButNotMarked,
+        (false, true) => Disagreement::MarkedButNotReturned(returned),
         (false, false) if returned != completed.status => {
-            Err(Disagreement::OtherStatus { returned, completed: completed.status })
+            Disagreement::OtherStatus { returned, completed: completed.status }
         }
-        _ => Ok(()),
+        _ => return Ok(()),
+    };
+    Err(Contradiction { what, stack: ("completed", completed.by) })
+}
+
+impl Contradiction {
+    pub(super) fn raise(self, irp: Ptr<IRP>, title: &str) -> ! {
+        let (what, address) = self.stack;
+        let stack: &[u64] = if address == 0 { &[] } else { &[address] };
+        self.what.finding(irp, title).with_stack(what, stack).raise()
     }
 }
 
 impl Disagreement {
-    pub(super) fn raise(self, irp: Ptr<IRP>, title: &str) -> ! {
+    fn finding(self, irp: Ptr<IRP>, title: &str) -> Finding {
         let (code, sentence) = match self {
             Self::NeitherCompletedNorPending(status) => (
                 0x226,
@@ -313,6 +445,6 @@ impl Disagreement {
             Self::OtherStatus { returned, .. } => returned,
         };
         let parameters = [code, 0, irp.address(), u64::from(returned.cast_unsigned())];
-        Finding::bug_check(IO_MANAGER_VIOLATION, parameters, sentence).raise()
+        Finding::bug_check(IO_MANAGER_VIOLATION, parameters, sentence)
     }
 }

@@ -314,12 +314,13 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
         buffer::reveal(k, buffer);
     }
     let output = fetch(k, packet, transfer, status, information);
+    let end = if irp::is_alone(k, packet) { buffer::retire } else { buffer::give_back };
     if let Some(buffer) = transfer.system {
-        buffer::give_back(k, buffer);
+        end(k, buffer);
     }
     if let Some((buffer, mdl)) = transfer.direct {
         mdl::unlock(k, mdl);
-        buffer::give_back(k, buffer);
+        end(k, buffer);
     }
     for buffer in transfer.neither.into_iter().flatten() {
         buffer::give_back(k, buffer);

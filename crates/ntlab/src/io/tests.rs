@@ -19,7 +19,8 @@ use crate::{
     machine::{Machine, Outcome, System},
     registry::Value,
     rule::Rule,
-    user::{Access, Handle, Request, Status},
+    sched::VERIFIER,
+    user::{Access, Handle, Pending, Request, Status},
 };
 
 const IO_MANAGER_VIOLATION: u32 = 0xC9;
@@ -271,6 +272,63 @@ fn a_request_completed_twice_stops_the_run() {
 }
 
 #[test]
+fn a_packet_that_completed_is_gone() {
+    assert_bug_check(0x818, 0xCC, None);
+    assert_bug_check(0x819, IO_MANAGER_VIOLATION, Some(0x03));
+}
+
+#[test]
+fn a_stack_location_that_was_not_set_up_or_is_marked_pending_stops_the_run() {
+    for (function, code) in [(0xE00, 0x212), (0xF00, 0x206)] {
+        let found = ask_stack(function).result.expect_err("the stack location is wrong").finding;
+        let Cause::BugCheck { code: IO_MANAGER_VIOLATION, parameters } = found.cause else { panic!("{found:?}") };
+        assert_eq!(parameters[0], code, "{}", found.sentence);
+    }
+}
+
+/// What stops a run that waits for a request which its driver keeps, and what the report says of where it is.
+fn lost(end: impl for<'k> FnOnce(&'k System, Handle<'k>, Pending<'k>)) -> (Finding, String) {
+    let outcome = run(|system| {
+        let device = open(system);
+        let kept = device.submit(Request::Control { code: code(0x817), input: vec![], output: 0 });
+        end(system, device, kept);
+    });
+    let report = outcome.result.expect_err("the request is missed");
+    let place = report.related.iter().flat_map(|(_, stack)| stack).map(ToString::to_string).collect();
+    (report.finding, place)
+}
+
+#[test]
+fn a_request_that_is_kept_for_good_and_cannot_be_cancelled_stops_the_run_with_where_it_was_last_seen() {
+    for (found, place) in [lost(|system, _, _| system.settle()), lost(|_, _, kept| drop(kept.wait()))] {
+        let Cause::BugCheck { code: VERIFIER, parameters } = found.cause else { panic!("{found:?}") };
+        assert_eq!(parameters[0], Rule::LostIrp as u64, "{}", found.sentence);
+        assert!(found.sentence.contains("last seen with driver requests, device"), "{}", found.sentence);
+        assert!(place.contains("control"), "{place}");
+    }
+}
+
+#[test]
+fn a_request_that_outlives_the_cleanup_of_its_handle_stops_the_run() {
+    let (found, _) = lost(|system, device, _| {
+        device.close();
+        system.settle();
+    });
+    assert!(found.sentence.contains("its handle is closed"), "{}", found.sentence);
+}
+
+#[test]
+fn a_request_that_can_be_cancelled_may_be_kept() {
+    let outcome = run(|system| {
+        let device = open(system);
+        let held = device.submit(Request::Control { code: code(0x801), input: vec![], output: 0 });
+        system.settle();
+        held.cancel()
+    });
+    assert!(outcome.result.expect("no finding"));
+}
+
+#[test]
 fn status_pending_and_the_mark_must_agree() {
     assert_bug_check(0x804, IO_MANAGER_VIOLATION, Some(0x23D));
     assert_bug_check(0x805, IO_MANAGER_VIOLATION, Some(0x23E));
@@ -298,7 +356,15 @@ fn completing_a_request_whose_cancel_routine_is_set_stops_the_run() {
 
 #[test]
 fn a_write_to_the_buffer_of_a_completed_request_stops_the_run() {
-    assert_bug_check(0x80A, IO_MANAGER_VIOLATION, Some(0x200));
+    assert_bug_check(0x80A, 0xCC, None);
+    let outcome = run(|system| {
+        // The first requests are those whose buffers go with them.
+        (0..20).for_each(|_| drop(ask(system, 0x800)));
+        let done = ask(system, 0x80A);
+        (done, ask(system, 0x800))
+    });
+    let found = outcome.result.expect_err("the next request notices it").finding;
+    assert!(found.sentence.contains("wrote to the buffer of a request"), "{}", found.sentence);
 }
 
 #[test]

@@ -149,6 +149,9 @@ const fn by_kind(kind: PageKind, access: Access) -> (u32, &'static str) {
         (PageKind::ImageUnloaded, _) => {
             (DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, "a driver image that was unloaded")
         }
+        (PageKind::PacketFreed, _) => {
+            (PAGE_FAULT_IN_FREED_SPECIAL_POOL, "an IRP, or its buffer, after it was completed to its end or freed")
+        }
         (PageKind::MmioUnmapped, _) => (PAGE_FAULT_IN_NONPAGED_AREA, "device registers that were unmapped"),
         (
             PageKind::ImageReadOnly | PageKind::ImageCode | PageKind::PagedReadOnly | PageKind::PagedCode,

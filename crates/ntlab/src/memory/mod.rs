@@ -39,6 +39,13 @@ const IO_BUFFER: [u8; 4] = *b"IoBf";
 /// Tag of common buffers.
 const COMMON_BUFFER: [u8; 4] = *b"DmaC";
 
+/// Packets start at multiples of this.
+const PACKET_ALIGNMENT: u64 = 16;
+
+const fn packet_pages(bytes: usize) -> u64 {
+    (bytes as u64).next_multiple_of(PACKET_ALIGNMENT).next_multiple_of(PAGE)
+}
+
 /// All memory of one machine.
 #[derive(Debug)]
 pub struct Memory {
@@ -100,6 +107,29 @@ impl Memory {
             let parameters = [NOT_ALLOCATED, 0, 0, object.address()];
             Finding::bug_check(BAD_POOL_CALLER, parameters, "free of a kernel structure that is not allocated").raise();
         }
+    }
+
+    /// Zeroed memory for a packet on pages of its own, at their end.
+    #[must_use]
+    pub fn allocate_packet(&self, bytes: usize) -> Ptr<u8> {
+        let pages = packet_pages(bytes);
+        let start = self.space.take(Arena::Packets, pages);
+        self.space.open(start, pages, PageKind::Packet);
+        Ptr::new(start + pages - (bytes as u64).next_multiple_of(PACKET_ALIGNMENT))
+    }
+
+    /// Whether [`Memory::allocate_packet`] made it.
+    #[must_use]
+    pub fn is_packet(&self, packet: Ptr<u8>) -> bool {
+        self.space.contains(Arena::Packets, packet.address())
+    }
+
+    /// Frees what [`Memory::allocate_packet`] returned for so many bytes: from now on its pages fault.
+    pub fn free_packet(&self, packet: Ptr<u8>, bytes: usize) {
+        let (start, pages) = (packet.address() / PAGE * PAGE, packet_pages(bytes));
+        self.space.close(start, pages, PageKind::PacketFreed);
+        self.physical.forget(start, pages);
+        self.space.give_back(Arena::Packets, start, pages);
     }
 
     /// Whether the pointer is that of a structure that was made and not freed.

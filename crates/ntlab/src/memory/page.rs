@@ -77,6 +77,10 @@ page_kinds! {
     Host = 0x14,
     /// Driver code as the stepper has encoded it again, while more of it is written.
     Translated = READ | EXECUTE | 0x17,
+    /// An IRP with pages of its own.
+    Packet = READ | WRITE | 0x17,
+    /// One that was freed, or the buffer of its request.
+    PacketFreed = 0x17,
     /// Code of an image in a pageable section.
     PagedCode = READ | EXECUTE | PAGEABLE,
     /// A read-only pageable section.

@@ -154,7 +154,7 @@ impl Physical {
     }
 
     /// The pages of a range are gone: what a device does to their frames from now on is a finding.
-    pub(super) fn forget(&self, start: u64, length: u64) {
+    pub(crate) fn forget(&self, start: u64, length: u64) {
         let mut addresses = self.addresses.borrow_mut();
         let gone: Vec<(u64, u64)> =
             addresses.range(start..start + length).map(|(page, frame)| (*page, *frame)).collect();

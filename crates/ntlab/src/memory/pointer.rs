@@ -19,6 +19,11 @@ impl<T> Clone for Ptr<T> {
     }
 }
 impl<T> Copy for Ptr<T> {}
+impl<T> Default for Ptr<T> {
+    fn default() -> Self {
+        Self::null()
+    }
+}
 impl<T> PartialEq for Ptr<T> {
     fn eq(&self, other: &Self) -> bool {
         self.address == other.address

@@ -45,6 +45,8 @@ pub enum Arena {
     HostStacks,
     /// Structures made by the kernel.
     Objects,
+    /// IRPs with pages of their own.
+    Packets,
     /// Device registers.
     Mmio,
     /// User processes.
@@ -56,12 +58,13 @@ pub enum Arena {
 }
 
 /// Start and end of each arena in the reservation, by `Arena`. The page map comes first: a byte a page is 16 MiB.
-const ARENAS: [(u64, u64); 9] = [
+const ARENAS: [(u64, u64); 10] = [
     (USER_END + 128 * MIB, 6 * GIB),
     (USER_END, USER_END + 128 * MIB),
     (6 * GIB, 8 * GIB),
     (8 * GIB, 16 * GIB),
-    (16 * GIB, 20 * GIB),
+    (16 * GIB, 19 * GIB),
+    (19 * GIB, 20 * GIB),
     (20 * GIB, 24 * GIB),
     (32 * MIB, USER_END),
     (24 * GIB, 56 * GIB),
@@ -143,9 +146,9 @@ impl Space {
 
     /// The arena and offset in it of an address: what a trace may say about an address.
     pub fn locate(&self, address: u64) -> Option<(Arena, u64)> {
-        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, PagedPool, Pool, Stacks, User};
+        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, Packets, PagedPool, Pool, Stacks, User};
         let offset = address.checked_sub(self.base)?;
-        let all = [Images, Kernel, Stacks, HostStacks, Objects, Mmio, User, Pool, PagedPool];
+        let all = [Images, Kernel, Stacks, HostStacks, Objects, Packets, Mmio, User, Pool, PagedPool];
         let arena = all.into_iter().find(|arena| (bounds(*arena).0..bounds(*arena).1).contains(&offset))?;
         Some((arena, offset - bounds(arena).0))
     }

@@ -115,8 +115,18 @@ fn finish(k: &Kernel, devnode: Option<&Rc<Devnode>>, packet: Ptr<IRP>) -> NTSTAT
         None => {}
     }
     let status = irp::status(packet);
-    irp::complete(k, packet);
+    complete(k, packet);
     status
+}
+
+/// Completes a request. Completion routines may be called at any level up to `DISPATCH_LEVEL` ("Implementing an `IoCompletion` Routine"),
+/// and here they are.
+fn complete(k: &Kernel, packet: Ptr<IRP>) {
+    let before = k.choices.once_in(2).then(|| k.raise_irql(DISPATCH_LEVEL));
+    irp::complete(k, packet);
+    if let Some(before) = before {
+        k.lower_irql(before);
+    }
 }
 
 /// The information or error a request ends with; none if it is completed as it came.
@@ -129,6 +139,7 @@ fn pnp(k: &Kernel, devnode: &Rc<Devnode>, minor: u32, words: Words) -> BusAnswer
         IRP_MN_STOP_DEVICE | IRP_MN_SURPRISE_REMOVAL | IRP_MN_REMOVE_DEVICE => {
             if let Some(hardware) = &devnode.hardware {
                 hardware.set_command(k, 0);
+                k.pnp.connections.check_dpcs(k, devnode.pdo);
             }
             done
         }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use windows_sys::{
     Wdk::{
-        Foundation::DEVICE_OBJECT,
+        Foundation::{DEVICE_OBJECT, KDPC},
         System::SystemServices::{
             CONNECT_FULLY_SPECIFIED, CONNECT_FULLY_SPECIFIED_GROUP, CONNECT_LINE_BASED, CONNECT_MESSAGE_BASED,
         },
@@ -14,10 +14,11 @@ use windows_sys::{
 
 use super::{Devnode, resources::AssignedInterrupt};
 use crate::{
+    at,
     hw::{
         PciDevice,
         interrupts::{Connected, MESSAGE_ADDRESS, Source},
-        pci::Message,
+        pci::{self, Message},
     },
     irql::Irql,
     kernel::Kernel,
@@ -81,6 +82,10 @@ pub struct Connections {
     objects: RefCell<BTreeMap<u64, InterruptObject>>,
     /// Deliveries of interrupts that are not connected any more, by device and processor.
     past: RefCell<BTreeMap<(u64, u32), u64>>,
+    /// The devices whose service routines run now, by processor, the innermost last.
+    serving: RefCell<Vec<(u32, Ptr<DEVICE_OBJECT>)>>,
+    /// DPCs that service routines have queued, by address: the device, and the DPC's routine.
+    dpcs: RefCell<BTreeMap<u64, (Ptr<DEVICE_OBJECT>, u64)>>,
 }
 
 impl Connections {
@@ -111,8 +116,11 @@ impl Connections {
         }
         let source = if interrupt.message { Source::Message(interrupt.vector) } else { Source::Line(interrupt.line) };
         let level = Irql(interrupt.irql).max(service.synchronize);
-        let serve = Box::new(move |k: &Kernel| serve(k, object, service, lock, level));
-        let connected = Connected::new(source, interrupt.vector, Irql(interrupt.irql), (target.group, active), serve);
+        let served = Served { pdo: devnode.pdo, hardware: Rc::clone(&hardware), source, object, lock, level };
+        let serve = Box::new(move |k: &Kernel| serve(k, &served, service));
+        let about = [service.routine, service.context, object.address()];
+        let irql = Irql(interrupt.irql);
+        let connected = Connected::new(source, interrupt.vector, irql, (target.group, active), serve, about);
         let connected = k.hardware.interrupts.connect(k, connected);
         if interrupt.message {
             hardware.set_message(k, message_of(interrupt));
@@ -188,6 +196,33 @@ impl Connections {
         counts
     }
 
+    /// Notes that a DPC is queued, in case a service routine does it.
+    pub fn note_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>) {
+        let serving = self.serving.borrow();
+        if serving.is_empty() {
+            return;
+        }
+        let here = k.processor_index();
+        if let Some((_, pdo)) = serving.iter().rev().find(|(processor, _)| *processor == here) {
+            let routine = at!(dpc, DeferredRoutine).cast::<u64>().read();
+            self.dpcs.borrow_mut().insert(dpc.address(), (*pdo, routine));
+        }
+    }
+
+    /// The driver of a device has passed down a request after which it must not touch the device: stops the run if a DPC of its interrupt
+    /// is still to run, or running.
+    pub fn check_dpcs(&self, k: &Kernel, pdo: Ptr<DEVICE_OBJECT>) {
+        let mut dpcs = self.dpcs.borrow_mut();
+        let left = dpcs.iter().find(|(dpc, (device, _))| *device == pdo && k.sched.has_dpc(Ptr::new(**dpc)));
+        if let Some((&dpc, &(_, routine))) = left {
+            drop(dpcs);
+            let sentence =
+                "a driver has stopped its device, and a DPC that its interrupt service routine queued is still to run";
+            Rule::DpcAfterStop.broken([dpc, routine, 0], sentence).with_stack("its routine", &[routine]).raise();
+        }
+        dpcs.retain(|_, (device, _)| *device != pdo);
+    }
+
     fn is_connected(&self, vector: u32) -> bool {
         self.objects.borrow().values().any(|object| object.connected.vector == vector)
     }
@@ -198,21 +233,56 @@ fn message_of(interrupt: AssignedInterrupt) -> Option<Message> {
     Some(Message { address: MESSAGE_ADDRESS, data })
 }
 
+/// What is served.
+struct Served {
+    pdo: Ptr<DEVICE_OBJECT>,
+    hardware: Rc<dyn PciDevice>,
+    source: Source,
+    object: Ptr<u8>,
+    lock: Ptr<usize>,
+    level: Irql,
+}
+
 /// Calls a service routine: at its level, under its lock.
-fn serve(k: &Kernel, object: Ptr<u8>, service: Service, lock: Ptr<usize>, level: Irql) {
-    let before = k.raise_irql(level);
-    k.sched.acquire(k, lock, LockKind::SpinLock);
-    match service.message {
-        Some(message) => {
-            let arguments = [object.address(), service.context, message.into()];
+fn serve(k: &Kernel, served: &Served, service: Service) {
+    let before = k.raise_irql(served.level);
+    k.sched.acquire(k, served.lock, LockKind::SpinLock);
+    let connections = &k.pnp.connections;
+    let here = (k.processor_index(), served.pdo);
+    connections.serving.borrow_mut().push(here);
+    match (service.message, served.source) {
+        (Some(message), _) => {
+            let arguments = [served.object.address(), service.context, message.into()];
             k.call("InterruptMessageService", service.routine, &arguments);
         }
-        None => {
-            k.call("InterruptService", service.routine, &[object.address(), service.context]);
+        (None, Source::Line(line)) => serve_line(k, served, service, line),
+        (None, Source::Message(_)) => {
+            call_service(k, served, service);
         }
     }
-    k.sched.release(lock);
+    let mut serving = connections.serving.borrow_mut();
+    let place = serving.iter().rposition(|other| *other == here);
+    place.map(|place| serving.remove(place));
+    drop(serving);
+    k.sched.release(served.lock);
     k.lower_irql(before);
+}
+
+/// Whether the routine claims the interrupt.
+fn call_service(k: &Kernel, served: &Served, service: Service) -> bool {
+    k.call("InterruptService", service.routine, &[served.object.address(), service.context]) & 0xFF != 0
+}
+
+/// Calls a service routine for a line, which others may share: it must claim what its own device raised only.
+fn serve_line(k: &Kernel, served: &Served, service: Service, line: u32) {
+    let asserted = pci::is_asserted(k, served.hardware.as_ref());
+    let raised = k.hardware.interrupts.raised(line);
+    let claimed = call_service(k, served, service);
+    if claimed && !asserted && raised == k.hardware.interrupts.raised(line) {
+        let sentence = "an interrupt service routine claimed an interrupt that its device did not raise";
+        let parameters = [service.routine, service.context, served.object.address()];
+        Rule::FalseClaim.broken(parameters, sentence).with_stack("the service routine", &[service.routine]).raise();
+    }
 }
 
 /// What a version of the call is called.

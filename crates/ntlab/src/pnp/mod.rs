@@ -16,6 +16,7 @@ pub mod rebalance;
 pub(crate) mod remove;
 pub(crate) mod request;
 pub mod resources;
+pub(crate) mod scatter_gather;
 mod spec;
 mod stepwise;
 pub mod worker;
@@ -44,9 +45,11 @@ pub use self::{
     stepwise::PnpRequest,
 };
 use crate::{
+    hw::pci,
     io::{device as device_stack, driver, interface},
     kernel::Kernel,
     memory::Ptr,
+    rule::Rule,
 };
 
 /// What the PnP manager of one machine knows.
@@ -137,4 +140,29 @@ pub(crate) fn unplug(k: &Kernel, device: u32) {
             remove::surprise(k, &devnode);
         }
     });
+}
+
+/// A driver touches device registers at a physical address where no device answers: right only where the device was pulled out and the
+/// driver has not been told.
+pub(crate) fn check_registers(k: &Kernel, address: u64) {
+    let has_them = |devnode: &Rc<Devnode>| {
+        devnode.assigned.borrow().iter().any(|assigned| match *assigned {
+            Assigned::Memory { start, length } => address.wrapping_sub(start) < u64::from(length),
+            Assigned::Interrupt(_) => false,
+        })
+    };
+    let owner = k.pnp.devnodes.all().into_iter().find(has_them);
+    let works = |devnode: &Devnode| devnode.state.get() == DeviceState::Started;
+    let hardware = owner.as_ref().filter(|devnode| works(devnode)).and_then(|devnode| devnode.hardware.clone());
+    match hardware {
+        Some(hardware) if !pci::is_present(k, hardware.as_ref()) => {}
+        Some(hardware) if !hardware.is_powered() => {
+            let sentence = "device registers are touched while the device is not in D0";
+            Rule::RegistersPoweredDown.broken([address, 0, 0], sentence).raise();
+        }
+        _ => {
+            let sentence = "device registers are touched that the device does not answer at: it is stopped or removed";
+            Rule::RegistersAfterStop.broken([address, 0, 0], sentence).raise();
+        }
+    }
 }

@@ -202,18 +202,21 @@ fn call(k: &Kernel, registration: &Registration, event: &InterfaceEvent) {
         format!("interface {} {}", event.link, if event.arrival { "arrived" } else { "removed" }).into(),
     ));
     let notification = Notification::new(k, event);
+    let thread = k.current_thread();
+    thread.must_not_block.set(true);
     let status = k.call(
         "PnP notification callback",
         registration.callback,
         &[notification.structure.address(), registration.context],
     );
+    thread.must_not_block.set(false);
     notification.free(k);
     registration.running.set(None);
-    check_status(status);
+    check_status(registration, status);
 }
 
 /// "A callback routine should return `STATUS_SUCCESS`" for interface changes.
-fn check_status(rax: u64) {
+fn check_status(registration: &Registration, rax: u64) {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
@@ -223,7 +226,8 @@ fn check_status(rax: u64) {
     if status != STATUS_SUCCESS {
         let sentence =
             format!("a device interface notification callback returned {status:#010x}; it must return STATUS_SUCCESS");
-        Rule::NotificationStatus.broken([u64::from(status.cast_unsigned()), 0, 0], sentence).raise();
+        let finding = Rule::NotificationStatus.broken([u64::from(status.cast_unsigned()), 0, 0], sentence);
+        finding.with_stack("the callback", &[registration.callback]).raise();
     }
 }
 

@@ -2,13 +2,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use windows_sys::{
-    Wdk::System::SystemServices::{
-        IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE, IRP_MN_REMOVE_DEVICE, IRP_MN_STOP_DEVICE,
-        IRP_MN_SURPRISE_REMOVAL,
-    },
-    Win32::Foundation::{NTSTATUS, STATUS_NOT_SUPPORTED},
-};
+use windows_sys::Win32::Foundation::{NTSTATUS, STATUS_NOT_SUPPORTED};
 
 use super::devnode::Devnode;
 use crate::{
@@ -16,12 +10,13 @@ use crate::{
     events::Kind,
     finding::Finding,
     io::{
-        irp,
+        irp::{self, IO_MANAGER_VIOLATION},
         layout::Words,
+        lost,
+        rules::{self, MUST_SUCCEED},
         send::{self, IrpParameters},
     },
     kernel::Kernel,
-    sched::VERIFIER,
 };
 
 /// A minor function that no driver knows.
@@ -30,15 +25,6 @@ pub const UNKNOWN_MINOR: u32 = 0xFF;
 const PNP_WATCHDOG: u32 = 0x1D5;
 /// How long drivers may keep a PnP request: 5 minutes.
 const PATIENCE: u64 = 300_000_000_000;
-
-/// Requests that a driver must not fail.
-const MUST_SUCCEED: [(u32, &str); 5] = [
-    (IRP_MN_STOP_DEVICE, "IRP_MN_STOP_DEVICE"),
-    (IRP_MN_CANCEL_STOP_DEVICE, "IRP_MN_CANCEL_STOP_DEVICE"),
-    (IRP_MN_CANCEL_REMOVE_DEVICE, "IRP_MN_CANCEL_REMOVE_DEVICE"),
-    (IRP_MN_SURPRISE_REMOVAL, "IRP_MN_SURPRISE_REMOVAL"),
-    (IRP_MN_REMOVE_DEVICE, "IRP_MN_REMOVE_DEVICE"),
-];
 
 /// What came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +53,7 @@ pub fn send_with(k: &Kernel, devnode: &Devnode, minor: u32, words: Words, inform
     let parameters = IrpParameters { information, ..IrpParameters::pnp(minor, words) };
     let answer = deliver(k, devnode, &parameters, PATIENCE).unwrap_or_else(|| {
         let sentence = format!("a driver kept PnP request {minor:#04x} to device {} for 5 minutes", devnode.id);
-        Finding::bug_check(PNP_WATCHDOG, [0, 0, 0, PATIENCE / 1_000_000], sentence).raise()
+        lost::kept(k, devnode.pdo, PNP_WATCHDOG, [0, 0, 0, PATIENCE / 1_000_000], &sentence).raise()
     });
     k.record(Kind::Note(format!("PnP request {minor:#04x} to device {}: {:#010x}", devnode.id, answer.status).into()));
     judge(minor, information, answer);
@@ -92,17 +78,23 @@ pub fn deliver(k: &Kernel, devnode: &Devnode, parameters: &IrpParameters, patien
 }
 
 fn judge(minor: u32, information: u64, answer: Answer) {
-    let violation = |sentence: String| -> ! { Finding::bug_check(VERIFIER, [0; 4], sentence).raise() };
+    let violation = |code: u64, sentence: String| -> ! {
+        Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, 0, u64::from(answer.status.cast_unsigned())], sentence)
+            .raise()
+    };
     let status = answer.status;
     if let Some((_, name)) = MUST_SUCCEED.iter().find(|(number, _)| *number == minor)
         && status < 0
     {
-        violation(format!("{name} was completed with {status:#010x}; a driver must not fail it"));
+        let sentence = format!("{name} was completed with {status:#010x}; a driver must not fail it");
+        violation(rules::failed_code(minor), sentence);
     }
     let untouched = status == STATUS_NOT_SUPPORTED && answer.information == information;
     if minor == UNKNOWN_MINOR && !untouched {
-        violation(format!(
+        let code = if status == STATUS_NOT_SUPPORTED { 0x214 } else { 0x213 };
+        let sentence = format!(
             "a PnP request that no driver knows came back with {status:#010x}; drivers must pass it down as it is"
-        ));
+        );
+        violation(code, sentence);
     }
 }

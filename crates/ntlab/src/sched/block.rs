@@ -3,7 +3,7 @@
 use std::{rc::Rc, thread};
 
 use super::{Sched, Thread, ThreadId, level::VERIFIER, thread::State};
-use crate::{events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel};
+use crate::{events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel, rule::Rule};
 
 /// `STATUS_SUCCESS`.
 pub const SUCCESS: i32 = 0;
@@ -40,6 +40,14 @@ impl Sched {
         thread
     }
 
+    /// Stops the run if the current thread runs a callback that must not block. A short wait for who owns a mutex is none.
+    pub(super) fn check_may_block(&self, what: &str) {
+        if self.current_thread().must_not_block.get() {
+            let sentence = format!("{what}: a wait in a PnP notification callback, which must not block");
+            Rule::NotificationBlocks.broken([0; 3], sentence).raise();
+        }
+    }
+
     /// Ends the wait of a thread.
     pub(super) fn unblock(&self, k: &Kernel, thread: &Rc<Thread>, status: i32) {
         debug_assert_eq!(thread.state.get(), State::Waiting, "{} does not wait", thread.name);
@@ -66,6 +74,7 @@ impl Sched {
 
     /// Makes the current thread wait until virtual time `deadline`.
     pub fn delay(&self, k: &Kernel, what: &'static str, deadline: u64) {
+        self.check_may_block(what);
         self.block_with_deadline(k, what, Some(deadline));
     }
 

@@ -50,7 +50,9 @@ impl Sched {
             let next = processor.dpcs.borrow_mut().pop_front();
             processor.find_pending();
             let Some(dpc) = next else { break };
+            processor.dpc.set(dpc.address());
             run_dpc(k, dpc);
+            processor.dpc.set(0);
             processor.dpcs_over.set(processor.dpcs_over.get() + 1);
         }
         processor.in_dpc.set(false);
@@ -67,6 +69,11 @@ impl Sched {
         at!(dpc, Anonymous.Anonymous).write(KDPC_0_0 { Type: DPC_OBJECT, Importance: MEDIUM_IMPORTANCE, Number: 0 });
         at!(dpc, DeferredRoutine).cast().write(routine);
         at!(dpc, DeferredContext).cast().write(context);
+    }
+
+    /// Whether a DPC is queued, or running.
+    pub(crate) fn has_dpc(&self, dpc: Ptr<KDPC>) -> bool {
+        self.is_queued(dpc) || self.active().any(|processor| processor.dpc.get() == dpc.address())
     }
 
     fn is_queued(&self, dpc: Ptr<KDPC>) -> bool {

@@ -11,7 +11,7 @@ use crate::{
     events::Kind,
     exec,
     finding::Finding,
-    io::object,
+    io::{lost, object},
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
     kernel::Kernel,
     memory::Ptr,
@@ -76,6 +76,13 @@ impl Sched {
         let spinning = self.spinning.borrow();
         let locks: Vec<String> =
             spinning.iter().map(|(processor, _)| format!("processor {processor} spins on a lock")).collect();
+        let in_driver = |thread: &Rc<Thread>| !k.exec.driver_stack_of(thread.context.get()).is_empty();
+        if locks.is_empty()
+            && !threads.iter().flatten().any(in_driver)
+            && let Some(lost) = lost::find(k, "nothing is left to be done")
+        {
+            return lost;
+        }
         let all = [waiting, locks].concat().join("; ");
         let finding = rule.broken([0; 3], format!("{why}: {all}"));
         threads.iter().flatten().fold(finding, |finding, thread| {

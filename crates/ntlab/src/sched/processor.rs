@@ -35,6 +35,8 @@ pub struct Processor {
     pub(super) in_dpc: Cell<bool>,
     /// The priority of its interrupts and DPCs, as [`Thread::priority`].
     pub(super) priority: Cell<i64>,
+    /// The DPC that runs, by its address.
+    pub(super) dpc: Cell<u64>,
     pub(super) dpcs: RefCell<VecDeque<Ptr<KDPC>>>,
     /// DPCs that were queued here and DPCs that are over, both counted from the start; taken back ones count as over.
     pub(super) dpcs_queued: Cell<u64>,
@@ -64,6 +66,7 @@ impl Processor {
             last: Cell::new(ThreadId(0)),
             in_dpc: Cell::new(false),
             priority: Cell::new(NO_PRIORITY),
+            dpc: Cell::new(0),
             dpcs: RefCell::new(VecDeque::new()),
             dpcs_queued: Cell::new(0),
             dpcs_over: Cell::new(0),

@@ -107,6 +107,8 @@ pub struct Thread {
     pub(super) processor: Cell<u32>,
     /// Its priority among those that can run, where the policy is [`Policy::Pct`](crate::config::Policy::Pct).
     pub(super) priority: Cell<i64>,
+    /// Whether it runs a callback that must not block.
+    pub(crate) must_not_block: Cell<bool>,
 }
 
 impl Thread {
@@ -135,6 +137,7 @@ impl Thread {
             affinity: Cell::new(None),
             processor: Cell::new(0),
             priority: Cell::new(NO_PRIORITY),
+            must_not_block: Cell::new(false),
         }
     }
 }

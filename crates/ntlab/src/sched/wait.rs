@@ -73,6 +73,9 @@ impl Sched {
             return TIMEOUT;
         }
         self.check_wait(k, what);
+        if !objects.iter().all(|&object| kind_of(object) == object_type::MUTANT) {
+            self.check_may_block(what);
+        }
         thread.objects.replace(objects.to_vec());
         thread.need.set(need);
         for object in objects {

@@ -283,11 +283,18 @@ extern "system" fn forget(_: usize, _: usize, _: usize) -> i32 {
 }
 
 /// What the upper device does with a packet: function codes 0x9xx skip, 0xAxx copy and mark, 0xBxx copy and forget to mark, 0xCxx copy
-/// without a completion routine, 0xDxx copy and return STATUS_SUCCESS whatever the lower driver returned.
+/// without a completion routine, 0xDxx copy and return STATUS_SUCCESS whatever the lower driver returned, 0xExx do neither, 0xFxx mark
+/// and skip.
 unsafe fn pass_down(irp: usize, way: u32) -> i32 {
     unsafe {
         let place = location(irp);
-        if way == 9 {
+        if way == 0xE {
+            return IofCallDriver(LOWER, irp);
+        }
+        if way == 0xF {
+            mark_pending(irp);
+        }
+        if way == 9 || way == 0xF {
             set(irp, at::CURRENT, get::<i8>(irp, at::CURRENT) + 1);
             set(irp, at::LOCATION, place + 72);
             return IofCallDriver(LOWER, irp);
@@ -346,9 +353,26 @@ extern "system" fn control(device: usize, irp: usize) -> i32 {
                 }
                 complete(irp, if held == 0 { DEVICE_BUSY } else { SUCCESS }, 0)
             }
+            // Completed twice; the second time nothing of the packet is touched.
             0x803 => {
                 complete(irp, SUCCESS, 0);
-                complete(irp, SUCCESS, 0)
+                IofCompleteRequest(irp, 0);
+                SUCCESS
+            }
+            // Kept for good.
+            0x817 => {
+                mark_pending(irp);
+                PENDING
+            }
+            // Read after completion.
+            0x818 => {
+                complete(irp, SUCCESS, 0);
+                get(irp, at::STATUS)
+            }
+            // Passed down after completion.
+            0x819 => {
+                complete(irp, SUCCESS, 0);
+                IofCallDriver(LOWER, irp)
             }
             // STATUS_PENDING without the mark.
             0x804 => {
