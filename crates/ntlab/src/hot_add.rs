@@ -390,9 +390,8 @@ impl System {
     /// that cannot be cancelled, which drivers have to complete some time.
     pub fn settle(&self) {
         let k = &self.kernel;
-        let is_quiet = |k: &Kernel| {
-            k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get()
-        };
+        let is_quiet =
+            |k: &Kernel| k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get();
         k.block_until("PnP to be quiet", is_quiet, None);
         if !lost::none(k) && !k.block_until("requests to end", lost::none, Some(k.now() + lost::PATIENCE)) {
             lost::check(k, "nothing was asked of its driver for 2 minutes");

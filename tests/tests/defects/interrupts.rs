@@ -8,12 +8,18 @@ use ntlab::{
 use crate::scenario::{Scenario, request};
 
 defects! {
-    interrupts_storm => 0xF2, _, Scenario::line().earlier();
+    interrupts_storm => 0xF2, _, Scenario::line().with(request_and_wait).earlier();
     interrupts_false_claim => 0xC4, 0x1AB_0201, Scenario::line().with(share_the_line).earlier();
     interrupts_dpc_after_stop => 0xC4, 0x1AB_0202, Scenario::edu().with(rebalance_during_a_dpc);
     interrupts_registers_after_stop => 0xC4, 0x1AB_0203, Scenario::edu().with(rebalance);
     interrupts_registers_after_unmap => 0x50, _, Scenario::edu().with(rebalance);
     interrupts_registers_powered_down => 0xC4, 0x1AB_0204, Scenario::edu();
+}
+
+/// A storm takes its time.
+fn request_and_wait(system: &System, device: Device) {
+    request(system, device);
+    system.sleep(1_000_000_000);
 }
 
 /// How many lines PCI functions share.
