@@ -68,6 +68,8 @@ struct Bench {
     active: Option<Active>,
     /// A request timed out, and the device has not come back since.
     stuck: bool,
+    /// The device may be in a state below D0, where its registers are not to be touched.
+    asleep: bool,
 }
 
 /// Where a device is that did not answer a request.
@@ -83,7 +85,7 @@ enum Recovery {
 impl Bench {
     fn recovery(&mut self) -> Recovery {
         match &self.hardware {
-            Some(hardware) if self.stuck && !hardware.is_idle() => Recovery::Stuck,
+            Some(hardware) if self.stuck && (self.asleep || !hardware.is_idle()) => Recovery::Stuck,
             Some(_) if self.stuck => {
                 self.stuck = false;
                 Recovery::Recovered
@@ -272,9 +274,9 @@ impl Edu {
         if bench.active.is_some() {
             return None;
         }
-        let stuck = bench.stuck;
+        let (stuck, asleep) = (bench.stuck, bench.asleep);
         let hardware = bench.hardware.as_mut()?;
-        if stuck && !hardware.is_idle() {
+        if stuck && (asleep || !hardware.is_idle()) {
             return None;
         }
         let pass = self.in_flight.acquire()?;
@@ -429,6 +431,7 @@ impl Edu {
             // Where the device is gone there is nothing to silence.
             let _gone = hardware::silence(&registers);
         }
+        self.bench.lock().asleep = true;
     }
 
     /// Restores the device's buffer, if it was saved, and lets the device interrupt.
@@ -439,6 +442,7 @@ impl Edu {
     ///
     /// `IO_TIMEOUT` where the device does not answer.
     pub fn wake(&self, passive: Passive<'_>) -> Result {
+        self.bench.lock().asleep = false;
         let Some(registers) = self.registers() else { return Ok(()) };
         hardware::silence(&registers)?;
         let saved = self.saved.lock().take();
