@@ -70,7 +70,7 @@ impl Scenario {
     }
 
     /// In a machine whose time limit is longer than drivers may keep a power request.
-    pub fn patient(mut self) -> Self {
+    pub const fn patient(mut self) -> Self {
         self.config.time_limit_ns *= 2;
         self
     }
