@@ -24,6 +24,8 @@ const ENABLED: u16 = 0x0006;
 const MSI_ADDRESS: usize = 0x44;
 /// Steps for which the device may be left to work at its own pace.
 const LEEWAY: u32 = 4;
+/// States of the model that are kept before that.
+const MOST_STATES: usize = 40;
 /// How long, on the host, that may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,6 +86,9 @@ impl Both {
             Step::Fill { address, length, seed } => self.fill(*address, *length, *seed),
             Step::Wait => self.wait()?,
             Step::Reset => {
+                // A transfer that ends between the reset and the next write to the command register is not compared: QEMU 7.2 seems to
+                // let it reach memory.
+                self.wait()?;
                 self.qemu.reset().expect("the device is there");
                 self.let_time_pass();
                 self.states.iter_mut().for_each(State::reset);
@@ -155,13 +160,19 @@ impl Both {
             return self.compare_signals();
         }
         self.busy_steps += 1;
-        if self.busy_steps > LEEWAY { self.wait() } else { Ok(()) }
+        if self.busy_steps > LEEWAY || self.states.len() > MOST_STATES { self.wait() } else { Ok(()) }
     }
 
     fn listen(&mut self) {
         self.line.extend(self.qemu.take_line());
         let message = self.qemu.take_message().expect("the device is there");
         self.message = message.or(self.message);
+        // What was signalled before the device answered is known. More may be: the states have not gone on since then.
+        let (line, message) = (&self.line, self.message);
+        let possible = |state: &State| line.starts_with(&state.line) && (state.message.is_none() || message.is_some());
+        if self.states.iter().any(possible) {
+            self.states.retain(possible);
+        }
     }
 
     fn compare_signals(&mut self) -> Result<(), String> {

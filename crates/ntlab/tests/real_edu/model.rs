@@ -26,15 +26,15 @@ enum Tail {
 /// One way that things can have gone. The device works at its own pace: what it has under way may be done, or not yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
-    edu: Edu,
-    function: Function,
-    pub memory: Memory,
     computing: bool,
     tail: Tail,
     transferring: bool,
     /// Changes of the line and the last message since they were compared.
     pub line: Vec<bool>,
     pub message: Option<Message>,
+    edu: Edu,
+    function: Function,
+    pub memory: Memory,
 }
 
 impl State {
