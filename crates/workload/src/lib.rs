@@ -3,6 +3,7 @@
 
 pub mod check;
 mod client;
+pub mod fuzz;
 pub mod life;
 mod load;
 pub mod sequence;
