@@ -1,6 +1,7 @@
 //! What a developer of hotadd runs, as a library.
 
 pub mod bench;
+pub mod campaign;
 pub mod demo;
 pub mod package;
 pub mod setup;

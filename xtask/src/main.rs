@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::{NotAllowed, Purpose};
-use xtask::{bench, demo, package, setup, test};
+use xtask::{bench, campaign, demo, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     },
     /// Hot-add processors and memory to a simulated machine that runs hotadd.sys under load.
     Demo(demo::Options),
+    /// Run hotadd.sys for long: every sequence of events, endurance, interruption at any instruction, every failure.
+    Campaign(campaign::Options),
     /// Measure what the driver and the lab take on this machine.
     Bench,
     /// Check formatting, lints and documentation, and run the tests.
@@ -46,11 +48,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    // The demo looks at its options before anything is installed for it.
-    if !matches!(command, Command::Demo(_)) {
+    // The demo and the campaign look at their options before anything is installed for it.
+    if !matches!(command, Command::Demo(_) | Command::Campaign(_)) {
         setup::run(purpose(&command))?;
     }
     match command {
+        Command::Campaign(options) => return campaign::run(&options, hotadd),
         Command::Demo(options) => return demo::run(&options, hotadd),
         Command::Setup => println!("Everything the build and the tests need is installed."),
         Command::Build => println!("{}", hotadd()?.display()),

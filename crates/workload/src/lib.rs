@@ -3,6 +3,7 @@
 
 pub mod check;
 mod client;
+mod endurance;
 pub mod fuzz;
 pub mod life;
 mod load;
@@ -12,6 +13,7 @@ pub mod systematic;
 use std::path::Path;
 
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
+pub use endurance::Endurance;
 pub use load::{Counts, Load, MOST_LANES, Manner, Plan, Target};
 use ntlab::{
     hw::edu::EduModel,

@@ -8,4 +8,4 @@ mod step;
 mod visitors;
 
 pub use play::play;
-pub use step::{Step, of_length, up_to};
+pub use step::{Step, of_length, shorter, up_to};

@@ -232,6 +232,14 @@ pub fn up_to(length: usize) -> Vec<Vec<Step>> {
     (1..=length).flat_map(of_length).collect()
 }
 
+/// The sequences that one gets by leaving a step out, as far as Windows may take them.
+#[must_use]
+pub fn shorter(steps: &[Step]) -> Vec<Vec<Step>> {
+    let without = |place: usize| [&steps[..place], &steps[place + 1..]].concat();
+    let may_be = |steps: &Vec<Step>| steps.iter().try_fold(State::START, |state, &step| state.after(step)).is_some();
+    (0..steps.len()).map(without).filter(may_be).collect()
+}
+
 fn longer(steps: &[Step], state: State) -> impl Iterator<Item = (Vec<Step>, State)> {
     let next = STEPS.iter().filter_map(move |&step| state.after(step).map(|after| (step, after)));
     next.map(move |(step, after)| ([steps, &[step]].concat(), after))

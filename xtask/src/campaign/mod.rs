@@ -1,0 +1,209 @@
+//! `campaign`: long runs of hotadd.sys that nobody waits for: in one go, or spread over machines by shards.
+
+mod parts;
+mod results;
+
+use std::{
+    fs::File,
+    io::{BufReader, IsTerminal, Write, stderr},
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Args, ValueEnum};
+use ntlab::explore;
+use workload::systematic::{self, Case, Search};
+
+use self::{
+    parts::Units,
+    results::{PartFound, PartResults, Results},
+};
+
+/// Exit code of options that cannot be served.
+const USAGE: u8 = 2;
+
+/// Runs that find what the tests are too short for; every finding ends with the command that repeats it.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Run these parts only; without it, all of them.
+    #[arg(long, value_enum, value_name = "PART")]
+    pub only: Vec<Part>,
+    /// Run one unit in so many of each part, spread over all of it.
+    #[arg(long, value_name = "N", default_value_t = NonZero::<u32>::MIN)]
+    pub one_in: NonZero<u32>,
+    /// Run this shard of so many, such as 0/4; the results of all are merged with --merge.
+    #[arg(long, value_name = "I/N", value_parser = shard, default_value = "0/1")]
+    pub shard: Shard,
+    /// Run this unit alone, with one --only: a number, or a case of the faults.
+    #[arg(long, value_name = "UNIT", conflicts_with_all = ["shard", "one_in"])]
+    pub unit: Option<String>,
+    /// Go on after a finding.
+    #[arg(long)]
+    pub collect: bool,
+    /// Machines that run at the same time; without it, one for each processor of the host.
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZero<usize>>,
+    /// Write the results to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Run nothing: merge the results in these files.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["only", "shard", "unit", "one_in"])]
+    pub merge: Vec<PathBuf>,
+}
+
+/// A part of a campaign.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Part {
+    /// Every sequence of up to 6 PnP requests, power requests and parts of hot additions that Windows may send.
+    Sequences,
+    /// A million requests over 10,000 hot additions and rebalances.
+    Endurance,
+    /// The driver interrupted at any of its instructions.
+    Stepped,
+    /// Every kernel call that can fail, from every call stack, in every documented way.
+    Faults,
+}
+
+/// A part of the units: those whose number modulo `count` is `index`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shard {
+    index: u32,
+    count: NonZero<u32>,
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+    let (index, count) = numbers.ok_or_else(|| format!("{text}: not a shard, such as 0/4"))?;
+    if index < NonZero::get(count) {
+        Ok(Shard { index, count })
+    } else {
+        Err(format!("{text}: there are shards 0 to {}", count.get() - 1))
+    }
+}
+
+/// Runs the campaign with the driver in the file `sys`: 0 if nothing was found, 1 if something was, 2 for options that cannot be served.
+///
+/// # Errors
+///
+/// The driver is not there, or a file could not be written to the end.
+pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
+    let prepared = prepare(options);
+    let (file, merged) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let results = match merged {
+        Some(results) => results,
+        None => play(options, &sys()?),
+    };
+    println!("{}", results.table());
+    let findings = results.findings();
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    if let Some(mut file) = file {
+        serde_json::to_writer_pretty(&mut file, &results)?;
+        writeln!(file)?;
+    }
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks at the options; opens the file for the results, and merges what is to be merged.
+fn prepare(options: &Options) -> Result<(Option<File>, Option<Results>)> {
+    if let Some(unit) = &options.unit {
+        ensure!(options.only.len() == 1, "--unit needs one --only");
+        check_unit(options.only[0], unit)?;
+    }
+    let merged = if options.merge.is_empty() { None } else { Some(merge(&options.merge)?) };
+    let create = |path: &Path| File::create(path).with_context(|| format!("{} cannot be written", path.display()));
+    Ok((options.json.as_deref().map(create).transpose()?, merged))
+}
+
+fn check_unit(part: Part, unit: &str) -> Result<()> {
+    let Some(units) = parts::units(part) else {
+        serde_json::from_str::<Case>(unit).context("--unit is not a case, which is JSON")?;
+        return Ok(());
+    };
+    let count = (units.count)();
+    let number: u64 = unit.parse().map_err(|_| anyhow!("--unit {unit}: not a number"))?;
+    ensure!(number < count, "--unit {unit}: there are units 0 to {}", count - 1);
+    Ok(())
+}
+
+fn merge(files: &[PathBuf]) -> Result<Results> {
+    let mut all = Results::default();
+    for path in files {
+        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let results = serde_json::from_reader(BufReader::new(file));
+        all.merge(results.with_context(|| format!("{} holds no results of a campaign", path.display()))?);
+    }
+    Ok(all)
+}
+
+fn play(options: &Options, sys: &Path) -> Results {
+    parts::set_driver(sys);
+    let chosen = if options.only.is_empty() { Part::value_variants() } else { &options.only };
+    let mut results = Results::default();
+    for &part in chosen {
+        let start = Instant::now();
+        let found = parts::units(part).map_or_else(
+            || PartFound::Faults(play_faults(options, sys)),
+            |units| PartFound::Units(play_units(options, units)),
+        );
+        results.add(part, PartResults { found, host_seconds: start.elapsed().as_secs_f64() });
+        if !options.collect && !results.findings().is_empty() {
+            break;
+        }
+    }
+    results
+}
+
+fn jobs(options: &Options) -> NonZero<usize> {
+    options.jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZero::<usize>::MIN)
+}
+
+fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> {
+    let stride = u64::from(options.one_in.get());
+    let alone = options.unit.as_ref().and_then(|unit| unit.parse().ok());
+    let (count, first) = alone.map_or_else(|| ((units.count)().div_ceil(stride), 0), |unit| (1, unit));
+    let explore = explore::Options {
+        jobs: jobs(options).get(),
+        shard: explore::Shard { index: options.shard.index.into(), count: options.shard.count.get().into() },
+        collect: options.collect,
+        progress: stderr().is_terminal(),
+        ..explore::Options::default()
+    };
+    let mut results = explore::run(count, |number| (units.unit)(first + number * stride), &explore);
+    for found in results.findings.values_mut() {
+        found.first = first + found.first * stride;
+    }
+    results
+}
+
+fn play_faults(options: &Options, sys: &Path) -> systematic::Results {
+    // One case in so many is one shard of so many.
+    let count = options.shard.count.saturating_mul(options.one_in);
+    let search = Search {
+        sys,
+        machine: parts::smallest(1),
+        seeds: FAULT_SEEDS,
+        shard: systematic::Shard { index: options.shard.index, count },
+        threads: jobs(options),
+    };
+    let case: Option<Case> = options.unit.as_ref().and_then(|unit| serde_json::from_str(unit).ok());
+    let Some(case) = case else {
+        return search.run(systematic::Results::default(), |results| options.collect || results.broken.is_empty());
+    };
+    let broken = search.run_case(&case).map(|what| systematic::Broken { what, case });
+    systematic::Results { runs: 1, broken: broken.into_iter().collect(), ..systematic::Results::default() }
+}
+
+/// Seeds of the runs without a failure that the faults start from.
+const FAULT_SEEDS: u64 = 4;

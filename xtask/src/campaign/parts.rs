@@ -1,0 +1,147 @@
+//! The parts of a campaign that are made of units.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use ntlab::{
+    config::{Config, Preemption},
+    explore::{Scenario, Tally},
+    machine::{Machine, Outcome},
+};
+use serde::{Deserialize, Serialize};
+use workload::{
+    Endurance,
+    sequence::{self, Step},
+};
+
+use super::Part;
+
+/// The units of a part.
+#[derive(Clone, Copy, Debug)]
+pub struct Units {
+    /// How many there are.
+    pub count: fn() -> u64,
+    /// One of them, and the machine it runs on.
+    pub unit: fn(u64) -> (Unit, Config),
+}
+
+/// The units of a part; none for the faults, whose cases depend on each other.
+pub fn units(part: Part) -> Option<Units> {
+    match part {
+        Part::Sequences => Some(Units { count: || sequences().len() as u64, unit: sequence }),
+        Part::Endurance => Some(Units { count: || ENDURANCE_UNITS, unit: endurance }),
+        Part::Stepped => Some(Units { count: || STEPPED_UNITS, unit: stepped }),
+        Part::Faults => None,
+    }
+}
+
+/// What one run of a campaign plays.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Unit {
+    /// A sequence of PnP requests, power requests and hot additions.
+    Sequence(Vec<Step>),
+    /// Load while processors are added and resources are rebalanced.
+    Endurance(Endurance),
+}
+
+/// Steps of the longest sequences.
+const LONGEST_SEQUENCE: usize = 6;
+/// Virtual nanoseconds that a sequence may take.
+const SEQUENCE_TIME: u64 = 10_000_000_000;
+
+/// 100 machines of 10,000 requests and 100 changes each.
+const ENDURANCE_UNITS: u64 = 100;
+const ENDURANCE: Endurance = Endurance { changes: 100, requests: 100, lanes: 32, seed: 0 };
+
+/// Seeds of the stepped part.
+const STEPPED_UNITS: u64 = 200;
+/// The life of the driver in it is short: an instruction takes long.
+const STEPPED: Endurance = Endurance { changes: 6, requests: 20, lanes: 6, seed: 0 };
+/// A point of preemption once in about so many instructions.
+const STEPPED_POINT: u32 = 40;
+
+/// The smallest machine, with so many of its 8 processors active.
+pub fn smallest(processors: u32) -> Config {
+    Config { memory: 64 << 20, processors, ..Config::default() }
+}
+
+fn sequences() -> &'static [Vec<Step>] {
+    static ALL: OnceLock<Vec<Vec<Step>>> = OnceLock::new();
+    ALL.get_or_init(|| sequence::up_to(LONGEST_SEQUENCE))
+}
+
+fn sequence(number: u64) -> (Unit, Config) {
+    let steps = usize::try_from(number).ok().and_then(|number| sequences().get(number));
+    let steps = steps.cloned().unwrap_or_default();
+    (Unit::Sequence(steps), Config { time_limit_ns: SEQUENCE_TIME, ..smallest(2).with_seed(number) })
+}
+
+fn endurance(number: u64) -> (Unit, Config) {
+    let config = Config { seed: number, memory: 64 << 20, ..Config::new(2, 64).unwrap_or_default() };
+    (Unit::Endurance(Endurance { seed: number, ..ENDURANCE }), config)
+}
+
+fn stepped(number: u64) -> (Unit, Config) {
+    let preemption = Preemption::Instructions { one_in: STEPPED_POINT };
+    (
+        Unit::Endurance(Endurance { seed: number, ..STEPPED }),
+        Config { preemption, keep_interleavings: true, ..smallest(2).with_seed(number) },
+    )
+}
+
+/// The driver that all units run.
+static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has all units run the driver in the file `sys`; the first call counts.
+pub fn set_driver(sys: &Path) {
+    DRIVER.get_or_init(|| sys.to_owned());
+}
+
+fn driver() -> &'static Path {
+    DRIVER.get().map_or_else(|| Path::new("hotadd.sys"), PathBuf::as_path)
+}
+
+impl Scenario for Unit {
+    fn name(&self) -> String {
+        match self {
+            Self::Sequence(steps) => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            Self::Endurance(Endurance { changes, seed, .. }) => format!("{changes} changes under load, seed {seed}"),
+        }
+    }
+
+    fn images(&self) -> Vec<PathBuf> {
+        vec![driver().to_owned()]
+    }
+
+    fn run(&self, config: Config) -> Outcome<Result<Tally, String>> {
+        let seed = config.seed;
+        let machine = Machine::new(config).expect("the machine makes sense");
+        match self {
+            Self::Sequence(steps) => machine.run(|system| {
+                let broken = sequence::play(system, driver(), steps, seed);
+                if broken.is_empty() {
+                    Ok([("steps".to_owned(), steps.len() as u64)].into())
+                } else {
+                    Err(broken.join("; "))
+                }
+            }),
+            Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
+        }
+    }
+
+    fn shrink(&self) -> Vec<Self> {
+        match self {
+            Self::Sequence(steps) => sequence::shorter(steps).into_iter().map(Self::Sequence).collect(),
+            Self::Endurance(plan) => {
+                let halves = [
+                    Endurance { changes: plan.changes / 2, ..*plan },
+                    Endurance { requests: plan.requests / 2, ..*plan },
+                    Endurance { lanes: plan.lanes / 2, ..*plan },
+                ];
+                halves.into_iter().filter(|half| half != plan && half.lanes > 0).map(Self::Endurance).collect()
+            }
+        }
+    }
+}
