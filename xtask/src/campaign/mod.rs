@@ -23,6 +23,8 @@ use self::{
     results::{PartFound, PartResults, Results},
 };
 
+/// Runs that are spent on making a finding smaller.
+const SHRINK_RUNS: u64 = 300;
 /// Exit code of options that cannot be served.
 const USAGE: u8 = 2;
 
@@ -177,6 +179,8 @@ fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> 
         jobs: jobs(options).get(),
         shard: explore::Shard { index: options.shard.index.into(), count: options.shard.count.get().into() },
         collect: options.collect,
+        // What is repeated is told as it is.
+        shrink_runs: if alone.is_some() { 0 } else { SHRINK_RUNS },
         progress: stderr().is_terminal(),
         ..explore::Options::default()
     };
