@@ -5,10 +5,14 @@ use std::{collections::BTreeMap, path::Path};
 use ntlab::{hot_add::NewProcessor, machine::System, pnp::Rebalance, user::Status};
 use serde::{Deserialize, Serialize};
 
-use crate::{Load, Plan, Target, open, package, quick_edu, software};
+use crate::{Load, Manner, Plan, Target, open, package, quick_edu, software};
 
 /// Virtual nanoseconds that requests may take: a minute.
 const PATIENCE: u64 = 60_000_000_000;
+
+/// How long a lane waits, at most, before its next request, in virtual nanoseconds: while the `edu` device does nothing, as in a rebalance,
+/// the software device would answer many thousands.
+const PAUSE: u64 = 2_000_000;
 
 /// How much is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,7 +39,8 @@ impl Endurance {
         let devices = [system.plug(quick_edu()), system.plug(software())];
         let targets =
             open_twice(system, devices.len()).map_err(|status| format!("a device does not open: {status}"))?;
-        let load = Load::start(system, &targets, Plan { lanes: self.lanes, seed: self.seed, cancel_one_in: 16 });
+        let plan = Plan { lanes: self.lanes, seed: self.seed, cancel_one_in: 16 };
+        let load = Load::start_with(system, &targets, plan, Manner { expected: &[], pause: PAUSE });
         drop(targets);
         let mut broken = Vec::new();
         let mut done = [0; 2];
