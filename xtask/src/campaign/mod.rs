@@ -182,7 +182,6 @@ fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> 
         // What is repeated is told as it is.
         shrink_runs: if alone.is_some() { 0 } else { SHRINK_RUNS },
         progress: stderr().is_terminal(),
-        ..explore::Options::default()
     };
     let mut results = explore::run(count, |number| (units.unit)(first + number * stride), &explore);
     for found in results.findings.values_mut() {
