@@ -100,6 +100,12 @@ rules! {
     /// A driver's own access to a user's address that it has not probed for that ("Failure to Check the Validity of User-Mode
     /// Addresses"), or of which it has not even been told for that. Parameter 2: the address; 3: 0 read, 1 write; 4: the instruction.
     UserAddressUnprobed = 0x1AB_0803,
+    /// A memory descriptor list that was not freed ("`IoAllocateMdl` function"). Parameter 2: the list.
+    MdlLeft = 0x1AB_0901,
+    /// An ERESOURCE that was not deleted ("`ExInitializeResourceLite` function"). Parameter 2: the resource.
+    ResourceLeft = 0x1AB_0902,
+    /// A device that is still registered with WMI ("`IoWMIRegistrationControl` function"). Parameter 2: the device.
+    WmiProviderLeft = 0x1AB_0903,
 }
 
 impl Rule {

@@ -59,6 +59,12 @@ pub enum Tracked {
     Adapter,
     /// `AllocateCommonBuffer`.
     CommonBuffer,
+    /// `IoAllocateMdl`.
+    Mdl,
+    /// `ExInitializeResourceLite`.
+    Resource,
+    /// `IoWMIRegistrationControl`.
+    WmiProvider,
 }
 
 impl Tracked {
@@ -79,6 +85,9 @@ impl Tracked {
             Self::Mapping => "device registers that are mapped",
             Self::Adapter => "a DMA adapter",
             Self::CommonBuffer => "a common buffer",
+            Self::Mdl => "a memory descriptor list",
+            Self::Resource => "an ERESOURCE",
+            Self::WmiProvider => "a registration for WMI",
         }
     }
 
@@ -94,6 +103,9 @@ impl Tracked {
             Self::Mapping => Some(Rule::MappingLeft),
             Self::Adapter => Some(Rule::AdapterLeft),
             Self::CommonBuffer => Some(Rule::CommonBufferLeft),
+            Self::Mdl => Some(Rule::MdlLeft),
+            Self::Resource => Some(Rule::ResourceLeft),
+            Self::WmiProvider => Some(Rule::WmiProviderLeft),
             Self::Interrupt | Self::ProcessorCallback | Self::PnpNotification | Self::Thread | Self::EtwProvider => {
                 None
             }
@@ -233,6 +245,7 @@ pub fn check_freed(k: &Kernel, address: u64, length: u64) {
     k.sched.check_freed(address, length);
     let range = address..address.saturating_add(length);
     remove_lock::check_freed(k, &range);
+    k.io.resources.check_freed(&range);
     if let Some(item) = k.io.work_items.queued_in(&range) {
         let sentence = "memory is freed that holds a work item which is queued";
         Rule::WorkItemQueued.broken([item, address, length], sentence).raise();

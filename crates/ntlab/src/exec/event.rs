@@ -131,6 +131,11 @@ fn page_fault(k: &Kernel, event: &mut Event) {
         _ if shared_data::contains(event.address) && access == Access::Read => {
             k.exec.registers.access_at(k, event, event.address);
         }
+        PageKind::ProcessorControl
+            if access == Access::Read && event.address % PAGE == shared_data::CURRENT_THREAD_IN_REGION =>
+        {
+            k.exec.registers.access_at(k, event, shared_data::CURRENT_THREAD);
+        }
         PageKind::ProcessorControl => {
             let offset = event.address % PAGE;
             Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise()

@@ -56,7 +56,7 @@ use crate::{
     interleavings::Site,
     irql::Irql,
     kernel::Kernel,
-    memory::{Space, host},
+    memory::{Ptr, Space, host},
     sched::ThreadId,
 };
 
@@ -134,6 +134,11 @@ impl Exec {
     /// The address of a variable that the kernel exports.
     pub fn variable(&self, name: &str) -> Option<u64> {
         self.variables.address(name)
+    }
+
+    /// The address of the object type that a variable holds.
+    pub fn object_type(&self, variable: &str) -> Option<u64> {
+        self.variable(variable).map(|place| Ptr::new(place).read())
     }
 
     /// Notes where the machine is, unless that was noted before: what stops it unwinds from here.

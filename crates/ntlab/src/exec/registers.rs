@@ -78,7 +78,7 @@ impl Registers {
         space.open(code, room, PageKind::KernelCode);
         space.open(code + room, room, PageKind::Object);
         let read = |k: &Kernel, address, size| {
-            if shared_data::contains(address) {
+            if shared_data::serves(address) {
                 shared_data::read(k, address, size)
             } else {
                 k.hardware.read(k, address, size)

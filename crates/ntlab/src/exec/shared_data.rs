@@ -13,13 +13,27 @@ const TICK: u64 = 156_250;
 /// What `TickCountMultiplier` says of that: milliseconds in a tick, with 24 bits behind the point.
 const MULTIPLIER: u64 = (TICK << 24) / 10_000;
 
+/// What the bus knows the word of the processor control region by that holds the current thread: `KeGetCurrentThread` is an inlined read of
+/// it.
+pub const CURRENT_THREAD: u64 = START + LENGTH;
+/// Where that word lies behind gs, in every Windows on x64.
+pub const CURRENT_THREAD_IN_REGION: u64 = 0x188;
+
 /// Whether an address lies in it.
 pub const fn contains(address: u64) -> bool {
     address.wrapping_sub(START) < LENGTH
 }
 
+/// Whether the bus is to read an address here.
+pub const fn serves(address: u64) -> bool {
+    contains(address) || address == CURRENT_THREAD
+}
+
 /// Reads `size` bytes.
 pub fn read(k: &Kernel, address: u64, size: u8) -> u64 {
+    if address == CURRENT_THREAD {
+        return k.current_thread_object();
+    }
     let offset = address - START;
     let now = k.now() / UNIT;
     let fields =

@@ -36,6 +36,7 @@ pub const CALLBACKS: &[Callback] = &[
     documented("DriverUnload", "DRIVER_UNLOAD", exactly(PASSIVE_LEVEL)),
     documented("AddDevice", "DRIVER_ADD_DEVICE", exactly(PASSIVE_LEVEL)),
     by("Dispatch", "DRIVER_DISPATCH", at_most(DISPATCH_LEVEL), "\"Dispatch Routines and IRQLs\""),
+    documented("StartIo", "DRIVER_STARTIO", exactly(DISPATCH_LEVEL)),
     documented("completion routine", "IO_COMPLETION_ROUTINE", at_most(DISPATCH_LEVEL)),
     documented("power completion routine", "REQUEST_POWER_COMPLETE", at_most(DISPATCH_LEVEL)),
     documented("DPC", "KDEFERRED_ROUTINE", exactly(DISPATCH_LEVEL)),

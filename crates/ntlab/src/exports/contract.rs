@@ -96,6 +96,8 @@ mod tests {
             "ExWaitForRundownProtectionReleaseCacheAware",
             "no level on the page; it waits, and the wait checks the level",
         ),
+        ("ExpInterlockedPopEntrySList", "no level on the page; as ExInterlockedPopEntrySList, any"),
+        ("ExpInterlockedPushEntrySList", "no level on the page; as ExInterlockedPushEntrySList, any"),
         ("KeAcquireSpinLockAtDpcLevel", "the page: the caller runs at IRQL >= DISPATCH_LEVEL"),
         ("KeReadStateEvent", "the field; at DIRQL only where an ISR alone uses the event"),
         ("KeReleaseInStackQueuedSpinLockFromDpcLevel", "no level on the page; as the function that acquires the lock"),
@@ -106,6 +108,7 @@ mod tests {
         ("KeWaitForMultipleObjects", "the remarks; at DISPATCH_LEVEL only without waiting, which the function checks"),
         ("KeWaitForSingleObject", "the remarks; at DISPATCH_LEVEL only without waiting, which the function checks"),
         ("MmMapLockedPagesSpecifyCache", "the remarks, for kernel mode"),
+        ("MmProbeAndLockPages", "the remarks, for memory that is not pageable"),
         ("MmUnmapLockedPages", "the remarks, for system space"),
         ("PoCallDriver", "the remarks, for drivers that are not pageable"),
         ("PoSetPowerState", "the remarks, for D0"),
@@ -122,6 +125,9 @@ mod tests {
     const OTHER_NAMES: &[(&str, Option<&str>)] = &[
         // Called by the lab alone, on behalf of a driver's code.
         ("__C_specific_handler", None),
+        ("ExpInterlockedFlushSList", Some("ExInterlockedFlushSList")),
+        // What ASSERT calls; only that macro has a page.
+        ("RtlAssert", None),
         ("IoAcquireRemoveLockEx", Some("IoAcquireRemoveLock")),
         ("IoInitializeRemoveLockEx", Some("IoInitializeRemoveLock")),
         ("IoReleaseRemoveLockAndWaitEx", Some("IoReleaseRemoveLockAndWait")),

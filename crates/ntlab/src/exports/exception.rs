@@ -20,12 +20,17 @@ pub const FUNCTIONS: &[Export] = &[
     export!("ExRaiseStatus", at_most(APC_LEVEL), ex_raise_status),
     export!("ExRaiseAccessViolation", exactly(PASSIVE_LEVEL), ex_raise_access_violation),
     export!("ExRaiseDatatypeMisalignment", exactly(PASSIVE_LEVEL), ex_raise_datatype_misalignment),
+    export!("RtlAssert", any_level(), rtl_assert),
     export!("ProbeForRead", at_most(APC_LEVEL), probe_for_read),
     export!("ProbeForWrite", at_most(APC_LEVEL), probe_for_write),
 ];
 
 /// `STATUS_DATATYPE_MISALIGNMENT`.
 const DATATYPE_MISALIGNMENT: u32 = 0x8000_0002;
+/// `STATUS_BREAKPOINT`.
+const BREAKPOINT: u64 = 0x8000_0003;
+/// As much of a text as is told.
+const LONGEST_TEXT: usize = 200;
 /// A filter that is none: the handler takes every exception.
 const EXECUTE_HANDLER: u32 = 1;
 
@@ -130,6 +135,18 @@ fn ex_raise_access_violation(_: &Kernel) -> u64 {
 /// "`ExRaiseDatatypeMisalignment` function": does not return.
 fn ex_raise_datatype_misalignment(_: &Kernel) -> u64 {
     Exception::status(DATATYPE_MISALIGNMENT, "ExRaiseDatatypeMisalignment").raise()
+}
+
+/// `RtlAssert`, which the headers' `ASSERT` calls in drivers built with `DBG`: without a debugger, a breakpoint that nobody handles.
+fn rtl_assert(_: &Kernel, assertion: Ptr<u8>, file: Ptr<u8>, line: u32, _message: Ptr<u8>) -> u64 {
+    let text = |place: Ptr<u8>| {
+        let bytes = (0..LONGEST_TEXT).map(|at| place.offset(at).read()).take_while(|byte| *byte != 0);
+        String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+    };
+    let path = text(file);
+    let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
+    let sentence = format!("the driver's assertion {} failed ({name}:{line})", text(assertion));
+    Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, [BREAKPOINT, 0, 0, 0], sentence).raise()
 }
 
 /// "`ProbeForRead` function": the address is a user's and aligned; whether it can be read shows when it is.

@@ -17,8 +17,13 @@ mod ke_level;
 mod ke_processor;
 mod ke_time;
 mod ke_wait;
+mod lookaside;
+mod mdl;
+mod mutex;
 mod ps;
+pub(crate) mod resource;
 mod rundown;
+pub(crate) mod start_io;
 
 mod memory;
 mod pool;
@@ -29,6 +34,7 @@ mod io_irp;
 mod io_pnp;
 mod ob;
 mod rtl;
+pub(crate) mod wmi;
 mod zw;
 
 use crate::{irql::IrqlRange, kernel::Kernel, memory::Ptr};
@@ -183,9 +189,15 @@ const TABLES: &[&[Export]] = &[
     io_pnp::FUNCTIONS,
     ob::FUNCTIONS,
     rtl::FUNCTIONS,
+    wmi::FUNCTIONS,
     zw::FUNCTIONS,
     dbg::FUNCTIONS,
     exception::FUNCTIONS,
+    lookaside::FUNCTIONS,
+    mdl::FUNCTIONS,
+    mutex::FUNCTIONS,
+    resource::FUNCTIONS,
+    start_io::FUNCTIONS,
     ke_dpc::FUNCTIONS,
     ke_level::FUNCTIONS,
     ke_processor::FUNCTIONS,

@@ -31,8 +31,7 @@ pub const FUNCTIONS: &[Export] = &[
 /// Access to an event: `EVENT_ALL_ACCESS`.
 const EVENT_ALL_ACCESS: u32 = 0x001F_0003;
 
-/// "`ObReferenceObjectByHandle` function". For the kernel's own handles only; a type, other than NULL, is imported data, which the lab does
-/// not have.
+/// "`ObReferenceObjectByHandle` function". For the kernel's own handles only.
 fn ob_reference_object_by_handle(
     k: &Kernel,
     handle: u64,
@@ -42,15 +41,18 @@ fn ob_reference_object_by_handle(
     result: Ptr<u64>,
     information: u64,
 ) -> NTSTATUS {
-    if i32::from(mode) == UserMode || object_type != 0 || information != 0 {
-        Finding::not_modelled("ObReferenceObjectByHandle: user mode, an object type or handle information").raise();
+    if i32::from(mode) == UserMode || information != 0 {
+        Finding::not_modelled("ObReferenceObjectByHandle: user mode or handle information").raise();
     }
     let Some(open) = k.io.handles.get(handle) else { return STATUS_INVALID_HANDLE };
-    let address = match open.target {
-        Target::Event(event) => event.address(),
-        Target::Object(object) => object,
+    let (address, type_name) = match open.target {
+        Target::Event(event) => (event.address(), "ExEventObjectType"),
+        Target::Object(object) => (object, object::type_name(k, object)),
         Target::Key(_) => return STATUS_OBJECT_TYPE_MISMATCH,
     };
+    if object_type != 0 && k.exec.object_type(type_name) != Some(object_type) {
+        return STATUS_OBJECT_TYPE_MISMATCH;
+    }
     object::reference(k, address);
     result.write(address);
     STATUS_SUCCESS

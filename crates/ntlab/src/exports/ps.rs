@@ -21,6 +21,9 @@ pub const FUNCTIONS: &[Export] = &[
     export!("PsGetCurrentThread", any_level(), current_thread),
     export!("KeGetCurrentThread", any_level(), current_thread),
     export!("PsGetCurrentThreadId", any_level(), ps_get_current_thread_id),
+    export!("KeSetPriorityThread", exactly(PASSIVE_LEVEL), ke_set_priority_thread),
+    export!("KeQueryPriorityThread", exactly(PASSIVE_LEVEL), ke_query_priority_thread),
+    export!("KeSetBasePriorityThread", exactly(PASSIVE_LEVEL), ke_set_base_priority_thread),
 ];
 
 /// "`PsCreateSystemThread` function". The attributes say whose the handle is.
@@ -68,4 +71,31 @@ fn current_thread(k: &Kernel) -> u64 {
 /// "`PsGetCurrentThreadId` function". Thread identifiers are multiples of 4.
 fn ps_get_current_thread_id(k: &Kernel) -> u64 {
     u64::from(k.thread_id().0) * 4
+}
+
+/// The priority of a thread that nobody has changed; also what base priorities are relative to.
+const NORMAL_PRIORITY: i32 = 8;
+/// The highest real-time priority.
+const HIGHEST_PRIORITY: i32 = 31;
+
+fn change_priority(k: &Kernel, thread: u64, priority: i32) -> i32 {
+    k.sched.priorities.borrow_mut().insert(thread, priority).unwrap_or(NORMAL_PRIORITY)
+}
+
+/// "`KeSetPriorityThread` function". Who runs next is the seed's choice, whatever the priorities: a driver must be right in any order.
+fn ke_set_priority_thread(k: &Kernel, thread: u64, priority: i32) -> i32 {
+    if !(1..=HIGHEST_PRIORITY).contains(&priority) {
+        Finding::not_modelled(format!("KeSetPriorityThread: priority {priority}")).raise();
+    }
+    change_priority(k, thread, priority)
+}
+
+/// "`KeQueryPriorityThread` function".
+fn ke_query_priority_thread(k: &Kernel, thread: u64) -> i32 {
+    k.sched.priorities.borrow().get(&thread).copied().unwrap_or(NORMAL_PRIORITY)
+}
+
+/// "`KeSetBasePriorityThread` function": the increment before.
+fn ke_set_base_priority_thread(k: &Kernel, thread: u64, increment: i32) -> i32 {
+    change_priority(k, thread, NORMAL_PRIORITY + increment) - NORMAL_PRIORITY
 }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     at,
+    exports::start_io,
     finding::Finding,
     kernel::Kernel,
     memory::Ptr,
@@ -125,6 +126,7 @@ fn make(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, new: &NewDevice<'_>, named: bool
     flags |= if new.exclusive { DO_EXCLUSIVE } else { 0 };
     flags |= if named { DO_DEVICE_HAS_NAME } else { 0 };
     at!(device, Flags).write(flags);
+    start_io::ke_initialize_device_queue(k, at!(device, DeviceQueue));
     at!(device, Characteristics).write(new.characteristics);
     at!(device, DeviceType).write(new.device_type);
     at!(device, StackSize).write(1);

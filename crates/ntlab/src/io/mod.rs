@@ -34,9 +34,12 @@ pub mod string;
 pub mod trace;
 pub mod work_item;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeSet};
 
-use crate::memory::Ptr;
+use crate::{
+    exports::{resource::Resources, wmi::Wmi},
+    memory::Ptr,
+};
 
 /// What the I/O manager of one machine knows.
 #[derive(Debug, Default)]
@@ -52,11 +55,15 @@ pub struct Io {
     pub handles: handle::Handles,
     pub(crate) interfaces: interface::Interfaces,
     pub(crate) irps: packet::Irps,
+    /// Memory descriptor lists that drivers allocated.
+    pub(crate) mdls: RefCell<BTreeSet<u64>>,
     pub(crate) names: name::Names,
     pub(crate) objects: object::Objects,
     pub(crate) properties: property::Properties,
     pub(crate) requests: request::Requests,
+    pub(crate) resources: Resources,
     pub(crate) trace: trace::Trace,
+    pub(crate) wmi: Wmi,
     pub(crate) work_items: work_item::WorkItems,
     pub(crate) remove_locks: remove_lock::RemoveLocks,
 }

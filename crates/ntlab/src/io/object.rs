@@ -49,6 +49,15 @@ pub fn add(k: &Kernel, object: u64, kind: Kind, delete: impl FnOnce(&Kernel) + '
     k.io.objects.objects.borrow_mut().insert(object, new);
 }
 
+/// The variable that holds an object's type.
+pub fn type_name(k: &Kernel, object: u64) -> &'static str {
+    match k.io.objects.objects.borrow().get(&object).map(|object| object.kind) {
+        Some(Kind::Event) => "ExEventObjectType",
+        Some(Kind::Thread) => "PsThreadType",
+        Some(Kind::File) | None => "IoFileObjectType",
+    }
+}
+
 /// Adds a reference (`ObReferenceObject`).
 pub fn reference(k: &Kernel, object: u64) {
     if let Some(object) = k.io.objects.objects.borrow_mut().get_mut(&object) {

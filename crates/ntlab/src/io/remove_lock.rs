@@ -10,7 +10,11 @@ use windows_sys::{
 use super::irp::IO_MANAGER_VIOLATION;
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, rule::Rule, sched::VERIFIER};
 
-/// A remove lock of a driver that was built without `DBG`: its public block, which is all there is.
+/// The size of a remove lock of a driver that was built with `DBG`: behind the common block it has one for tags and times, which the lab
+/// leaves empty.
+const CHECKED_SIZE: usize = 120;
+
+/// A remove lock: the block that those of both builds begin with.
 pub type RemoveLock = Ptr<IO_REMOVE_LOCK_COMMON_BLOCK>;
 
 /// Parameter 1 of bug check 0xC4: a remove lock is initialised again.
@@ -56,16 +60,14 @@ pub(crate) fn check_freed(k: &Kernel, range: &Range<u64>) {
 
 /// Makes a remove lock (`IoInitializeRemoveLock`). A lock that was waited on must not be made again.
 pub fn initialize(k: &Kernel, lock: RemoveLock, size: u32) {
-    if size as usize != size_of::<IO_REMOVE_LOCK_COMMON_BLOCK>() {
-        Finding::not_modelled(format!(
-            "IoInitializeRemoveLockEx: a remove lock of {size} bytes, as in drivers built with DBG"
-        ))
-        .raise();
+    if ![size_of::<IO_REMOVE_LOCK_COMMON_BLOCK>(), CHECKED_SIZE].contains(&(size as usize)) {
+        Finding::not_modelled(format!("IoInitializeRemoveLockEx: a remove lock of {size} bytes")).raise();
     }
     if k.io.remove_locks.acquired.borrow_mut().insert(lock.address(), Vec::new()).is_some() {
         let parameters = [INITIALISED_AGAIN, lock.address(), lock.address(), 0];
         Finding::bug_check(VERIFIER, parameters, "a remove lock is initialised again").raise();
     }
+    lock.cast::<u8>().fill(size as usize, 0);
     at!(lock, Removed).cast::<u32>().write(0);
     at!(lock, IoCount).write(1);
     k.sched.initialize_event(at!(lock, RemoveEvent), true, false);

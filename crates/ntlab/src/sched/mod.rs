@@ -85,6 +85,8 @@ pub struct Sched {
     polling: RefCell<Vec<Rc<Thread>>>,
     /// By the address of a dispatcher object: who waits for it, first come, first served.
     waiters: RefCell<BTreeMap<u64, Vec<Rc<Thread>>>>,
+    /// The priorities that drivers gave threads, by the address of their `KTHREAD`.
+    pub priorities: RefCell<BTreeMap<u64, i32>>,
     /// The timers that are set, by address.
     timers: RefCell<BTreeMap<u64, timer::SetTimer>>,
     /// Processors that wait for a spin lock, and for which.
@@ -130,6 +132,7 @@ impl Sched {
             ready: RefCell::new(VecDeque::new()),
             polling: RefCell::new(Vec::new()),
             waiters: RefCell::new(BTreeMap::new()),
+            priorities: RefCell::default(),
             timers: RefCell::new(BTreeMap::new()),
             spinning: RefCell::new(Vec::new()),
             locks: Locks::default(),

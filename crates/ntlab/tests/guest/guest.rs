@@ -268,7 +268,7 @@ pub extern "C" fn divide(a: u64, b: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn read_processor_control(_: u64, _: u64) -> u64 {
     let value: u64;
-    unsafe { asm!("mov {}, gs:[0x188]", out(reg) value) };
+    unsafe { asm!("mov {}, gs:[0x20]", out(reg) value) };
     value
 }
 

@@ -253,7 +253,7 @@ fn the_irql_is_where_inlined_functions_look_for_it() {
 fn what_is_behind_gs_is_refused_by_name() {
     Guest::new().run(|guest| {
         let finding = guest.finding("read_processor_control", 0, 0);
-        assert_eq!(finding.sentence, "direct use of the processor control region, gs:[0x188]");
+        assert_eq!(finding.sentence, "direct use of the processor control region, gs:[0x20]");
     });
 }
 

@@ -1,0 +1,126 @@
+//! Memory descriptor lists of drivers ("Using MDLs").
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the fields of MDL are narrow")]
+
+use windows_sys::Wdk::Foundation::{IRP, MDL};
+
+use super::Export;
+use crate::{
+    at,
+    exec::Exception,
+    export,
+    finding::Finding,
+    io::layout::{self, MDL_PAGES_LOCKED, MDL_WRITE_OPERATION},
+    irql::{DISPATCH_LEVEL, any_level, at_most},
+    kernel::Kernel,
+    memory::{Access, PAGE, Ptr, fault, host},
+    sched::VERIFIER,
+    tracking::Tracked,
+};
+
+/// The functions of this module.
+pub const FUNCTIONS: &[Export] = &[
+    export!("IoAllocateMdl", at_most(DISPATCH_LEVEL), io_allocate_mdl),
+    export!("IoFreeMdl", at_most(DISPATCH_LEVEL), io_free_mdl),
+    export!("MmProbeAndLockPages", at_most(DISPATCH_LEVEL), mm_probe_and_lock_pages),
+    export!("MmSizeOfMdl", any_level(), mm_size_of_mdl),
+    export!("MmUnlockPages", at_most(DISPATCH_LEVEL), mm_unlock_pages),
+];
+
+const MDL_MAPPED_TO_SYSTEM_VA: i16 = 0x1;
+const USER_MODE: i8 = 1;
+const READ_ACCESS: i32 = 0;
+/// Of `DRIVER_VERIFIER_DETECTED_VIOLATION`: "the driver attempted to unlock memory that was not locked".
+const NOT_LOCKED: u64 = 0x7C;
+/// `MEMORY_MANAGEMENT`-like misuse of a list that is none.
+const NO_LIST: u64 = 0x0;
+
+const fn pages(address: u64, length: u64) -> u64 {
+    (address % PAGE + length).div_ceil(PAGE)
+}
+
+const fn size(address: u64, length: u64) -> usize {
+    size_of::<MDL>() + host::to_usize(pages(address, length)) * size_of::<u64>()
+}
+
+/// "`MmSizeOfMdl` function".
+const fn mm_size_of_mdl(_: &Kernel, address: u64, length: u64) -> u64 {
+    size(address, length) as u64
+}
+
+/// "`IoAllocateMdl` function".
+fn io_allocate_mdl(
+    k: &Kernel,
+    address: u64,
+    length: u32,
+    secondary: bool,
+    _charge_quota: bool,
+    packet: Ptr<IRP>,
+) -> Ptr<MDL> {
+    let size = size(address, length.into());
+    let Ok(stored) = i16::try_from(size) else {
+        Finding::not_modelled(format!("IoAllocateMdl: {length} bytes in one list")).raise()
+    };
+    let mdl = k.memory.allocate_object_bytes(size).cast::<MDL>();
+    mdl.cast::<u8>().fill(size, 0);
+    at!(mdl, Size).write(stored);
+    at!(mdl, StartVa).cast::<u64>().write(address / PAGE * PAGE);
+    at!(mdl, ByteOffset).write((address % PAGE) as u32);
+    at!(mdl, ByteCount).write(length);
+    k.io.mdls.borrow_mut().insert(mdl.address());
+    k.tracking.made_often(k, Tracked::Mdl, mdl.address());
+    if !packet.is_null() {
+        let mut place = at!(packet, MdlAddress);
+        while secondary && !layout::load(place).is_null() {
+            place = at!(layout::load(place), Next);
+        }
+        layout::store(place, mdl);
+    }
+    mdl
+}
+
+/// "`IoFreeMdl` function".
+fn io_free_mdl(k: &Kernel, mdl: Ptr<MDL>) {
+    if !k.io.mdls.borrow_mut().remove(&mdl.address()) {
+        let sentence = "IoFreeMdl of something that IoAllocateMdl did not return, or of a list that was freed";
+        Finding::bug_check(VERIFIER, [NO_LIST, mdl.address(), 0, 0], sentence).raise();
+    }
+    k.tracking.gone(Tracked::Mdl, mdl.address());
+    k.memory.free_object(mdl);
+}
+
+/// "`MmProbeAndLockPages` function": raises an exception where the pages are not there for that.
+fn mm_probe_and_lock_pages(k: &Kernel, mdl: Ptr<MDL>, mode: i8, operation: i32) {
+    let start = at!(mdl, StartVa).cast::<u64>().read();
+    let first = start + u64::from(at!(mdl, ByteOffset).read());
+    let length = u64::from(at!(mdl, ByteCount).read());
+    let access = if operation == READ_ACCESS { Access::Read } else { Access::Write };
+    let outside = mode == USER_MODE && first.checked_add(length).is_none_or(|end| end > k.memory.space.user_end());
+    if outside || !k.memory.space.allows(first, length.max(1), access) {
+        let sentence =
+            "MmProbeAndLockPages of pages that are not there, and no handler of the driver takes its exception";
+        let parameters = [fault::ACCESS_VIOLATION, 0, access.parameter(), first];
+        let finding = Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, sentence);
+        Exception::access_violation(first, access, finding).raise();
+    }
+    let frames = mdl.offset(1).cast::<u64>();
+    for page in 0..pages(first, length) {
+        let frame = k.memory.physical_address(start + page * PAGE) / PAGE;
+        frames.offset(host::to_usize(page)).write(frame);
+    }
+    let flags = at!(mdl, MdlFlags);
+    let write = if access == Access::Write { MDL_WRITE_OPERATION } else { 0 };
+    flags.write(flags.read() & !MDL_WRITE_OPERATION | MDL_PAGES_LOCKED | write);
+}
+
+/// "`MmUnlockPages` function": a mapping to system addresses goes with it.
+fn mm_unlock_pages(k: &Kernel, mdl: Ptr<MDL>) {
+    let flags = at!(mdl, MdlFlags);
+    if flags.read() & MDL_PAGES_LOCKED == 0 {
+        let sentence = "MmUnlockPages of pages that are not locked";
+        Finding::bug_check(VERIFIER, [NOT_LOCKED, mdl.address(), 0, 0], sentence).raise();
+    }
+    if flags.read() & MDL_MAPPED_TO_SYSTEM_VA != 0 {
+        k.memory.unmap_mdl(mdl);
+    }
+    flags.write(flags.read() & !(MDL_PAGES_LOCKED | MDL_WRITE_OPERATION));
+}
