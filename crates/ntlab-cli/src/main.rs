@@ -4,6 +4,8 @@
 
 mod explore;
 mod files;
+mod imports;
+mod run;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -20,6 +22,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a driver once: with a scenario file, or load it, give it a device and unload it.
+    Run(run::Options),
+    /// List what a driver imports, and whether the lab has it.
+    Imports {
+        /// The driver's image.
+        driver: PathBuf,
+        /// Print the list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run a scenario with many seeds, each with another interleaving, and make what is found small.
     Explore(explore::Options),
     /// Repeat what `explore` found.
@@ -61,6 +73,8 @@ const fn code(ended: &Result<Outcome>) -> u8 {
 
 fn run(command: Command) -> Result<Outcome> {
     match command {
+        Command::Run(options) => run::run(&options),
+        Command::Imports { driver, json } => imports::list(&driver, json),
         Command::Explore(options) => explore::explore(&options),
         Command::Replay { file } => explore::replay(&file),
     }

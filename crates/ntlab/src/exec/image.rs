@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The modules whose functions the lab has.
-const MODULES: [&str; 2] = ["ntoskrnl.exe", "hal.dll"];
+pub(super) const MODULES: [&str; 2] = ["ntoskrnl.exe", "hal.dll"];
 /// Where `IMAGE_LOAD_CONFIG_DIRECTORY64` has the address of the security cookie.
 const SECURITY_COOKIE: u32 = 0x58;
 /// What the loader writes there. Windows takes a random number, which would make runs differ.
@@ -184,7 +184,7 @@ impl Exec {
     }
 }
 
-fn check(pe: &PeFile64<'_>) -> Result<(), LoadError> {
+pub(super) fn check(pe: &PeFile64<'_>) -> Result<(), LoadError> {
     let header = pe.nt_headers();
     let optional = &header.optional_header;
     let refused = if header.file_header.machine.get(LE) != pe::IMAGE_FILE_MACHINE_AMD64 {
@@ -254,13 +254,13 @@ fn relocate(pe: &PeFile64<'_>, file: &[u8], bytes: &mut [u8], delta: u64) -> Res
     Ok(())
 }
 
-struct Import {
-    function: Missing,
+pub(super) struct Import {
+    pub function: Missing,
     /// Where its address goes.
     slot: u32,
 }
 
-fn imports(pe: &PeFile64<'_>) -> Result<Vec<Import>, LoadError> {
+pub(super) fn imports(pe: &PeFile64<'_>) -> Result<Vec<Import>, LoadError> {
     let mut imports = Vec::new();
     let Some(table) = pe.import_table()? else { return Ok(imports) };
     let mut descriptors = table.descriptors()?;

@@ -11,6 +11,7 @@ mod entry;
 mod event;
 mod exception;
 mod image;
+mod imports;
 mod registers;
 mod shared_data;
 mod signals;
@@ -37,6 +38,7 @@ pub use self::{
     border::{Entered, call, enter},
     exception::Exception,
     image::{Image, LoadError, Missing, Section},
+    imports::{Import, imports},
     registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
     step::{BlockStart, MemoryAccess, Observer, Step},

@@ -14,6 +14,22 @@ const OBJECT_TYPES: [&str; 7] = [
     "PsThreadType",
     "SeTokenObjectType",
 ];
+/// The others.
+const PLAIN: [&str; 7] = [
+    "MmHighestUserAddress",
+    "MmSystemRangeStart",
+    "MmUserProbeAddress",
+    "InitSafeBootMode",
+    "KdDebuggerEnabled",
+    "KdDebuggerNotPresent",
+    "NtBuildNumber",
+];
+
+/// Whether the kernel exports a variable of this name.
+pub fn is_variable(name: &str) -> bool {
+    PLAIN.contains(&name) || OBJECT_TYPES.contains(&name)
+}
+
 /// The kernel's variables in the machine's memory.
 #[derive(Debug)]
 pub struct Variables {
@@ -26,22 +42,15 @@ impl Variables {
         let base = space.take(Arena::Kernel, PAGE);
         space.open(base, PAGE, PageKind::Object);
         let end = space.user_end();
-        let plain = [
-            ("MmHighestUserAddress", end - 1),
-            ("MmSystemRangeStart", end),
-            ("MmUserProbeAddress", end),
-            ("InitSafeBootMode", 0),
-            ("KdDebuggerEnabled", 0),
-            ("KdDebuggerNotPresent", 1),
-            ("NtBuildNumber", 0xF000_4F7C),
-        ];
+        let values = [end - 1, end, end, 0, 0, 1, 0xF000_4F7C];
+        let plain = PLAIN.into_iter().zip(values);
         let types = base + PAGE / 2;
         // An object type begins with its own address, so that a driver gets it whether its headers declare the variable as Windows' do
         // or, as those of MinGW-w64, with one indirection more.
         let type_of = |index: usize| types + 16 * index as u64;
         let of_types = OBJECT_TYPES.into_iter().enumerate().map(|(index, name)| (name, type_of(index)));
         let place = |index: usize| base + 8 * index as u64;
-        let all: Vec<(&str, u64)> = plain.into_iter().chain(of_types.clone()).collect();
+        let all: Vec<(&str, u64)> = plain.chain(of_types.clone()).collect();
         for (index, (_, value)) in all.iter().enumerate() {
             space.write(place(index), &value.to_le_bytes());
         }

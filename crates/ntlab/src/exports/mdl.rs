@@ -12,7 +12,7 @@ use crate::{
     io::layout::{self, MDL_PAGES_LOCKED, MDL_WRITE_OPERATION},
     irql::{DISPATCH_LEVEL, any_level, at_most},
     kernel::Kernel,
-    memory::{Access, PAGE, Ptr, fault, host},
+    memory::{Access, PAGE, PageKind, Ptr, fault, host},
     sched::VERIFIER,
     tracking::Tracked,
 };
@@ -95,7 +95,10 @@ fn mm_probe_and_lock_pages(k: &Kernel, mdl: Ptr<MDL>, mode: i8, operation: i32) 
     let length = u64::from(at!(mdl, ByteCount).read());
     let access = if operation == READ_ACCESS { Access::Read } else { Access::Write };
     let outside = mode == USER_MODE && first.checked_add(length).is_none_or(|end| end > k.memory.space.user_end());
-    if outside || !k.memory.space.allows(first, length.max(1), access) {
+    let space = &k.memory.space;
+    let all = (0..pages(first, length)).map(|page| start + page * PAGE);
+    let is_there = |page: u64| is_users(space.kind(page)) || space.allows(page.max(first), 1, access);
+    if outside || !all.clone().all(is_there) {
         let sentence =
             "MmProbeAndLockPages of pages that are not there, and no handler of the driver takes its exception";
         let parameters = [fault::ACCESS_VIOLATION, 0, access.parameter(), first];
@@ -103,13 +106,20 @@ fn mm_probe_and_lock_pages(k: &Kernel, mdl: Ptr<MDL>, mode: i8, operation: i32) 
         Exception::access_violation(first, access, finding).raise();
     }
     let frames = mdl.offset(1).cast::<u64>();
-    for page in 0..pages(first, length) {
-        let frame = k.memory.physical_address(start + page * PAGE) / PAGE;
-        frames.offset(host::to_usize(page)).write(frame);
+    for (index, page) in all.enumerate() {
+        if is_users(space.kind(page)) {
+            space.protect(page, PAGE, PageKind::User);
+        }
+        frames.offset(index).write(k.memory.physical_address(page) / PAGE);
     }
     let flags = at!(mdl, MdlFlags);
     let write = if access == Access::Write { MDL_WRITE_OPERATION } else { 0 };
     flags.write(flags.read() & !MDL_WRITE_OPERATION | MDL_PAGES_LOCKED | write);
+}
+
+/// Whether a page is of a user's buffer that could be paged out: one that is locked is there at any IRQL.
+const fn is_users(kind: PageKind) -> bool {
+    matches!(kind, PageKind::UserUnprobed | PageKind::UserReadable | PageKind::UserWritable)
 }
 
 /// "`MmUnlockPages` function": a mapping to system addresses goes with it.

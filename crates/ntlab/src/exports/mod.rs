@@ -20,6 +20,7 @@ mod ke_wait;
 mod lookaside;
 mod mdl;
 mod mutex;
+pub(crate) mod notes;
 mod ps;
 pub(crate) mod resource;
 mod rundown;
