@@ -24,7 +24,8 @@ pub fn list(image: &Path, json: bool) -> Result<Outcome> {
     Ok(if complete { Outcome::Nothing } else { Outcome::Found })
 }
 
-fn table(out: &mut impl Write, imports: &[Import]) -> io::Result<()> {
+/// Writes the list for people to read.
+pub fn table(out: &mut impl Write, imports: &[Import]) -> io::Result<()> {
     let width = imports.iter().map(|import| import.name.len()).max().unwrap_or(0);
     for import in imports {
         let has = if import.has { "has  " } else { "lacks" };

@@ -6,6 +6,8 @@ mod explore;
 mod files;
 mod imports;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, process::ExitCode};
 

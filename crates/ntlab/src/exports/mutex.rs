@@ -5,11 +5,10 @@ use windows_sys::Wdk::Foundation::FAST_MUTEX;
 use super::Export;
 use crate::{
     at, export,
-    finding::Finding,
     irql::{APC_LEVEL, Irql, at_most, exactly},
     kernel::Kernel,
     memory::Ptr,
-    sched::{Need, VERIFIER},
+    sched::{LockKind, Need},
 };
 
 /// The functions of this module.
@@ -27,9 +26,6 @@ pub const FUNCTIONS: &[Export] = &[
     export!("KeTryToAcquireGuardedMutex", at_most(APC_LEVEL), ex_try_to_acquire_fast_mutex),
 ];
 
-/// Of `DRIVER_VERIFIER_DETECTED_VIOLATION`: "self-deadlock", and "a resource was released by another thread".
-const SELF_DEADLOCK: u64 = 0x1000;
-const WRONG_THREAD: u64 = 0x1007;
 /// The state of a mutex that nobody has.
 const FREE: i32 = 1;
 
@@ -38,15 +34,13 @@ fn take(k: &Kernel, mutex: Ptr<FAST_MUTEX>) -> bool {
     if is_free {
         at!(mutex, Count).write(0);
         at!(mutex, Owner).cast().write(k.current_thread_object());
+        k.sched.thread_acquired(k, &k.current_thread(), mutex.address(), LockKind::FastMutex);
     }
     is_free
 }
 
 fn wait(k: &Kernel, mutex: Ptr<FAST_MUTEX>) {
-    if at!(mutex, Owner).cast::<u64>().read() == k.current_thread_object() {
-        let sentence = "a thread acquires a fast mutex that it has already";
-        Finding::bug_check(VERIFIER, [SELF_DEADLOCK, mutex.address(), 0, 0], sentence).raise();
-    }
+    k.sched.thread_acquires(k, mutex.address(), LockKind::FastMutex);
     let waiting = at!(mutex, Contention);
     while !take(k, mutex) {
         waiting.write(waiting.read() + 1);
@@ -56,10 +50,7 @@ fn wait(k: &Kernel, mutex: Ptr<FAST_MUTEX>) {
 }
 
 fn release(k: &Kernel, mutex: Ptr<FAST_MUTEX>) {
-    if at!(mutex, Owner).cast::<u64>().read() != k.current_thread_object() {
-        let sentence = "a thread releases a fast mutex that it does not have";
-        Finding::bug_check(VERIFIER, [WRONG_THREAD, mutex.address(), 0, 0], sentence).raise();
-    }
+    k.sched.thread_releases(mutex.address());
     at!(mutex, Owner).cast().write(0_u64);
     at!(mutex, Count).write(FREE);
     if at!(mutex, Contention).read() != 0 {
@@ -69,6 +60,7 @@ fn release(k: &Kernel, mutex: Ptr<FAST_MUTEX>) {
 
 /// "`KeInitializeGuardedMutex` function"; "`ExInitializeFastMutex` function" is inlined by the headers.
 fn ke_initialize_guarded_mutex(k: &Kernel, mutex: Ptr<FAST_MUTEX>) {
+    k.sched.initialize_lock(mutex.address());
     at!(mutex, Count).write(FREE);
     at!(mutex, Owner).cast().write(0_u64);
     at!(mutex, Contention).write(0);

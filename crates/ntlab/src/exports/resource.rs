@@ -8,7 +8,7 @@ use crate::{
     finding::Finding,
     irql::{APC_LEVEL, DISPATCH_LEVEL, at_most},
     kernel::Kernel,
-    sched::{ThreadId, VERIFIER},
+    sched::{LockKind, ThreadId, VERIFIER},
     tracking::Tracked,
 };
 
@@ -130,12 +130,19 @@ fn acquire(k: &Kernel, resource: u64, exclusive: bool, wait: bool) -> bool {
         violation(APCS_ENABLED, resource, sentence);
     }
     let thread = k.thread_id();
-    if with(k, resource, |own| own.take(thread, exclusive)) {
-        return true;
+    if wait {
+        k.sched.thread_acquires(k, resource, LockKind::Resource);
     }
-    if !wait {
-        return false;
+    let taken =
+        with(k, resource, |own| own.take(thread, exclusive)) || wait && await_turn(k, resource, thread, exclusive);
+    if taken {
+        k.sched.thread_acquired(k, &k.current_thread(), resource, LockKind::Resource);
     }
+    taken
+}
+
+/// Waits until the thread has the resource.
+fn await_turn(k: &Kernel, resource: u64, thread: ThreadId, exclusive: bool) -> bool {
     with(k, resource, |own| own.waiting.push((thread, exclusive)));
     loop {
         k.park("an ERESOURCE", None);
@@ -159,6 +166,7 @@ fn release(k: &Kernel, resource: u64) {
         let sentence = "a thread releases an ERESOURCE that it does not have";
         Finding::bug_check(RESOURCE_NOT_OWNED, [resource, thread.0.into(), 0, 0], sentence).raise();
     }
+    k.sched.thread_releases(resource);
     let waiting = with(k, resource, |own| own.waiting.clone());
     for (waiter, _) in waiting {
         k.wake(waiter);
@@ -205,7 +213,7 @@ fn ex_acquire_resource_shared_lite(k: &Kernel, resource: u64, wait: bool) -> boo
 
 /// "`ExEnterCriticalRegionAndAcquireResourceExclusive` function".
 fn ex_enter_critical_region_and_acquire_resource_exclusive(k: &Kernel, resource: u64) -> u64 {
-    k.sched.enter_critical_region();
+    k.sched.enter_critical_region(k);
     acquire(k, resource, true, true);
     0
 }
