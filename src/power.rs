@@ -1,6 +1,6 @@
 //! Power: the device is on while the system works, else off; requests wait while it is off.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hotadd_abi::{Event, EventKind, hold};
 use hotadd_policy::power::{Action, Device as Wanted, decide, device_for_system};
@@ -21,6 +21,8 @@ const OFF: u32 = 3;
 /// The device's power state, and the work item that changes it.
 pub struct PowerState {
     state: AtomicU32,
+    /// Lower drivers have turned the device off, and not on again.
+    off_below: AtomicBool,
     work: WorkItem<Work>,
 }
 
@@ -34,7 +36,7 @@ impl PowerState {
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(device: &NewDevice<Fdo>) -> Result<Self> {
         let work = WorkItem::new(TAG, device, Work(SpinLock::new(None)))?;
-        Ok(Self { state: AtomicU32::new(OFF), work })
+        Ok(Self { state: AtomicU32::new(OFF), off_below: AtomicBool::new(false), work })
     }
 
     /// As a number of the status structure.
@@ -48,7 +50,12 @@ impl PowerState {
 
     /// Notes that the device is on: a start does that too.
     pub fn turned_on(&self) {
+        self.turned_on_below();
         self.state.store(ON, Ordering::Relaxed);
+    }
+
+    fn turned_on_below(&self) {
+        self.off_below.store(false, Ordering::Relaxed);
     }
 }
 
@@ -81,7 +88,7 @@ fn set_system<'a>(
     let Ok(held) = device.hold() else { return irp.pass_down(device.lower()) };
     match irp.pass_down_then(device.lower(), TAG, (held, wanted), request_device_state) {
         Ok(disposition) => disposition,
-        Err((irp, _)) if wanted == Wanted::D0 => turn_on_now(device, irp, passive),
+        Err((irp, _)) if wanted == Wanted::D0 => turn_on_now(device, irp, || {}, passive),
         Err((irp, _)) => {
             turn_off(device, passive);
             irp.pass_down(device.lower())
@@ -122,6 +129,9 @@ fn set_device<'a>(
         }
         Action::TurnOn => return turn_on(device, irp, passive),
     }
+    if asked == Wanted::D3 {
+        device.power.off_below.store(true, Ordering::Relaxed);
+    }
     irp.pass_down(device.lower())
 }
 
@@ -133,6 +143,7 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disp
             fail_requests(&held);
             return irp.complete_as_it_is();
         }
+        held.power.turned_on_below();
         match held.hold() {
             Err(_) => irp.complete_as_it_is(),
             Ok(device) => {
@@ -143,14 +154,20 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disp
     };
     match irp.pass_down_then(device.lower(), TAG, held, then) {
         Ok(disposition) => disposition,
-        Err((irp, _)) => turn_on_now(device, irp, passive),
+        Err((irp, _)) => turn_on_now(device, irp, || device.power.turned_on_below(), passive),
     }
 }
 
 /// The same without memory for a completion routine. A power request should not be waited for; here it is that or a
 /// device that stays off.
-fn turn_on_now<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
+fn turn_on_now<'a>(
+    device: &Device<Fdo>,
+    mut irp: Irp<'a>,
+    lower_did: impl FnOnce(),
+    passive: Passive<'_>,
+) -> Disposition<'a> {
     if irp.send_and_wait(device.lower(), passive).is_success() {
+        lower_did();
         wake(device, passive);
     } else {
         fail_requests(device);
@@ -194,12 +211,14 @@ fn turn_off(device: &Device<Fdo>, passive: Passive<'_>) {
 }
 
 /// Restores the device's state and lets requests through; where that fails, they fail too, but not the power request: a
-/// function driver must not. Nothing for a device that is on.
+/// function driver must not. Nothing for a device that is on; one that lower drivers have left off, because there was no memory to ask
+/// them for more, does not come back.
 fn wake(device: &Device<Fdo>, passive: Passive<'_>) {
     if device.power.now() == Wanted::D0 {
         return;
     }
-    let woken = device.engines.wake(passive);
+    let off_below = device.power.off_below.load(Ordering::Relaxed);
+    let woken = if off_below { Err(NtStatus::DEVICE_NOT_READY) } else { device.engines.wake(passive) };
     let status = woken.err().unwrap_or(NtStatus::SUCCESS);
     record(device, EventKind::PowerUp, status);
     if woken.is_ok() {

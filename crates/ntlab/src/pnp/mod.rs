@@ -152,8 +152,8 @@ pub(crate) fn check_registers(k: &Kernel, address: u64) {
         })
     };
     let owner = k.pnp.devnodes.all().into_iter().find(has_them);
-    let works = |devnode: &Devnode| devnode.state.get() == DeviceState::Started;
-    let hardware = owner.as_ref().filter(|devnode| works(devnode)).and_then(|devnode| devnode.hardware.clone());
+    let told = |devnode: &Devnode| matches!(devnode.state.get(), DeviceState::SurpriseRemoved | DeviceState::Removed);
+    let hardware = owner.as_ref().filter(|devnode| !told(devnode)).and_then(|devnode| devnode.hardware.clone());
     match hardware {
         Some(hardware) if !pci::is_present(k, hardware.as_ref()) => {}
         Some(hardware) if !hardware.is_powered() => {
