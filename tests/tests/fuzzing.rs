@@ -1,9 +1,7 @@
 //! Whatever is asked of a device by random control codes, inputs and outputs: it ends as the interface documents, nothing is left behind,
 //! and the device goes on.
 
-use hotadd_abi::INTERFACE_CLASS;
 use hotadd_tests::{each_seed, on_bench};
-use ntlab::user::Access;
 use workload::fuzz;
 
 const REQUESTS: u64 = 10_000;
@@ -12,12 +10,7 @@ const REQUESTS: u64 = 10_000;
 fn random_control_requests_end_as_documented() {
     each_seed(2, |seed| {
         on_bench(seed, |bench| {
-            let links = bench.system.interfaces(INTERFACE_CLASS);
-            let open = |link: &String| {
-                [Access::ReadWrite, Access::ReadWrite, Access::Read, Access::Write, Access::Attributes]
-                    .map(|access| bench.system.open(link, access).expect("it opens"))
-            };
-            let handles: Vec<_> = links.iter().flat_map(open).collect();
+            let handles = fuzz::open_all(bench.system).expect("devices that work open");
 
             let tally = fuzz::run(&handles, seed, REQUESTS);
 

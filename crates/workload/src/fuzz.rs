@@ -1,15 +1,20 @@
 //! Random device-control requests: every one ends with a status that the interface documents, and returns no more than was asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use hotadd_abi::{
-    IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ, IOCTL_HOTADD_JOURNAL_WAIT, IOCTL_HOTADD_PROCESSORS,
-    IOCTL_HOTADD_STATUS,
+    INTERFACE_CLASS, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ, IOCTL_HOTADD_JOURNAL_WAIT,
+    IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS,
 };
-use ntlab::user::{Completion, Handle, Request, Status};
+use ntlab::{
+    machine::System,
+    user::{Access, Completion, Handle, Request, Status},
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::{factorial, package, quick_edu, software};
 
 /// The control codes, and the length of their inputs.
 const CODES: [(u32, usize); 5] = [
@@ -58,6 +63,53 @@ impl Tally {
             *self.statuses.entry(status).or_default() += count;
         }
         self.broken.extend(other.broken);
+    }
+}
+
+/// Opens every device of the driver's in each way: for reading and writing, for either, for neither.
+///
+/// # Errors
+///
+/// The status with which opening ended.
+pub fn open_all(system: &System) -> Result<Vec<Handle<'_>>, Status> {
+    let ways = [Access::ReadWrite, Access::ReadWrite, Access::Read, Access::Write, Access::Attributes];
+    let links = system.interfaces(INTERFACE_CLASS);
+    links.iter().flat_map(|link| ways.map(|access| system.open(link, access))).collect()
+}
+
+/// A run of random requests, through the driver's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fuzz {
+    /// How many requests.
+    pub requests: u64,
+    /// Decides which.
+    pub seed: u64,
+}
+
+impl Fuzz {
+    /// Sends the requests to an `edu` and a software device, looks whether they still answer, and unloads the driver. How many requests
+    /// ended with each status.
+    ///
+    /// # Errors
+    ///
+    /// The promises that were broken.
+    pub fn play(&self, system: &System, sys: &Path) -> Result<BTreeMap<String, u64>, String> {
+        system.install(package(sys));
+        system.plug(quick_edu());
+        system.plug(software());
+        let handles = open_all(system).map_err(|status| format!("a device does not open: {status}"))?;
+        let mut tally = run(&handles, self.seed, self.requests);
+        let answer = factorial(&handles[0], 5).map(|answer| answer.factorial);
+        if answer != Ok(120) {
+            tally.broken.push(format!("in the end the device answered {answer:?}"));
+        }
+        drop(handles);
+        system.settle();
+        tally.broken.extend(system.outstanding_requests().into_iter().map(|request| format!("still there: {request}")));
+        if let Err(error) = system.unload("hotadd") {
+            tally.broken.push(format!("the driver was not unloaded: {error}"));
+        }
+        if tally.broken.is_empty() { Ok(tally.statuses) } else { Err(tally.broken.join("; ")) }
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Part {
     Endurance,
     /// The driver interrupted at any of its instructions.
     Stepped,
+    /// Ten million random control requests.
+    Fuzz,
     /// Every kernel call that can fail, from every call stack, in every documented way.
     Faults,
 }

@@ -13,6 +13,7 @@ use ntlab::{
 use serde::{Deserialize, Serialize};
 use workload::{
     Endurance,
+    fuzz::Fuzz,
     sequence::{self, Step},
 };
 
@@ -33,6 +34,7 @@ pub fn units(part: Part) -> Option<Units> {
         Part::Sequences => Some(Units { count: || sequences().len() as u64, unit: sequence }),
         Part::Endurance => Some(Units { count: || ENDURANCE_UNITS, unit: endurance }),
         Part::Stepped => Some(Units { count: || STEPPED_UNITS, unit: stepped }),
+        Part::Fuzz => Some(Units { count: || FUZZ_UNITS, unit: fuzz }),
         Part::Faults => None,
     }
 }
@@ -44,6 +46,8 @@ pub enum Unit {
     Sequence(Vec<Step>),
     /// Load while processors are added and resources are rebalanced.
     Endurance(Endurance),
+    /// Random control requests.
+    Fuzz(Fuzz),
 }
 
 /// Steps of the longest sequences.
@@ -61,6 +65,10 @@ const STEPPED_UNITS: u64 = 200;
 const STEPPED: Endurance = Endurance { changes: 6, requests: 20, lanes: 6, seed: 0 };
 /// A point of preemption once in about so many instructions.
 const STEPPED_POINT: u32 = 40;
+
+/// 10 million requests.
+const FUZZ_UNITS: u64 = 1000;
+const FUZZ_REQUESTS: u64 = 10_000;
 
 /// The smallest machine, with so many of its 8 processors active.
 pub fn smallest(processors: u32) -> Config {
@@ -91,6 +99,10 @@ fn stepped(number: u64) -> (Unit, Config) {
     )
 }
 
+fn fuzz(number: u64) -> (Unit, Config) {
+    (Unit::Fuzz(Fuzz { requests: FUZZ_REQUESTS, seed: number }), smallest(2).with_seed(number))
+}
+
 /// The driver that all units run.
 static DRIVER: OnceLock<PathBuf> = OnceLock::new();
 
@@ -107,6 +119,7 @@ impl Scenario for Unit {
     fn name(&self) -> String {
         match self {
             Self::Sequence(steps) => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            Self::Fuzz(Fuzz { requests, seed }) => format!("{requests} random requests, seed {seed}"),
             Self::Endurance(Endurance { changes, seed, .. }) => format!("{changes} changes under load, seed {seed}"),
         }
     }
@@ -127,6 +140,7 @@ impl Scenario for Unit {
                     Err(broken.join("; "))
                 }
             }),
+            Self::Fuzz(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
         }
     }
@@ -134,6 +148,8 @@ impl Scenario for Unit {
     fn shrink(&self) -> Vec<Self> {
         match self {
             Self::Sequence(steps) => sequence::shorter(steps).into_iter().map(Self::Sequence).collect(),
+            Self::Fuzz(plan) if plan.requests > 1 => vec![Self::Fuzz(Fuzz { requests: plan.requests / 2, ..*plan })],
+            Self::Fuzz(_) => Vec::new(),
             Self::Endurance(plan) => {
                 let halves = [
                     Endurance { changes: plan.changes / 2, ..*plan },
