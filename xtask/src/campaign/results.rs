@@ -96,12 +96,12 @@ impl PartResults {
             PartFound::Units(found) => {
                 let done = found.tally.iter().map(|(what, count)| format!("{count} {what}"));
                 let covered = format!(
-                    "{} pairs of places in either order, {} of them new in the last tenth",
+                    "{} pairs of places, {} of them new in the last tenth",
                     found.covered.pairs(),
                     found.new_in_last_tenth()
                 );
                 let seen = (found.covered.pairs() > 0).then_some(covered);
-                (found.units, done.chain(seen).collect::<Vec<_>>().join(", "))
+                (found.units, done.chain(seen).collect::<Vec<_>>().join("\n"))
             }
             PartFound::Faults(found) => {
                 let (known, left) = (found.known.len(), found.remaining());
