@@ -148,7 +148,7 @@ trap_entry!(
     "ret",
 );
 trap_entry!(
-    /// [`trap_entry`] for stepped code, which goes on in the translation of where it called from.
+    /// [`trap_entry`](fn@trap_entry) for stepped code, which goes on in the translation of where it called from.
     stepped_trap_entry,
     "pop qword ptr gs:[{target}]", "jmp {lookup}",
     target = const TARGET, lookup = sym super::step::lookup_entry,
