@@ -328,7 +328,7 @@ mod tests {
         let mut bytes = [0; 4];
         edu.write_config(254, &[1, 2, 3, 4]);
         edu.read_config(254, &mut bytes);
-        assert_eq!(bytes, [0, 0, 0xFF, 0xFF]);
+        assert_eq!(bytes, [1, 2, 0xFF, 0xFF]);
     }
 
     #[test]
