@@ -6,11 +6,15 @@ use hotadd_tests::sys;
 use serde_json::{Map, Value};
 use xtask::demo::{self, Options};
 
+/// The demo as it is without options, but that it writes its results to `json` alone.
+fn quiet(json: &Path) -> Options {
+    Options { json: Some(json.to_owned()), quiet: true, ..Options::default() }
+}
+
 /// The results of a demo with few requests, as it writes them to the file `name`.
 fn results(seed: u64, name: &str) -> Map<String, Value> {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let options =
-        Options { seed: Some(seed), requests: 8, json: Some(json.clone()), quiet: true, ..Options::default() };
+    let options = Options { seed: Some(seed), requests: 8, ..quiet(&json) };
     let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
     assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
     let text = fs::read_to_string(json).expect("the results are there");
@@ -35,6 +39,13 @@ fn no_request_is_lost_and_every_processor_works() {
         assert!(after.as_u64() > Some(0), "{processor}");
     }
     assert_eq!(results["broken"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn the_demo_without_options_comes_to_its_end_under_full_load() {
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plain.json");
+    let code = demo::run(&Options { seed: Some(1), ..quiet(&json) }, || Ok(sys().to_owned()));
+    assert_eq!(code.expect("the demo runs"), ExitCode::SUCCESS, "every promise is kept");
 }
 
 #[test]

@@ -386,15 +386,17 @@ impl System {
         object::set_system_event(&self.kernel, r"\KernelObjects\HighMemoryCondition", plentiful);
     }
 
-    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests, work items, and requests
-    /// that cannot be cancelled, which drivers have to complete some time.
+    /// Waits until nothing of what was set off is under way any more: notifications, PnP actions, power requests, work items, and those
+    /// requests sent until then that cannot be cancelled, which drivers have to complete some time.
     pub fn settle(&self) {
         let k = &self.kernel;
         let is_quiet =
             |k: &Kernel| k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get();
         k.block_until("PnP to be quiet", is_quiet, None);
-        if !lost::none(k) && !k.block_until("requests to end", lost::none, Some(k.now() + lost::PATIENCE)) {
-            lost::check(k, "nothing was asked of its driver for 2 minutes");
+        let last = k.io.irps.last();
+        let ended = move |k: &Kernel| lost::none(k, last);
+        if !ended(k) && !k.block_until("requests to end", ended, Some(k.now() + lost::PATIENCE)) {
+            lost::check(k, last, "its driver had 2 minutes");
         }
     }
 }

@@ -23,27 +23,28 @@ fn rule_of(packet: &UnderWay) -> Option<Rule> {
     (at!(packet.irp, CancelRoutine).cast::<u64>().read() == 0).then_some(Rule::LostIrp)
 }
 
-/// Whether no request is under way that would be lost if it stayed there.
-pub fn none(k: &Kernel) -> bool {
-    k.io.irps.under_way().iter().all(|packet| rule_of(packet).is_none())
+/// Whether none of the packets up to number `last` is a request that would be lost if it stayed with drivers.
+pub fn none(k: &Kernel, last: u64) -> bool {
+    k.io.irps.under_way(last).iter().all(|packet| rule_of(packet).is_none())
 }
 
-/// Stops the run if a request is lost; `when` says since when nothing could be expected of the drivers any more.
-pub fn check(k: &Kernel, when: &str) {
-    if let Some(finding) = find(k, when) {
+/// Stops the run if one of the packets up to number `last` is a request that is lost; `when` says since when nothing could be expected of
+/// the drivers any more.
+pub fn check(k: &Kernel, last: u64, when: &str) {
+    if let Some(finding) = find(k, last, when) {
         finding.raise();
     }
 }
 
-/// The first request that is lost.
-pub fn find(k: &Kernel, when: &str) -> Option<Finding> {
-    let packets = k.io.irps.under_way();
+/// The first request, of the packets up to number `last`, that is lost.
+pub fn find(k: &Kernel, last: u64, when: &str) -> Option<Finding> {
+    let packets = k.io.irps.under_way(last);
     packets.iter().find_map(|packet| Some(finding(k, rule_of(packet)?, packet, when)))
 }
 
 /// Stops the run if a packet is still with the driver of one of these devices.
 pub fn check_devices(k: &Kernel, devices: &[Ptr<DEVICE_OBJECT>], when: &str) {
-    let packets = k.io.irps.under_way();
+    let packets = k.io.irps.under_way(u64::MAX);
     let has_one = |packet: &&UnderWay| packet.devices.iter().any(|device| devices.contains(device));
     if let Some(packet) = packets.iter().find(has_one) {
         finding(k, Rule::LostIrp, packet, when).raise();
@@ -62,7 +63,7 @@ fn finding(k: &Kernel, rule: Rule, packet: &UnderWay, when: &str) -> Finding {
 
 /// What is found where drivers kept a packet of the system's for too long.
 pub fn kept(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, code: u32, parameters: [u64; 4], sentence: &str) -> Finding {
-    let packets = k.io.irps.under_way();
+    let packets = k.io.irps.under_way(u64::MAX);
     let stack = device::stack_above(pdo);
     let is_it = |packet: &&UnderWay| !packet.is_users && packet.devices.iter().any(|device| stack.contains(device));
     let Some(packet) = packets.iter().find(is_it) else { return Finding::bug_check(code, parameters, sentence) };

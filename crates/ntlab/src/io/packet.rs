@@ -347,11 +347,16 @@ impl Irps {
         self.call_at(index, location).or_else(|| self.call_at(index, location + 1))
     }
 
-    /// The packets that drivers have, in the order they were made.
-    pub(super) fn under_way(&self) -> Vec<UnderWay> {
+    /// The number of the packet that was made last.
+    pub const fn last(&self) -> u64 {
+        self.sequence.get()
+    }
+
+    /// The packets up to number `last` that drivers have, in the order they were made.
+    pub(super) fn under_way(&self, last: u64) -> Vec<UnderWay> {
         let records = self.records.borrow();
-        let mut all: Vec<UnderWay> =
-            records.iter().filter(|record| record.is_with_drivers()).map(Record::under_way).collect();
+        let wanted = |record: &&Record| record.number <= last && record.is_with_drivers();
+        let mut all: Vec<UnderWay> = records.iter().filter(wanted).map(Record::under_way).collect();
         all.sort_unstable_by_key(|packet| packet.number);
         all
     }

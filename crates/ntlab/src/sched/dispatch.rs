@@ -79,7 +79,7 @@ impl Sched {
         let in_driver = |thread: &Rc<Thread>| !k.exec.driver_stack_of(thread.context.get()).is_empty();
         if locks.is_empty()
             && !threads.iter().flatten().any(in_driver)
-            && let Some(lost) = lost::find(k, "nothing is left to be done")
+            && let Some(lost) = lost::find(k, u64::MAX, "nothing is left to be done")
         {
             return lost;
         }
