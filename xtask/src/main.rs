@@ -32,7 +32,7 @@ enum Command {
     /// Run hotadd.sys for long: every sequence of events, endurance, interruption at any instruction, every failure.
     Campaign(campaign::Options),
     /// Measure what the driver and the lab take on this machine.
-    Bench,
+    Bench(bench::Options),
     /// Check formatting, lints and documentation, and run the tests.
     Test,
     /// Put hotadd.sys, its symbols and its INF into target/package.
@@ -48,8 +48,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    // The demo and the campaign look at their options before anything is installed for it.
-    if !matches!(command, Command::Demo(_) | Command::Campaign(_)) {
+    // These look at their options before anything is installed for them.
+    if !matches!(command, Command::Demo(_) | Command::Campaign(_) | Command::Bench(_)) {
         setup::run(purpose(&command))?;
     }
     match command {
@@ -58,7 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => println!("Everything the build and the tests need is installed."),
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
-        Command::Bench => bench::run(&hotadd()?)?,
+        Command::Bench(options) => return bench::run(&options, hotadd),
         Command::Test => test::run()?,
         Command::Package => {
             println!("{}", package::run()?.display());

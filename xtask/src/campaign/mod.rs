@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ntlab::explore;
 use workload::systematic::{self, Case, Search};
@@ -55,6 +55,14 @@ pub struct Options {
     /// Run nothing: merge the results in these files.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["only", "shard", "unit", "one_in"])]
     pub merge: Vec<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let shard = Shard { index: 0, count: NonZero::<u32>::MIN };
+        let one_in = NonZero::<u32>::MIN;
+        Self { only: Vec::new(), one_in, shard, unit: None, collect: false, jobs: None, json: None, merge: Vec::new() }
+    }
 }
 
 /// A part of a campaign.
@@ -167,6 +175,20 @@ fn play(options: &Options, sys: &Path) -> Results {
         }
     }
     results
+}
+
+/// Runs all of a part that is made of units: what they did, and how many seconds it took.
+///
+/// # Errors
+///
+/// What was found, or that the part is not made of units.
+pub fn measure(part: Part, sys: &Path) -> Result<(explore::Results<parts::Unit>, f64)> {
+    let options = Options { only: vec![part], ..Options::default() };
+    let results = play(&options, sys);
+    if let Some(finding) = results.findings().into_iter().next() {
+        bail!(finding);
+    }
+    results.units(part).ok_or_else(|| anyhow!("{part:?} is not made of units"))
 }
 
 fn jobs(options: &Options) -> NonZero<usize> {

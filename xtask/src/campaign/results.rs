@@ -37,8 +37,16 @@ pub enum PartFound {
 impl Results {
     /// Adds a part.
     pub fn add(&mut self, part: Part, results: PartResults) {
-        let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        self.parts.insert(name, results);
+        self.parts.insert(name(part), results);
+    }
+
+    /// Those of a part that is made of units, and the seconds it took.
+    pub fn units(mut self, part: Part) -> Option<(explore::Results<Unit>, f64)> {
+        let results = self.parts.remove(&name(part))?;
+        match results.found {
+            PartFound::Units(found) => Some((found, results.host_seconds)),
+            PartFound::Faults(_) => None,
+        }
     }
 
     /// Adds what another shard of the same campaign ended with.
@@ -78,6 +86,10 @@ impl Results {
     pub fn findings(&self) -> Vec<String> {
         self.parts.iter().flat_map(|(name, part)| part.findings(name)).collect()
     }
+}
+
+fn name(part: Part) -> String {
+    part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 impl PartResults {

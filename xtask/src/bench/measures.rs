@@ -1,4 +1,4 @@
-//! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
+//! What is measured, and how.
 
 use std::{
     fs, iter,
@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use ntlab::{
     config::Config,
     events::{Event, Kind},
@@ -16,7 +15,11 @@ use ntlab::{
 };
 use workload::{Load, Plan, Target};
 
-use crate::demo;
+use super::Figure;
+use crate::{
+    campaign::{self, Part},
+    demo,
+};
 
 /// The most processors of Windows.
 const MOST_PROCESSORS: u32 = 2048;
@@ -30,63 +33,56 @@ const COMPARED: u8 = 64;
 /// What the trace calls the driver's processor change callback.
 const CALLBACK: &str = "processor change callback";
 
-/// A figure, with what it is meant to be.
-struct Figure {
-    what: &'static str,
-    goal: &'static str,
-    measured: String,
-}
-
-/// Measures everything with the driver in the file `sys` and prints a table.
-///
-/// # Errors
-///
-/// A run that stopped, or a figure of the host that cannot be read.
-pub fn run(sys: &Path) -> Result<()> {
-    let (additions, memory) = processors(sys)?;
+/// The machine grows from 2 processors to as many as Windows serves.
+pub fn processors(sys: &Path) -> Result<Vec<Figure>> {
+    let (additions, memory) = add_all(sys)?;
     let total: Duration = additions.iter().sum();
     let mean = |times: &[Duration]| times.iter().sum::<Duration>().as_secs_f64() / f64::from(COMPARED) * 1e6;
     let compared = COMPARED as usize;
-    let ends = (mean(&additions[..compared]), mean(&additions[additions.len() - compared..]));
-    let callbacks = callback_calls(sys)?;
-    let figures = [
-        Figure {
-            what: "2,046 processors join a machine of 2",
-            goal: "at most 5 s",
-            measured: format!("{:.2} s", total.as_secs_f64()),
-        },
-        Figure { what: "memory for that", goal: "under 1 GiB", measured: format!("{} MiB", memory >> 20) },
-        Figure {
-            what: "one addition with all that follows: the first 64, the last 64",
-            goal: "",
-            measured: format!("{:.0} us, {:.0} us", ends.0, ends.1),
-        },
-        Figure {
-            what: "kernel calls of AddStart + AddComplete: the first, the last",
-            goal: "the same",
-            measured: format!("{}, {}", callbacks.0, callbacks.1),
-        },
-        Figure {
-            what: "software-engine requests through the lab",
-            goal: "200,000 a second",
-            measured: format!("{:.0} a second", throughput(sys)?),
-        },
-        Figure { what: "the demo, built", goal: "at most 2 s", measured: format!("{:.2} s", demo::seconds(sys)?) },
-    ];
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(["measure", "goal", "here"]);
-    for figure in figures {
-        table.add_row([figure.what.to_owned(), figure.goal.to_owned(), figure.measured]);
-    }
-    if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    println!("{table}");
-    Ok(())
+    let (first, last) = (mean(&additions[..compared]), mean(&additions[additions.len() - compared..]));
+    Ok(vec![
+        Figure::new("2,046 processors join a machine of 2", "at most 5 s", format!("{:.2} s", total.as_secs_f64())),
+        Figure::new("memory for that", "under 1 GiB", format!("{} MiB", memory >> 20)),
+        Figure::new(
+            "one addition with all that follows: the first 64, the last 64",
+            "",
+            format!("{first:.0} us, {last:.0} us"),
+        ),
+    ])
+}
+
+/// What the driver's processor change callback takes.
+pub fn callback(sys: &Path) -> Result<Vec<Figure>> {
+    let (first, last) = callback_calls(sys)?;
+    let what = "kernel calls of AddStart + AddComplete: the first, the last";
+    Ok(vec![Figure::new(what, "the same", format!("{first}, {last}"))])
+}
+
+/// Requests through the lab.
+pub fn requests(sys: &Path) -> Result<Vec<Figure>> {
+    let what = "software-engine requests through the lab";
+    Ok(vec![Figure::new(what, "200,000 a second", format!("{:.0} a second", throughput(sys)?))])
+}
+
+/// The demo as it is without options.
+pub fn demo(sys: &Path) -> Result<Vec<Figure>> {
+    Ok(vec![Figure::new("the demo, built", "at most 2 s", format!("{:.2} s", demo::seconds(sys)?))])
+}
+
+/// The part of a campaign in which the machine changes 10,000 times.
+pub fn endurance(sys: &Path) -> Result<Vec<Figure>> {
+    let (results, seconds) = campaign::measure(Part::Endurance, sys)?;
+    let count = |what: &str| results.tally.get(what).copied().unwrap_or_default();
+    let what = format!(
+        "{} requests over {} changes of the machine, none of them lost",
+        count("requests"),
+        count("processors added") + count("rebalances")
+    );
+    Ok(vec![Figure::new(what, "at most 180 s", format!("{seconds:.1} s"))])
 }
 
 /// How long each addition took, and the most bytes that were resident.
-fn processors(sys: &Path) -> Result<(Vec<Duration>, u64)> {
+fn add_all(sys: &Path) -> Result<(Vec<Duration>, u64)> {
     let additions = in_machine(Config::new(2, MOST_PROCESSORS)?, sys, |system| {
         let add = |_| {
             let start = Instant::now();
