@@ -237,7 +237,7 @@ const fn words(state: SystemState, down: bool) -> Words {
 /// A device that is still in D0 when its system request is done loses power without its driver knowing, unless the driver, which may have
 /// had no memory for a device request, says that it is prepared (`PoSetPowerState`).
 fn check_asleep(k: &Kernel, devnode: &Devnode) {
-    let prepared = k.power.is_reported_off(device::top_of_stack(devnode.pdo));
+    let prepared = device::stack_above(devnode.pdo).into_iter().any(|device| k.power.is_reported_off(device));
     if !prepared && devnode.hardware.as_ref().is_some_and(|hardware| hardware.is_powered()) {
         let sentence =
             format!("device {} is in D0 though the set-power request for the sleeping system is complete", devnode.id);

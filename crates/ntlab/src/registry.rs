@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use windows_sys::Win32::System::Registry::{REG_DWORD, REG_EXPAND_SZ, REG_QWORD, REG_SZ};
+use windows_sys::Win32::System::Registry::{REG_DWORD, REG_EXPAND_SZ, REG_MULTI_SZ, REG_QWORD, REG_SZ};
 
 use crate::io::string;
 
@@ -42,6 +42,14 @@ impl Value {
     #[must_use]
     pub fn expand(text: &str) -> Self {
         Self { kind: REG_EXPAND_SZ, data: string::utf16_terminated(text) }
+    }
+
+    /// `REG_MULTI_SZ`.
+    #[must_use]
+    pub fn list(texts: &[String]) -> Self {
+        let mut data: Vec<u8> = texts.iter().flat_map(|text| string::utf16_terminated(text)).collect();
+        data.extend([0, 0]);
+        Self { kind: REG_MULTI_SZ, data }
     }
 
     /// The number of a `REG_DWORD`.

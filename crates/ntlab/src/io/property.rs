@@ -38,10 +38,16 @@ pub fn with_node<T>(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, action: impl FnOnce(&mu
     k.io.properties.nodes.borrow_mut().get_mut(&pdo.address()).map(action)
 }
 
+/// The registry path of a device instance.
+#[must_use]
+pub fn instance_key(instance: &str) -> String {
+    format!("\\Registry\\Machine\\System\\CurrentControlSet\\Enum\\{instance}")
+}
+
 /// The registry path of the device's hardware key (`PLUGPLAY_REGKEY_DEVICE`).
 #[must_use]
 pub fn hardware_key(node: &DeviceNode) -> String {
-    format!("\\Registry\\Machine\\System\\CurrentControlSet\\Enum\\{}\\Device Parameters", node.instance)
+    instance_key(&node.instance) + "\\Device Parameters"
 }
 
 /// The registry path of the device's software key (`PLUGPLAY_REGKEY_DRIVER`).

@@ -11,7 +11,9 @@ use windows_sys::{
             IRP_MN_QUERY_DEVICE_RELATIONS, IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_START_DEVICE,
         },
     },
-    Win32::Foundation::{NTSTATUS, STATUS_CONFLICTING_ADDRESSES, STATUS_NOT_SUPPORTED, STATUS_UNSUCCESSFUL},
+    Win32::Foundation::{
+        NTSTATUS, STATUS_CONFLICTING_ADDRESSES, STATUS_NOT_SUPPORTED, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_UNSUCCESSFUL,
+    },
 };
 
 use super::{
@@ -24,14 +26,17 @@ use super::{
 };
 use crate::{
     at,
+    events::Kind,
     finding::Finding,
     io::{
         device,
         driver::{self, LoadError},
         layout::DOE_START_PENDING,
+        property,
     },
     kernel::Kernel,
     memory::Ptr,
+    registry::Value,
     sched::VERIFIER,
     user::Status,
 };
@@ -48,11 +53,42 @@ pub fn configure(k: &Kernel, devnode: &Rc<Devnode>) {
     }
 }
 
+/// Has every driver of the stack add itself, the lowest first. Where one fails, those below it are removed.
 fn load_and_add(k: &Kernel, devnode: &Rc<Devnode>, package: &DriverPackage) -> Result<(), NTSTATUS> {
-    let driver = load(k, package)?;
-    devnode.driver.set(Some(driver));
+    let packages = k.pnp.stack_of(package).map_err(|filter| {
+        let note = format!("device {} has the filter {filter}, which is not installed", devnode.id);
+        k.record(Kind::Note(note.into()));
+        STATUS_OBJECT_NAME_NOT_FOUND
+    })?;
+    note_filters(k, devnode, package);
+    for package in packages {
+        let added = load(k, &package).and_then(|driver| add(k, devnode, driver));
+        if let Err(status) = added {
+            if !device::upper(devnode.pdo).is_null() {
+                remove::send_remove(k, devnode);
+            }
+            return Err(status);
+        }
+    }
+    Ok(())
+}
+
+/// Tells the registry what the device's INF says.
+fn note_filters(k: &Kernel, devnode: &Devnode, package: &DriverPackage) {
+    let key = k.registry.create(&property::instance_key(&devnode.instance));
+    k.registry.set(key, "Service", Value::text(&package.service));
+    for (name, filters) in [("UpperFilters", &package.upper_filters), ("LowerFilters", &package.lower_filters)] {
+        if !filters.is_empty() {
+            k.registry.set(key, name, Value::list(filters));
+        }
+    }
+}
+
+fn add(k: &Kernel, devnode: &Devnode, driver: Ptr<DRIVER_OBJECT>) -> Result<(), NTSTATUS> {
+    devnode.drivers.borrow_mut().push(driver);
+    let below = device::top_of_stack(devnode.pdo);
     let status = driver::add_device(k, driver, devnode.pdo).ok_or(STATUS_UNSUCCESSFUL)?;
-    let attached = device::upper(devnode.pdo);
+    let attached = device::upper(below);
     if status < 0 {
         if !attached.is_null() {
             violation(format!("AddDevice returned {status:#010x} and left a device attached to the stack"));

@@ -170,7 +170,7 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
         ids,
         instance,
         state: DeviceState::NoDriver.into(),
-        driver: None.into(),
+        drivers: Vec::new().into(),
         requirements: Requirements::default().into(),
         assigned: Vec::new().into(),
         manners: BTreeMap::new().into(),

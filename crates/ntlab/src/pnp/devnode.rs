@@ -55,8 +55,8 @@ pub struct Devnode {
     pub instance: String,
     /// How far it has come.
     pub state: Cell<DeviceState>,
-    /// Its function driver.
-    pub driver: Cell<Option<Ptr<DRIVER_OBJECT>>>,
+    /// The drivers over the bus driver: lower filters, function driver, upper filters.
+    pub drivers: RefCell<Vec<Ptr<DRIVER_OBJECT>>>,
     /// What it asks for, as its driver edited that.
     pub requirements: RefCell<Requirements>,
     /// What it was given.
@@ -136,6 +136,6 @@ impl Devnodes {
 
     /// Those that use a driver, in the order they were plugged in.
     pub fn driven_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<Rc<Devnode>> {
-        self.all.borrow().iter().filter(|devnode| devnode.driver.get() == Some(driver)).cloned().collect()
+        self.all.borrow().iter().filter(|devnode| devnode.drivers.borrow().contains(&driver)).cloned().collect()
     }
 }

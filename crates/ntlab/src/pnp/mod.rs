@@ -117,13 +117,28 @@ impl Pnp {
         open && self.notifications.is_quiet() && self.worker.is_quiet()
     }
 
-    /// A device has lost its driver. A driver without devices may be unloaded now, or stay for later.
+    /// The packages whose drivers make the stack of a device that `package` is for, the lowest first.
+    ///
+    /// # Errors
+    ///
+    /// A filter that is not installed.
+    fn stack_of(&self, package: &DriverPackage) -> Result<Vec<DriverPackage>, String> {
+        let packages = self.packages.borrow();
+        let filter = |service: &String| {
+            packages.iter().rev().find(|other| other.service == *service).cloned().ok_or_else(|| service.clone())
+        };
+        let lower = package.lower_filters.iter().map(filter);
+        lower.chain([Ok(package.clone())]).chain(package.upper_filters.iter().map(filter)).collect()
+    }
+
+    /// A device has lost its drivers. A driver without devices may be unloaded now, or stay for later.
     fn unload_if_unused(&self, k: &Kernel, devnode: &Devnode) {
-        let Some(driver) = devnode.driver.take() else { return };
-        // An unload ends the driver's registrations, which waits for a processor that is being added.
-        let unused = self.devnodes.driven_by(driver).is_empty() && !k.hot_add.is_held();
-        if unused && k.choices.once_in(2) && driver::unload(k, driver).is_ok() {
-            self.loaded.borrow_mut().retain(|_, other| *other != driver);
+        for driver in devnode.drivers.take().into_iter().rev() {
+            // An unload ends the driver's registrations, which waits for a processor that is being added.
+            let unused = self.devnodes.driven_by(driver).is_empty() && !k.hot_add.is_held();
+            if unused && k.choices.once_in(2) && driver::unload(k, driver).is_ok() {
+                self.loaded.borrow_mut().retain(|_, other| *other != driver);
+            }
         }
     }
 }

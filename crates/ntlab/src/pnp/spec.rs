@@ -137,13 +137,22 @@ pub struct DriverPackage {
     pub(crate) image: PathBuf,
     pub(crate) hardware_ids: Vec<String>,
     pub(crate) parameters: Vec<(String, Value)>,
+    pub(crate) upper_filters: Vec<String>,
+    pub(crate) lower_filters: Vec<String>,
 }
 
 impl DriverPackage {
     /// The driver in `image`, which becomes the service `service`.
     #[must_use]
     pub fn new(service: &str, image: impl Into<PathBuf>) -> Self {
-        Self { service: service.into(), image: image.into(), hardware_ids: Vec::new(), parameters: Vec::new() }
+        Self {
+            service: service.into(),
+            image: image.into(),
+            hardware_ids: Vec::new(),
+            parameters: Vec::new(),
+            upper_filters: Vec::new(),
+            lower_filters: Vec::new(),
+        }
     }
 
     /// The devices it is for.
@@ -157,6 +166,20 @@ impl DriverPackage {
     #[must_use]
     pub fn with_parameter(mut self, name: &str, value: Value) -> Self {
         self.parameters.push((name.into(), value));
+        self
+    }
+
+    /// `UpperFilters` of its devices: services that are installed for no device of their own, the lowest first.
+    #[must_use]
+    pub fn with_upper_filters<'a>(mut self, services: impl IntoIterator<Item = &'a str>) -> Self {
+        self.upper_filters.extend(services.into_iter().map(Into::into));
+        self
+    }
+
+    /// `LowerFilters` of its devices, the lowest first.
+    #[must_use]
+    pub fn with_lower_filters<'a>(mut self, services: impl IntoIterator<Item = &'a str>) -> Self {
+        self.lower_filters.extend(services.into_iter().map(Into::into));
         self
     }
 
