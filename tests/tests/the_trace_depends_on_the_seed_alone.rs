@@ -7,8 +7,13 @@ use ntlab::{config::Config, events::Event, hot_add::NewProcessor, machine::Machi
 
 /// A run with everything that leaves something to chance.
 fn trace(seed: u64) -> Vec<Event> {
-    let config = Config { keep_trace: true, ..small() };
-    let outcome = Machine::new(config.with_seed(seed)).expect("the machine makes sense").run(|system| {
+    trace_of(small().with_seed(seed))
+}
+
+fn trace_of(machine: Config) -> Vec<Event> {
+    let seed = machine.seed;
+    let config = Config { keep_trace: true, ..machine };
+    let outcome = Machine::new(config).expect("the machine makes sense").run(|system| {
         let bench = Bench::new(system);
         let traffic = Traffic::start(bench, 12, seed);
         for _ in 0..3 {
@@ -48,4 +53,10 @@ fn the_same_seed_gives_the_same_trace_event_for_event() {
 fn another_seed_gives_another_trace() {
     let kinds = |events: Vec<Event>| events.into_iter().map(|event| event.kind).collect::<Vec<_>>();
     assert!(kinds(trace(1)) != kinds(trace(2)));
+}
+
+#[test]
+fn without_page_checks_the_trace_is_the_same() {
+    let without = Config { page_checks: false, ..small().with_seed(3) };
+    assert!(trace_of(without) == trace(3));
 }

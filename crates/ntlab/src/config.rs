@@ -97,6 +97,9 @@ pub struct Config {
     pub report_panics: bool,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
+    /// Whether the pages of requests that have ended, and pageable memory at `DISPATCH_LEVEL`, are taken away from drivers, so that an access
+    /// of theirs that no kernel call shows is found. That takes system calls; the run goes the same way without.
+    pub page_checks: bool,
     /// Kernel calls that fail.
     pub faults: Plan,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
@@ -177,6 +180,7 @@ impl Default for Config {
             keep_interleavings: false,
             report_panics: false,
             time_limit_ns: 600_000_000_000,
+            page_checks: true,
             faults: Plan::default(),
             keep_trace: false,
             repeat: None,

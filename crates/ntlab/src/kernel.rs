@@ -65,6 +65,7 @@ impl Kernel {
     pub(crate) fn new(config: Config) -> Self {
         let memory = Memory::new(config.memory);
         memory.seed(config.seed);
+        memory.space.set_page_checks(config.page_checks);
         Self {
             choices: Choices::of(&config),
             sched: Sched::new(&config),

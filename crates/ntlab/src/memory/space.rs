@@ -103,6 +103,8 @@ pub struct Space {
     irql: Cell<Irql>,
     /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched.
     paged_out: Cell<bool>,
+    /// Whether pageable memory is paged out at all.
+    page_checks: Cell<bool>,
     /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
     raises: Cell<u64>,
     generator: Cell<u64>,
@@ -134,6 +136,7 @@ impl Space {
             irql: Cell::new(PASSIVE_LEVEL),
             paged_out: Cell::new(false),
             raises: Cell::new(0),
+            page_checks: Cell::new(true),
             generator: Cell::new(1),
             pageable: RefCell::default(),
         })
@@ -232,12 +235,20 @@ impl Space {
         }
     }
 
+    /// Whether to page out pageable memory at some of the raises to `DISPATCH_LEVEL`.
+    pub(crate) fn set_page_checks(&self, on: bool) {
+        self.page_checks.set(on);
+    }
+
     /// Makes the choice of raises another one.
     pub(crate) fn seed(&self, seed: u64) {
         self.generator.set(seed | 1 << 63);
     }
 
     fn is_picked(&self) -> bool {
+        if !self.page_checks.get() {
+            return false;
+        }
         let raises = self.raises.get();
         self.raises.set(raises + 1);
         // "Xorshift RNGs" (Marsaglia): no more than that is asked of it.

@@ -191,6 +191,17 @@ fn pageable_code_that_calls_the_kernel_or_is_called_at_dispatch_level_is_found_a
 }
 
 #[test]
+fn without_page_checks_paged_pool_stays_where_it_is() {
+    Guest::new().run(|guest| {
+        let space = &guest.k.memory.space;
+        let block = allocate(guest, PoolKind::Paged, 64);
+        space.set_page_checks(false);
+        space.set_irql(DISPATCH_LEVEL);
+        assert_eq!(guest.call("read_from", block.address(), 0), 0);
+    });
+}
+
+#[test]
 fn pageable_code_that_runs_on_its_own_at_dispatch_level_is_found_sooner_or_later() {
     Guest::new().run(|guest| {
         let space = &guest.k.memory.space;
