@@ -4,7 +4,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
-use crate::{device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, security, stack, tracking};
+use crate::{
+    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, queue, security, stack,
+    tracking,
+};
 
 /// A rule that can be broken.
 pub struct Defect {
@@ -27,6 +30,8 @@ pub enum Hook {
     Load(fn(&mut DRIVER_OBJECT, bool) -> NTSTATUS),
     /// In `DriverUnload`.
     Unload(fn(&mut DRIVER_OBJECT, bool) -> NTSTATUS),
+    /// At the end of `AddDevice`, where that succeeds.
+    Add(fn(bool) -> NTSTATUS),
     /// At the end of a start that succeeds so far: lower drivers have started, hardware is mapped and connected.
     Start(fn(&Device, bool) -> NTSTATUS),
     /// On a device-control request, which ends with the status.
@@ -49,8 +54,10 @@ pub enum Hook {
 }
 
 /// Every topic's defects.
-pub const ALL: [&[Defect]; 11] = [
+pub const ALL: [&[Defect]; 13] = [
     irql::DEFECTS,
+    callbacks::DEFECTS,
+    queue::DEFECTS,
     pool::DEFECTS,
     paging::DEFECTS,
     tracking::DEFECTS,

@@ -13,7 +13,11 @@ use wdk_sys::{
     },
 };
 
-use crate::{TAG, hardware::Hardware};
+use crate::{
+    TAG,
+    defect::{self, Hook},
+    hardware::Hardware,
+};
 
 /// What the remove lock's functions want to know.
 pub const REMOVE_LOCK_SIZE: ULONG = size_of::<IO_REMOVE_LOCK>() as ULONG;
@@ -54,7 +58,12 @@ pub unsafe extern "C" fn add(driver: *mut DRIVER_OBJECT, physical: PDEVICE_OBJEC
     if status < STATUS_SUCCESS {
         // SAFETY: nobody else knows the device.
         unsafe { IoDeleteDevice(object) };
+        return status;
     }
+    defect::at(|hook, correct| match hook {
+        Hook::Add(act) => Some(act(correct)),
+        _ => None,
+    });
     status
 }
 

@@ -6,8 +6,8 @@ use core::{
 };
 
 use wdk_sys::{
-    _INTERFACE_TYPE, DEVICE_DESCRIPTION, DEVICE_DESCRIPTION_VERSION3, DEVICE_OBJECT, DISPATCH_LEVEL, DMA_ADAPTER, IRP,
-    IRP_MJ_DEVICE_CONTROL, KIRQL, LARGE_INTEGER, MDL, NTSTATUS, PHYSICAL_ADDRESS, PSCATTER_GATHER_LIST, PVOID,
+    _INTERFACE_TYPE, DEVICE_DESCRIPTION, DEVICE_DESCRIPTION_VERSION3, DEVICE_OBJECT, DMA_ADAPTER, IRP,
+    IRP_MJ_DEVICE_CONTROL, LARGE_INTEGER, MDL, NTSTATUS, PHYSICAL_ADDRESS, PSCATTER_GATHER_LIST, PVOID,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS,
     ntddk::{IoGetDmaAdapter, KeDelayExecutionThread},
 };
@@ -16,6 +16,7 @@ use crate::{
     defect::{Defect, Hook},
     device::Device,
     irp,
+    pool::raised,
 };
 
 /// The rules of this topic.
@@ -29,13 +30,6 @@ pub const DEFECTS: &[Defect] = &[
     ),
 ];
 
-unsafe extern "C" {
-    // Functions behind macros of the headers.
-    fn KfRaiseIrql(to: KIRQL) -> KIRQL;
-    fn KeLowerIrql(to: KIRQL);
-}
-
-const DISPATCH: KIRQL = DISPATCH_LEVEL as KIRQL;
 const TRUE: u8 = 1;
 /// The common buffer's length, and that of every transfer.
 const LENGTH: u32 = 4096;
@@ -80,7 +74,7 @@ macro_rules! operation {
 }
 
 /// Gets an adapter and a common buffer.
-fn prepare(device: &Device, _: bool) -> NTSTATUS {
+pub fn prepare(device: &Device, _: bool) -> NTSTATUS {
     if !adapter(device).is_null() {
         return STATUS_SUCCESS;
     }
@@ -125,7 +119,8 @@ fn free_buffer(device: &Device) {
     }
 }
 
-fn release(device: &Device, _: bool) -> NTSTATUS {
+/// Frees what [`prepare`] made.
+pub fn release(device: &Device, _: bool) -> NTSTATUS {
     if !adapter(device).is_null() {
         free_buffer(device);
         let put = operation!(device, PutDmaAdapter);
@@ -148,11 +143,16 @@ fn run(device: &Device) {
 
 /// Waits until the device is done.
 fn wait(device: &Device) {
-    let mut interval = LARGE_INTEGER { QuadPart: -10_000 };
     while device.hardware.read(COMMAND) & RUN != 0 {
-        // SAFETY: IRQL is PASSIVE_LEVEL.
-        let _ = unsafe { KeDelayExecutionThread(0, 0, &raw mut interval) };
+        pause();
     }
+}
+
+/// Waits for a millisecond.
+pub fn pause() {
+    let mut interval = LARGE_INTEGER { QuadPart: -10_000 };
+    // SAFETY: IRQL is PASSIVE_LEVEL.
+    let _ = unsafe { KeDelayExecutionThread(0, 0, &raw mut interval) };
 }
 
 fn not_mapped(device: &Device, correct: bool) -> NTSTATUS {
@@ -182,11 +182,43 @@ fn freed_in_flight(device: &Device, correct: bool) -> NTSTATUS {
 /// Where `Device::kept` has the list that is mapped.
 const LIST: usize = 3;
 
+/// Keeps the list until [`unmap`].
+pub fn keep(device: &Device, list: PSCATTER_GATHER_LIST) {
+    kept(device, LIST).store(list as u64, Ordering::Relaxed);
+}
+
+type ListControl = unsafe extern "C" fn(*mut DEVICE_OBJECT, *mut IRP, PSCATTER_GATHER_LIST, PVOID);
+
+/// Maps the buffer of a request with `METHOD_OUT_DIRECT`; `routine` has to keep the list.
+pub fn map(device: &Device, request: *mut IRP, routine: ListControl) {
+    // SAFETY: the test sends such a request.
+    let mdl: *mut MDL = unsafe { (*request).MdlAddress };
+    // SAFETY: the I/O manager made it.
+    let described = unsafe { &*mdl };
+    let address = described.StartVa.wrapping_byte_add(described.ByteOffset as usize);
+    let get = operation!(device, GetScatterGatherList);
+    let context = ptr::from_ref(device).cast_mut().cast();
+    raised(|| {
+        // SAFETY: the MDL describes a locked buffer of COUNT bytes.
+        let _ = unsafe { get(adapter(device), device.object, mdl, address, COUNT, Some(routine), context, 0) };
+    });
+}
+
+/// Ends what [`map`] began.
+#[expect(clippy::inline_always, reason = "the line with the mark is the caller's")]
+#[inline(always)]
+pub fn unmap(device: &Device) {
+    let put = operation!(device, PutScatterGatherList);
+    let list = kept(device, LIST).load(Ordering::Relaxed) as PSCATTER_GATHER_LIST;
+    // SAFETY: the list is the one that was kept; that the device still uses it is what a defect gets wrong.
+    raised(|| unsafe { put(adapter(device), list, 0) });
+}
+
 /// "`DRIVER_LIST_CONTROL` callback function": starts a transfer to the first element.
 unsafe extern "C" fn start(_: *mut DEVICE_OBJECT, _: *mut IRP, list: PSCATTER_GATHER_LIST, context: PVOID) {
-    // SAFETY: the context is the device that `unmapped_in_flight` passed.
+    // SAFETY: the context is the device that `map` passed.
     let device = unsafe { &*context.cast::<Device>() };
-    kept(device, LIST).store(list as u64, Ordering::Relaxed);
+    keep(device, list);
     // SAFETY: a list has an element at least.
     let element = unsafe { &raw const (*list).Elements }.cast::<wdk_sys::SCATTER_GATHER_ELEMENT>();
     // SAFETY: as above.
@@ -198,29 +230,11 @@ unsafe extern "C" fn start(_: *mut DEVICE_OBJECT, _: *mut IRP, list: PSCATTER_GA
 }
 
 fn unmapped_in_flight(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
-    // SAFETY: the test sends a request with METHOD_OUT_DIRECT.
-    let mdl: *mut MDL = unsafe { (*request).MdlAddress };
-    // SAFETY: the I/O manager made it.
-    let described = unsafe { &*mdl };
-    let address = described.StartVa.wrapping_byte_add(described.ByteOffset as usize);
-    let (get, put) = (operation!(device, GetScatterGatherList), operation!(device, PutScatterGatherList));
-    let context = ptr::from_ref(device).cast_mut().cast();
-    // SAFETY: IRQL is below DISPATCH_LEVEL.
-    let before = unsafe { KfRaiseIrql(DISPATCH) };
-    // SAFETY: the MDL describes a locked buffer of COUNT bytes.
-    let _ = unsafe { get(adapter(device), device.object, mdl, address, COUNT, Some(start), context, 0) };
-    // SAFETY: raised above.
-    unsafe { KeLowerIrql(before) };
+    map(device, request, start);
     if correct {
         wait(device);
     }
-    // SAFETY: as above.
-    let before = unsafe { KfRaiseIrql(DISPATCH) };
-    let list = kept(device, LIST).load(Ordering::Relaxed) as PSCATTER_GATHER_LIST;
-    // SAFETY: the list is the one that was passed to `start`; that the device still uses it is the defect.
-    unsafe { put(adapter(device), list, 0) }; // DEFECT dma_unmapped_in_flight
-    // SAFETY: raised above.
-    unsafe { KeLowerIrql(before) };
+    unmap(device); // DEFECT dma_unmapped_in_flight
     // SAFETY: the IRP is the driver's.
     unsafe { irp::complete(request, STATUS_SUCCESS, 0) }
 }

@@ -66,7 +66,12 @@ unsafe extern "C" fn changed(_: PVOID, change: PKE_PROCESSOR_CHANGE_NOTIFY_CONTE
 }
 
 fn listen(device: &Device, _: bool) -> NTSTATUS {
-    let callback = if defect::is_chosen("hot_add_notification_blocks") { arrived_and_wait } else { arrived_and_fail };
+    let blocks = defect::is_chosen("hot_add_notification_blocks");
+    listen_with(device, if blocks { arrived_and_wait } else { arrived_and_fail })
+}
+
+/// Has a callback notified of processors until [`stop_listening`].
+pub fn listen_with(device: &Device, callback: unsafe extern "C" fn(PVOID, PVOID) -> NTSTATUS) -> NTSTATUS {
     // SAFETY: the device is ours.
     let driver = unsafe { (*device.object).DriverObject };
     let mut entry: PVOID = ptr::null_mut();
@@ -82,7 +87,8 @@ fn listen(device: &Device, _: bool) -> NTSTATUS {
     status
 }
 
-fn stop_listening(device: &Device, _: bool) -> NTSTATUS {
+/// Ends what [`listen_with`] began.
+pub fn stop_listening(device: &Device, _: bool) -> NTSTATUS {
     let entry = device.kept[0].load(Ordering::Relaxed) as PVOID;
     // SAFETY: `listen` registered it; IRQL is PASSIVE_LEVEL.
     unsafe { IoUnregisterPlugPlayNotificationEx(entry) }

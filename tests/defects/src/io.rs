@@ -66,7 +66,7 @@ const INVOKE_ALWAYS: u8 = (SL_INVOKE_ON_SUCCESS | SL_INVOKE_ON_ERROR | SL_INVOKE
 ///
 /// # Safety
 /// The IRP is the driver's.
-unsafe fn mark_pending(irp: *mut IRP) {
+pub unsafe fn mark_pending(irp: *mut IRP) {
     // SAFETY: as the caller promises.
     let stack = unsafe { irp::stack_location(irp) };
     // SAFETY: it has a location for us.

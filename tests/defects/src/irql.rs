@@ -1,9 +1,15 @@
 //! IRQL.
 
+use core::ptr;
+
 use wdk_sys::{
-    _EVENT_TYPE, _KWAIT_REASON, DISPATCH_LEVEL, DRIVER_OBJECT, IRP, IRP_MN_QUERY_STOP_DEVICE, KEVENT, KIRQL,
-    LARGE_INTEGER, NTSTATUS, PASSIVE_LEVEL, STATUS_SUCCESS,
-    ntddk::{KeInitializeEvent, KeSetEvent, KeWaitForSingleObject},
+    _EVENT_TYPE, _KWAIT_REASON, _WAIT_TYPE, DISPATCH_LEVEL, DRIVER_OBJECT, HANDLE, IRP, IRP_MN_QUERY_STOP_DEVICE,
+    KEVENT, KIRQL, KSPIN_LOCK, LARGE_INTEGER, NTSTATUS, PASSIVE_LEVEL, PVOID, STATUS_SUCCESS, THREAD_ALL_ACCESS,
+    ntddk::{
+        IoStartNextPacket, KeAcquireSpinLockAtDpcLevel, KeAcquireSpinLockRaiseToDpc, KeDelayExecutionThread,
+        KeInitializeEvent, KeReleaseSpinLock, KeReleaseSpinLockFromDpcLevel, KeSetEvent, KeWaitForMultipleObjects,
+        KeWaitForSingleObject, PsCreateSystemThread, ZwClose,
+    },
 };
 
 use crate::{
@@ -11,6 +17,7 @@ use crate::{
     device::Device,
     hardware::{self, RAISE},
     irp,
+    pool::raised,
 };
 
 /// The rules of this topic.
@@ -21,6 +28,15 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("irql_unload_returns_raised", &[Hook::Unload(driver_returns_raised)]),
     Defect::new("irql_pnp_returns_raised", &[Hook::Pnp(IRP_MN_QUERY_STOP_DEVICE, pnp_returns_raised)]),
     Defect::new("irql_dpc_waits", &[Hook::Request(raise_interrupt), Hook::Dpc(dpc_waits)]),
+    Defect::new("irql_wait_without_end_at_dispatch_level", &[Hook::Request(waits_without_end)]),
+    Defect::new("irql_wait_for_several_at_dispatch_level", &[Hook::Request(waits_for_several)]),
+    Defect::new("irql_delay_at_dispatch_level", &[Hook::Request(delays)]),
+    Defect::new("irql_zw_function_at_dispatch_level", &[Hook::Request(closes)]),
+    Defect::new("irql_spin_lock_acquired_at_dpc_level_below_it", &[Hook::Request(acquires_below)]),
+    Defect::new("irql_spin_lock_released_from_dpc_level_below_it", &[Hook::Request(releases_below)]),
+    Defect::new("irql_spin_lock_released_at_another_level", &[Hook::Request(releases_above)]),
+    Defect::new("irql_isr_acquires_a_spin_lock", &[Hook::Request(raise_interrupt), Hook::Isr(isr_acquires)]),
+    Defect::new("irql_next_packet_started_below_dispatch_level", &[Hook::Request(starts_next_packet)]),
     Defect::new("irql_isr_sets_an_event", &[Hook::Request(raise_interrupt), Hook::Isr(isr_sets_an_event)]),
 ];
 
@@ -117,4 +133,144 @@ fn isr_sets_an_event(device: &Device, correct: bool) -> bool {
         let _ = unsafe { KeSetEvent(&raw mut event, 0, 0) }; // DEFECT irql_isr_sets_an_event
     }
     hardware::acknowledge(device)
+}
+
+/// Waits for an event that is set.
+fn wait(limit: *mut LARGE_INTEGER) {
+    let (mut event, reason) = (event(), _KWAIT_REASON::Executive);
+    // SAFETY: the event was initialized; the level allows to set it.
+    let _ = unsafe { KeSetEvent(&raw mut event, 0, 0) };
+    // SAFETY: as above; that the level allows to wait is what the defect gets wrong.
+    let _ = unsafe { KeWaitForSingleObject((&raw mut event).cast(), reason, 0, 0, limit) }; // DEFECT irql_wait_without_end_at_dispatch_level
+}
+
+/// At `DISPATCH_LEVEL` one may look whether an event is set, but not wait for it.
+fn waits_without_end(_: &Device, correct: bool) -> NTSTATUS {
+    let mut none = LARGE_INTEGER::default();
+    raised(|| wait(if correct { &raw mut none } else { ptr::null_mut() }));
+    STATUS_SUCCESS
+}
+
+fn waits_for_several(_: &Device, correct: bool) -> NTSTATUS {
+    let (mut event, mut time) = (event(), LARGE_INTEGER { QuadPart: -10_000 });
+    let mut objects: [PVOID; 1] = [(&raw mut event).cast()];
+    let (reason, any, limit) = (_KWAIT_REASON::Executive, _WAIT_TYPE::WaitAny, &raw mut time);
+    let mut wait = || {
+        // SAFETY: the event was initialized; that the level allows to wait is what the defect gets wrong.
+        let _ = unsafe {
+            KeWaitForMultipleObjects(1, objects.as_mut_ptr(), any, reason, 0, 0, limit, ptr::null_mut()) // DEFECT irql_wait_for_several_at_dispatch_level
+        };
+    };
+    if correct {
+        wait();
+    } else {
+        raised(wait);
+    }
+    STATUS_SUCCESS
+}
+
+fn delays(_: &Device, correct: bool) -> NTSTATUS {
+    let mut interval = LARGE_INTEGER { QuadPart: -10_000 };
+    let mut delay = || {
+        // SAFETY: that the level allows to wait is what the defect gets wrong.
+        let _ = unsafe { KeDelayExecutionThread(0, 0, &raw mut interval) }; // DEFECT irql_delay_at_dispatch_level
+    };
+    if correct {
+        delay();
+    } else {
+        raised(delay);
+    }
+    STATUS_SUCCESS
+}
+
+/// The end of a thread's handle.
+fn closes(_: &Device, correct: bool) -> NTSTATUS {
+    const unsafe extern "C" fn nothing(_: PVOID) {}
+
+    let mut handle: HANDLE = ptr::null_mut();
+    let (access, null) = (THREAD_ALL_ACCESS, ptr::null_mut());
+    // SAFETY: IRQL is PASSIVE_LEVEL.
+    let status = unsafe {
+        PsCreateSystemThread(&raw mut handle, access, null, null.cast(), null.cast(), Some(nothing), null.cast())
+    };
+    if status < STATUS_SUCCESS {
+        return status;
+    }
+    let close = || {
+        // SAFETY: the handle is ours; that the level allows to close it is what the defect gets wrong.
+        let _ = unsafe { ZwClose(handle) }; // DEFECT irql_zw_function_at_dispatch_level
+    };
+    if correct {
+        close();
+    } else {
+        raised(close);
+    }
+    STATUS_SUCCESS
+}
+
+/// A spin lock on the stack: what is wrong is the level, not the lock.
+fn acquires_below(_: &Device, correct: bool) -> NTSTATUS {
+    let mut lock: KSPIN_LOCK = 0;
+    let lock = &raw mut lock;
+    let take = || {
+        // SAFETY: the lock is free; that the level is high enough is what the defect gets wrong.
+        unsafe { KeAcquireSpinLockAtDpcLevel(lock) }; // DEFECT irql_spin_lock_acquired_at_dpc_level_below_it
+        // SAFETY: acquired above.
+        unsafe { KeReleaseSpinLockFromDpcLevel(lock) };
+    };
+    if correct {
+        raised(take);
+    } else {
+        take();
+    }
+    STATUS_SUCCESS
+}
+
+fn releases_below(_: &Device, correct: bool) -> NTSTATUS {
+    let mut lock: KSPIN_LOCK = 0;
+    let lock = &raw mut lock;
+    // SAFETY: the lock is free; IRQL is PASSIVE_LEVEL.
+    let before = unsafe { KeAcquireSpinLockRaiseToDpc(lock) };
+    // SAFETY: acquired above.
+    unsafe { KeReleaseSpinLock(lock, before) };
+    if !correct {
+        // SAFETY: that the level is high enough is what the defect gets wrong.
+        unsafe { KeReleaseSpinLockFromDpcLevel(lock) }; // DEFECT irql_spin_lock_released_from_dpc_level_below_it
+    }
+    STATUS_SUCCESS
+}
+
+fn releases_above(_: &Device, correct: bool) -> NTSTATUS {
+    let mut lock: KSPIN_LOCK = 0;
+    let lock = &raw mut lock;
+    // SAFETY: the lock is free; IRQL is PASSIVE_LEVEL.
+    let before = unsafe { KeAcquireSpinLockRaiseToDpc(lock) };
+    if !correct {
+        raise(DISPATCH + 1);
+    }
+    // SAFETY: acquired above; that the level is the lock's is what the defect gets wrong.
+    unsafe { KeReleaseSpinLock(lock, before) }; // DEFECT irql_spin_lock_released_at_another_level
+    STATUS_SUCCESS
+}
+
+fn isr_acquires(device: &Device, correct: bool) -> bool {
+    if !correct {
+        let mut lock: KSPIN_LOCK = 0;
+        // SAFETY: the lock is free; that the level is too high is the defect.
+        let _ = unsafe { KeAcquireSpinLockRaiseToDpc(&raw mut lock) }; // DEFECT irql_isr_acquires_a_spin_lock
+    }
+    hardware::acknowledge(device)
+}
+
+fn starts_next_packet(device: &Device, correct: bool) -> NTSTATUS {
+    let start = || {
+        // SAFETY: no packet is queued; that the level is high enough is what the defect gets wrong.
+        unsafe { IoStartNextPacket(device.object, 0) }; // DEFECT irql_next_packet_started_below_dispatch_level
+    };
+    if correct {
+        raised(start);
+    } else {
+        start();
+    }
+    STATUS_SUCCESS
 }

@@ -12,6 +12,7 @@ extern crate wdk_panic;
 #[path = "../../../crates/ntlab/tests/foreign/src/irp.rs"]
 mod irp;
 
+mod callbacks;
 mod defect;
 mod device;
 mod dma;
@@ -25,6 +26,7 @@ mod paging;
 mod parameters;
 mod pnp;
 mod pool;
+mod queue;
 mod security;
 mod stack;
 mod tracking;

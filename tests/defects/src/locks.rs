@@ -358,8 +358,12 @@ fn thread_ends_with_mutex(_: &Device, correct: bool) -> NTSTATUS {
     }
 
     MUTEX.initialize();
+    run_thread(routine, ptr::without_provenance_mut(usize::from(correct)))
+}
+
+/// Runs a system thread and waits for its end.
+pub fn run_thread(routine: unsafe extern "C" fn(PVOID), context: PVOID) -> NTSTATUS {
     let mut handle: HANDLE = ptr::null_mut();
-    let context = ptr::without_provenance_mut(usize::from(correct));
     let (access, null) = (THREAD_ALL_ACCESS, ptr::null_mut());
     // SAFETY: IRQL is PASSIVE_LEVEL; the thread is waited for below.
     let status = unsafe {

@@ -27,6 +27,7 @@ macro_rules! defects {
 mod scenario;
 mod sources;
 
+mod callbacks;
 mod dma;
 mod hot_add;
 mod interrupts;
@@ -35,12 +36,14 @@ mod irql;
 mod locks;
 mod paging;
 mod pool;
+mod queue;
 mod security;
 mod stack;
 mod tracking;
 
 /// The driver's sources, and what is tested of them.
-const TOPICS: [(&str, &[&str]); 11] = [
+const TOPICS: [(&str, &[&str]); 13] = [
+    ("callbacks.rs", callbacks::TESTED),
     ("dma.rs", dma::TESTED),
     ("hot_add.rs", hot_add::TESTED),
     ("interrupts.rs", interrupts::TESTED),
@@ -49,6 +52,7 @@ const TOPICS: [(&str, &[&str]); 11] = [
     ("locks.rs", locks::TESTED),
     ("paging.rs", paging::TESTED),
     ("pool.rs", pool::TESTED),
+    ("queue.rs", queue::TESTED),
     ("security.rs", security::TESTED),
     ("stack.rs", stack::TESTED),
     ("tracking.rs", tracking::TESTED),

@@ -43,6 +43,7 @@ pub const CALLBACKS: &[Callback] = &[
     documented("InterruptService", "KSERVICE_ROUTINE", DEVICE_LEVELS),
     by("InterruptMessageService", "KMESSAGE_SERVICE_ROUTINE", DEVICE_LEVELS, "as a KSERVICE_ROUTINE"),
     documented("SynchCritSection", "KSYNCHRONIZE_ROUTINE", DEVICE_LEVELS),
+    documented("AdapterListControl", "DRIVER_LIST_CONTROL", exactly(DISPATCH_LEVEL)),
     documented("system thread", "KSTART_ROUTINE", exactly(PASSIVE_LEVEL)),
     documented("work item", "IO_WORKITEM_ROUTINE", exactly(PASSIVE_LEVEL)),
     documented("ETW enable callback", "ETWENABLECALLBACK", exactly(PASSIVE_LEVEL)),

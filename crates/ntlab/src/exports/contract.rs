@@ -63,12 +63,18 @@ pub fn wrong_level(k: &Kernel, export: &Export, irql: Irql) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        panic::{self, AssertUnwindSafe},
+    };
 
     use super::VIOLATIONS;
     use crate::{
+        config::Config,
         exports::{Export, callbacks::CALLBACKS, documented, find},
+        finding::Finding,
         irql::{APC_LEVEL, DIRQL_MAX, DISPATCH_LEVEL, HIGH_LEVEL, Irql, IrqlRange, PASSIVE_LEVEL},
+        machine::Machine,
     };
 
     const FUNCTION_FACTS: &str = include_str!("../../data/functions.tsv");
@@ -232,6 +238,27 @@ mod tests {
             missing, without,
             "functions that data/functions.tsv does not have: OTHER_NAMES says what to look for"
         );
+    }
+
+    #[test]
+    fn every_function_is_refused_at_every_level_outside_its_contract() {
+        let outcome = Machine::new(Config::default()).expect("the machine makes sense").run(|system| {
+            let k = &system.kernel;
+            let is_refused = |export: &'static Export, level: Irql| {
+                let before = k.raise_irql(level);
+                let refused = panic::catch_unwind(AssertUnwindSafe(|| k.enter(export)));
+                k.lower_irql(before);
+                let finding = refused.err().map(|thrown| *thrown.downcast::<Finding>().expect("a finding is thrown"));
+                finding.is_some_and(|finding| finding.sentence.starts_with(&format!("{} called at", export.name)))
+            };
+            for export in documented() {
+                for level in (PASSIVE_LEVEL.0..=HIGH_LEVEL.0).map(Irql) {
+                    let allowed = export.irql.contains(level);
+                    assert_ne!(is_refused(export, level), allowed, "{} at {level}", export.name);
+                }
+            }
+        });
+        assert!(outcome.result.is_ok(), "{:?}", outcome.result);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub const VERIFIER: u32 = 0xC4;
 const INSTRUCTION_TIME: u64 = 333;
 const RAISED_TO_LOWER: u64 = 0x30;
 const LOWERED_TO_HIGHER: u64 = 0x31;
+/// Parameter 4 of that: "New IRQL is invalid inside a DPC routine".
+const INSIDE_DPC: u64 = 1;
 
 impl Sched {
     pub(crate) fn enter(&self, k: &Kernel, export: &'static Export) {
@@ -69,7 +71,7 @@ impl Sched {
                 .raise();
         }
         Self::set_irql(k, processor, to);
-        processor.raised_at.set(k.exec.caller());
+        processor.changed_at.set(k.exec.caller());
         from
     }
 
@@ -83,8 +85,14 @@ impl Sched {
         }
         if to < DISPATCH_LEVEL {
             Self::check_none_held(processor, to);
+            if processor.in_dpc() {
+                let parameters = [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), INSIDE_DPC];
+                let sentence = format!("KeLowerIrql from {from} to {to} in a DPC, which runs at {DISPATCH_LEVEL}");
+                Finding::bug_check(VERIFIER, parameters, sentence).raise();
+            }
         }
         Self::set_irql(k, processor, to);
+        processor.changed_at.set(k.exec.caller());
         if processor.has_deliverable() {
             self.deliver(k);
         }
@@ -109,7 +117,7 @@ impl Sched {
         if after.irql() != irql {
             let first = arguments.first().copied().unwrap_or_default();
             let finding = callbacks::changed_level(what, function, first, irql, after.irql());
-            finding.with_stack("the IRQL was last raised", &[after.raised_at.get()]).raise();
+            finding.with_stack("the IRQL was last changed", &[after.changed_at.get()]).raise();
         }
         Self::check_held(after, what, locks);
         if self.apcs_disabled() != apcs_disabled {

@@ -21,8 +21,8 @@ pub struct Processor {
     /// Where it sits.
     pub place: Place,
     pub(super) irql: Cell<Irql>,
-    /// Where the driver was when it last raised the IRQL.
-    pub(super) raised_at: Cell<u64>,
+    /// Where the driver was when it last changed the IRQL.
+    pub(super) changed_at: Cell<u64>,
     /// The highest level at which something is pending here; `PASSIVE_LEVEL` if nothing is.
     pub(super) pending: Cell<Irql>,
     pub(super) thread: RefCell<Option<Rc<Thread>>>,
@@ -58,7 +58,7 @@ impl Processor {
             index,
             place,
             irql: Cell::new(PASSIVE_LEVEL),
-            raised_at: Cell::new(0),
+            changed_at: Cell::new(0),
             pending: Cell::new(PASSIVE_LEVEL),
             thread: RefCell::new(None),
             current: Cell::new(ThreadId(0)),
