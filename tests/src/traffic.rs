@@ -22,25 +22,25 @@ impl<'k> Traffic<'k> {
     /// Keeps about `lanes` requests in flight, of which one in eight is cancelled.
     #[must_use]
     pub fn start(bench: Bench<'k>, lanes: u32, seed: u64) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected: &[], pause: PAUSE })
+        Self::start_with(bench, lanes, seed, Manner { pause: PAUSE, ..Manner::default() })
     }
 
     /// The same without pauses.
     #[must_use]
     pub fn start_dense(bench: Bench<'k>, lanes: u32, seed: u64) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected: &[], pause: 0 })
+        Self::start_with(bench, lanes, seed, Manner::default())
     }
 
     /// The same where requests may fail with one of `expected`.
     #[must_use]
     pub fn start_expecting(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected, pause: PAUSE })
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: PAUSE, most: None })
     }
 
     /// The same with long pauses, for scenarios that last long.
     #[must_use]
     pub fn start_sparse(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected, pause: LONG_PAUSE })
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: LONG_PAUSE, most: None })
     }
 
     fn start_with(bench: Bench<'k>, lanes: u32, seed: u64, manner: Manner) -> Self {

@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use hotadd_tests::sys;
+use hotadd_tests::{each_seed, sys};
+use ntlab::{config::Config, machine::Machine};
 use serde_json::{Map, Value};
+use workload::Demo;
 use xtask::demo::{self, Options};
 
 /// The demo as it is without options, but that it writes its results to `json` alone.
@@ -61,4 +63,14 @@ fn another_seed_ends_differently() {
         without_host(results(6, "six.json"))["elapsed_us"],
         without_host(results(7, "seven.json"))["elapsed_us"]
     );
+}
+
+#[test]
+fn the_short_demo_sends_its_200_requests_and_keeps_every_promise() {
+    each_seed(24, |seed| {
+        let machine = Machine::new(Config::default().with_seed(seed)).expect("the machine makes sense");
+        let outcome = machine.run(|system| Demo::with_seed(seed).play(system, sys()));
+        let done = outcome.result.unwrap_or_else(|report| panic!("{report}")).expect("every promise is kept");
+        assert_eq!(["requests", "processors added", "rebalances"].map(|what| done[what]), [200, 6, 6], "{done:?}");
+    });
 }

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use ntlab::{hot_add::NewProcessor, machine::System, pnp::Rebalance, user::Status};
+use ntlab::{hot_add::NewProcessor, machine::System, pnp::Rebalance};
 use serde::{Deserialize, Serialize};
 
-use crate::{Load, Manner, Plan, Target, open, package, quick_edu, software};
+use crate::{Load, Manner, Plan, open_twice, package, quick_edu, software};
 
 /// Virtual nanoseconds that requests may take: a minute.
 const PATIENCE: u64 = 60_000_000_000;
@@ -40,7 +40,7 @@ impl Endurance {
         let targets =
             open_twice(system, devices.len()).map_err(|status| format!("a device does not open: {status}"))?;
         let plan = Plan { lanes: self.lanes, seed: self.seed, cancel_one_in: 16 };
-        let load = Load::start_with(system, &targets, plan, Manner { expected: &[], pause: PAUSE });
+        let load = Load::start_with(system, &targets, plan, Manner { pause: PAUSE, ..Manner::default() });
         drop(targets);
         let mut broken = Vec::new();
         let mut done = [0; 2];
@@ -79,14 +79,4 @@ impl Endurance {
         ];
         Ok(figures.map(|(what, count)| (what.to_owned(), count)).into())
     }
-}
-
-/// Two handles for each of the first `devices` devices.
-fn open_twice(system: &System, devices: usize) -> Result<Vec<Target<'_>>, Status> {
-    let mut targets = Vec::new();
-    for number in 0..devices {
-        let target = Target::new(open(system, number)?);
-        targets.extend([target.clone(), target.and(open(system, number)?)]);
-    }
-    Ok(targets)
 }

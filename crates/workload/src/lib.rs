@@ -3,6 +3,7 @@
 
 pub mod check;
 mod client;
+mod demo;
 mod endurance;
 pub mod fuzz;
 pub mod life;
@@ -13,7 +14,9 @@ pub mod systematic;
 use std::path::Path;
 
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
+pub use demo::Demo;
 pub use endurance::Endurance;
+use load::open_twice;
 pub use load::{Counts, Load, MOST_LANES, Manner, Plan, Target};
 use ntlab::{
     hw::edu::EduModel,

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    ops::AddAssign,
     rc::Rc,
 };
 
@@ -49,6 +50,16 @@ impl Counts {
     }
 }
 
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.submitted += more.submitted;
+        self.completed += more.completed;
+        self.cancelled += more.cancelled;
+        self.failed += more.failed;
+        self.lost += more.lost;
+    }
+}
+
 /// How long a lane waits after a request that ended with a status that the scenario expects.
 const PAUSE: u64 = 50_000;
 
@@ -70,6 +81,8 @@ pub struct Manner {
     pub expected: &'static [Status],
     /// Virtual nanoseconds that a lane waits, at most, before its next request.
     pub pause: u64,
+    /// How many requests all lanes send together before they end; any number, if none.
+    pub most: Option<u64>,
 }
 
 /// A handle that lanes use, and what is known of its device's buffer.
@@ -99,6 +112,20 @@ impl<'k> Target<'k> {
     }
 }
 
+/// Two handles of each of the first `devices` devices.
+///
+/// # Errors
+///
+/// The status that opening ended with.
+pub fn open_twice(system: &System, devices: usize) -> Result<Vec<Target<'_>>, Status> {
+    let mut targets = Vec::new();
+    for number in 0..devices {
+        let target = Target::new(client::open(system, number)?);
+        targets.extend([target.clone(), target.and(client::open(system, number)?)]);
+    }
+    Ok(targets)
+}
+
 /// A load that is running.
 pub struct Load<'k> {
     system: &'k System,
@@ -109,12 +136,21 @@ pub struct Load<'k> {
 struct Shared {
     counts: Cell<Counts>,
     stopping: Cell<bool>,
+    /// How often a lane asked whether to go on.
+    turns: Cell<u64>,
     running: Cell<u32>,
     broken: RefCell<Vec<String>>,
     manner: Manner,
 }
 
 impl Shared {
+    /// Whether a lane may go on with another request.
+    fn take_turn(&self) -> bool {
+        let turns = self.turns.get();
+        self.turns.set(turns + 1);
+        !self.stopping.get() && self.manner.most.is_none_or(|most| turns < most)
+    }
+
     fn count(&self, add: impl FnOnce(&mut Counts)) {
         let mut counts = self.counts.get();
         add(&mut counts);
@@ -147,7 +183,7 @@ impl<'k> Load<'k> {
             let mut lane = Lane::new(system, number, target.clone(), Rc::clone(&shared), plan);
             system.spawn("lane", move |_| {
                 let shared = Rc::clone(&lane.shared);
-                while !shared.stopping.get() {
+                while shared.take_turn() {
                     lane.turn();
                 }
                 // The handle first, so that nothing of a load that was stopped is open.
@@ -182,6 +218,12 @@ impl<'k> Load<'k> {
     #[must_use]
     pub fn stop(self, patience: u64) -> (Counts, Vec<String>) {
         self.shared.stopping.set(true);
+        self.finish(patience)
+    }
+
+    /// Waits for the end of a load that has one ([`Manner::most`]), as [`Load::stop`] does.
+    #[must_use]
+    pub fn finish(self, patience: u64) -> (Counts, Vec<String>) {
         let deadline = self.system.now() + patience;
         while self.shared.running.get() > 0 && self.system.now() < deadline {
             self.system.sleep(100_000);

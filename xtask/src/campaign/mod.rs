@@ -70,6 +70,8 @@ impl Default for Options {
 pub enum Part {
     /// Every sequence of up to 6 PnP requests, power requests and parts of hot additions that Windows may send.
     Sequences,
+    /// The demo with 200 requests, again and again with other seeds.
+    Seeds,
     /// A million requests over 10,000 hot additions and rebalances.
     Endurance,
     /// The driver interrupted at any of its instructions.

@@ -12,7 +12,7 @@ use ntlab::{
 };
 use serde::{Deserialize, Serialize};
 use workload::{
-    Endurance,
+    Demo, Endurance,
     fuzz::Fuzz,
     sequence::{self, Step},
 };
@@ -32,6 +32,7 @@ pub struct Units {
 pub fn units(part: Part) -> Option<Units> {
     match part {
         Part::Sequences => Some(Units { count: || sequences().len() as u64, unit: sequence }),
+        Part::Seeds => Some(Units { count: || SEEDS_UNITS, unit: seeds }),
         Part::Endurance => Some(Units { count: || ENDURANCE_UNITS, unit: endurance }),
         Part::Stepped => Some(Units { count: || STEPPED_UNITS, unit: stepped }),
         Part::Fuzz => Some(Units { count: || FUZZ_UNITS, unit: fuzz }),
@@ -44,6 +45,8 @@ pub fn units(part: Part) -> Option<Units> {
 pub enum Unit {
     /// A sequence of PnP requests, power requests and hot additions.
     Sequence(Vec<Step>),
+    /// The demo, short.
+    Demo(Demo),
     /// Load while processors are added and resources are rebalanced.
     Endurance(Endurance),
     /// Random control requests.
@@ -54,6 +57,9 @@ pub enum Unit {
 const LONGEST_SEQUENCE: usize = 6;
 /// Virtual nanoseconds that a sequence may take.
 const SEQUENCE_TIME: u64 = 10_000_000_000;
+
+/// Seeds of the demo.
+const SEEDS_UNITS: u64 = 10_000;
 
 /// 100 machines of 10,000 requests and 100 changes each.
 const ENDURANCE_UNITS: u64 = 100;
@@ -84,6 +90,11 @@ fn sequence(number: u64) -> (Unit, Config) {
     let steps = usize::try_from(number).ok().and_then(|number| sequences().get(number));
     let steps = steps.cloned().unwrap_or_default();
     (Unit::Sequence(steps), Config { time_limit_ns: SEQUENCE_TIME, ..smallest(2).with_seed(number) })
+}
+
+/// The demo of 200 requests on its machine, 2 processors of 8 and 4 GiB, with one seed for all that is left to chance.
+pub fn seeds(number: u64) -> (Unit, Config) {
+    (Unit::Demo(Demo::with_seed(number)), Config::default().with_seed(number))
 }
 
 fn endurance(number: u64) -> (Unit, Config) {
@@ -119,6 +130,7 @@ impl Scenario for Unit {
     fn name(&self) -> String {
         match self {
             Self::Sequence(steps) => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            Self::Demo(Demo { requests, seed, .. }) => format!("the demo with {requests} requests, seed {seed}"),
             Self::Fuzz(Fuzz { requests, seed }) => format!("{requests} random requests, seed {seed}"),
             Self::Endurance(Endurance { changes, seed, .. }) => format!("{changes} changes under load, seed {seed}"),
         }
@@ -140,6 +152,7 @@ impl Scenario for Unit {
                     Err(broken.join("; "))
                 }
             }),
+            Self::Demo(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Fuzz(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
         }
@@ -148,6 +161,7 @@ impl Scenario for Unit {
     fn shrink(&self) -> Vec<Self> {
         match self {
             Self::Sequence(steps) => sequence::shorter(steps).into_iter().map(Self::Sequence).collect(),
+            Self::Demo(plan) => plan.smaller().into_iter().map(Self::Demo).collect(),
             Self::Fuzz(plan) if plan.requests > 1 => vec![Self::Fuzz(Fuzz { requests: plan.requests / 2, ..*plan })],
             Self::Fuzz(_) => Vec::new(),
             Self::Endurance(plan) => {
