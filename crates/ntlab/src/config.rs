@@ -82,6 +82,8 @@ pub struct Config {
     pub preemption: Preemption,
     /// Whether to count the instructions of drivers and the basic blocks that run, also where that is not needed to interrupt them.
     pub count_instructions: bool,
+    /// Whether to note the basic blocks that run, at nearly no cost: by a breakpoint at each that has not run yet.
+    pub note_blocks: bool,
     /// Who goes on at a scheduling point.
     pub policy: Policy,
     /// What is played back instead of drawing with the seed.
@@ -174,6 +176,7 @@ impl Default for Config {
             switch_every: 12,
             preemption: Preemption::KernelCalls,
             count_instructions: false,
+            note_blocks: false,
             policy: Policy::Uniform,
             tape: None,
             keep_tape: false,

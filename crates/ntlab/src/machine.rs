@@ -6,7 +6,7 @@ use crate::{
     choices::Tape,
     config::{Config, ConfigError},
     events::Event,
-    exec::{self, BlockStart},
+    exec::{self, BlockStart, StackFrame},
     faults::Call,
     finding::Finding,
     interleavings::Pair,
@@ -179,7 +179,8 @@ impl System {
         self.kernel.exec.instructions(&self.kernel)
     }
 
-    /// The starts of basic blocks of drivers that have run since [`System::forget_driver_blocks`]; none where the machine does not count.
+    /// The starts of basic blocks of drivers that have run since [`System::forget_driver_blocks`]; none where the machine neither counts
+    /// instructions nor notes blocks ([`Config::note_blocks`]).
     pub fn driver_blocks(&self) -> BTreeSet<BlockStart> {
         self.kernel.exec.blocks()
     }
@@ -187,5 +188,16 @@ impl System {
     /// Forgets which blocks have run.
     pub fn forget_driver_blocks(&self) {
         self.kernel.exec.forget_blocks();
+    }
+
+    /// How many of [`System::driver_blocks`] there are.
+    pub fn count_driver_blocks(&self) -> usize {
+        self.kernel.exec.count_blocks()
+    }
+
+    /// All basic blocks of the drivers that were loaded, as far as they can be known without running them, each with its function, file and
+    /// line, and those that it is inlined in; none where the machine does not note blocks ([`Config::note_blocks`]).
+    pub fn known_driver_blocks(&self) -> Vec<(BlockStart, Vec<StackFrame>)> {
+        self.kernel.exec.describe_blocks(&self.kernel.exec.known_blocks())
     }
 }

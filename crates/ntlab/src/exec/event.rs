@@ -114,6 +114,7 @@ fn serve(k: &Kernel, event: &mut Event) {
         GENERAL_PROTECTION | STACK_FAULT => protection(k, event),
         #[cfg(test)]
         DEBUG if super::tests::note_trap(event.rip) => {}
+        BREAKPOINT if k.exec.reach(event.rip - 1) => event.rip -= 1,
         other => exception(other, k.exec.original(event.rip)),
     }
 }

@@ -137,27 +137,35 @@ impl Exec {
             put(&mut bytes, import.slot, self.bind(&import.function.name).unwrap_or(0))?;
         }
         set_cookie(&pe, &mut bytes, base)?;
-        let sections = sections(&pe, base);
-        self.space.open(base, length, PageKind::ImageReadOnly);
-        self.space.write(base, &bytes);
-        self.space.protect(base, length, PageKind::ImageReadOnly);
-        for section in &sections {
-            self.space.protect(section.start, section.length, section.kind);
-        }
-        let function_table = function_table(&pe);
         let image = Rc::new(Image {
             path: path.to_owned(),
             base,
             length,
             entry: base + u64::from(header.address_of_entry_point.get(LE)),
-            sections,
+            sections: sections(&pe, base),
             exports: exported(&pe, base)?,
             symbols: symbols(&pe)?,
             bytes,
-            function_table,
+            function_table: function_table(&pe),
         });
+        self.put_in_place(&image);
         self.images.borrow_mut().push(Rc::clone(&image));
         Ok(image)
+    }
+
+    /// Puts an image where it belongs.
+    fn put_in_place(&self, image: &Image) {
+        let mut bytes = image.bytes.clone();
+        if let Some(coverage) = &self.coverage {
+            let number = u32::try_from(self.images.borrow().len()).unwrap_or(u32::MAX);
+            coverage.add(image, number, &mut bytes);
+        }
+        self.space.open(image.base, image.length, PageKind::ImageReadOnly);
+        self.space.write(image.base, &bytes);
+        self.space.protect(image.base, image.length, PageKind::ImageReadOnly);
+        for section in &image.sections {
+            self.space.protect(section.start, section.length, section.kind);
+        }
     }
 
     fn has(&self, import: &Import) -> bool {

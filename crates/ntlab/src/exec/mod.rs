@@ -5,7 +5,9 @@
 //! kernel function reads straight through and may wait at any depth: the scheduler suspends the host stack, with the kernel stack
 //! frozen inside.
 
+mod blocks;
 mod border;
+mod coverage;
 mod crt;
 mod entry;
 mod event;
@@ -45,6 +47,7 @@ pub use self::{
     symbols::StackFrame,
 };
 use self::{
+    coverage::Coverage,
     entry::Border,
     event::Event,
     registers::Registers,
@@ -90,6 +93,8 @@ pub struct Exec {
     pub stacks: Stacks,
     /// What steps driver code, where the configuration asks for it.
     stepper: Option<Stepper>,
+    /// Which blocks have run, where the configuration asks for that and nothing steps.
+    coverage: Option<Coverage>,
     /// Where the machine was when something first stopped it.
     place: RefCell<Option<Place>>,
     /// Where the thread that runs was on its host stack when the interrupt or DPC began that it serves; 0 where it serves none.
@@ -111,6 +116,7 @@ impl Exec {
             images: RefCell::default(),
             registers: Registers::new(space),
             stacks: Stacks::new(space),
+            coverage: (config.note_blocks && stepper.is_none()).then(Coverage::default),
             stepper,
             place: RefCell::new(None),
             interrupted: Cell::new(0),
@@ -203,9 +209,9 @@ impl Exec {
         self.stepper.as_ref().map(|stepper| stepper.executed(k))
     }
 
-    /// The starts of basic blocks that have run since [`Exec::forget_blocks`]; none where driver code is not stepped.
+    /// The starts of basic blocks that have run since [`Exec::forget_blocks`]; none where nobody asked for them.
     pub fn blocks(&self) -> BTreeSet<BlockStart> {
-        self.stepper.as_ref().map(|stepper| stepper.blocks(self)).unwrap_or_default()
+        self.stepper.as_ref().map_or_else(|| self.reached(), |stepper| stepper.blocks(self))
     }
 
     /// Forgets which blocks have run.
@@ -213,6 +219,7 @@ impl Exec {
         if let Some(stepper) = &self.stepper {
             stepper.forget_blocks();
         }
+        self.rearm();
     }
 
     /// Lets `observer` look at each instruction of drivers before it runs, or nobody. False where driver code is not stepped.

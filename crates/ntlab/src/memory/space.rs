@@ -433,6 +433,18 @@ impl Space {
         unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
+    /// Changes a byte of driver code.
+    pub(crate) fn patch(&self, address: u64, byte: u8) {
+        self.assert_inside(address, 1);
+        let (page, protection) = (address / PAGE * PAGE, self.kind(address).protection());
+        // SAFETY: the page is one of an image; the lab holds no Rust reference into guest memory.
+        host_result(unsafe { host::protect(page, PAGE, Protection::ReadWrite) });
+        // SAFETY: the page can be written, and no code runs in it meanwhile: this thread is the only one that runs the driver.
+        unsafe { (address as *mut u8).write(byte) };
+        // SAFETY: as above.
+        host_result(unsafe { host::protect(page, PAGE, protection) });
+    }
+
     /// Makes open pages pages of that kind: images and kernel code.
     pub fn protect(&self, address: u64, length: u64, kind: PageKind) {
         self.note_pageable(address, length, kind);

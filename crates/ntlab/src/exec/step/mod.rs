@@ -39,6 +39,8 @@ use std::{
     rc::Rc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use self::{
     area::Area,
     block::{Block, Form, translate},
@@ -72,7 +74,7 @@ const SLICE: u64 = 1 << 20;
 const SPIN_LIMIT: u64 = 50_000_000;
 
 /// The start of a basic block of a driver.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct BlockStart {
     /// The image, by number in the order they were loaded.
     pub image: u32,
