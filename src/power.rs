@@ -130,6 +130,8 @@ fn set_device<'a>(
         Action::TurnOn => return turn_on(device, irp, passive),
     }
     if asked == Wanted::D3 {
+        // One that was turned on and did not come back is off already, as far as we are concerned.
+        device.engines.fall_asleep(passive);
         device.power.off_below.store(true, Ordering::Relaxed);
     }
     irp.pass_down(device.lower())

@@ -69,7 +69,14 @@ struct Bench {
     /// A request timed out, and the device has not come back since.
     stuck: bool,
     /// The device may be in a state below D0, where its registers are not to be touched.
-    asleep: bool,
+    asleep: Option<Asleep>,
+}
+
+/// What was seen of a device before it lost power.
+#[derive(Clone, Copy)]
+struct Asleep {
+    /// It was transferring, and may go on when it has power again.
+    transferring: bool,
 }
 
 /// Where a device is that did not answer a request.
@@ -85,7 +92,7 @@ enum Recovery {
 impl Bench {
     fn recovery(&mut self) -> Recovery {
         match &self.hardware {
-            Some(hardware) if self.stuck && (self.asleep || !hardware.is_idle()) => Recovery::Stuck,
+            Some(hardware) if self.stuck && (self.asleep.is_some() || !hardware.is_idle()) => Recovery::Stuck,
             Some(_) if self.stuck => {
                 self.stuck = false;
                 Recovery::Recovered
@@ -207,7 +214,11 @@ impl Edu {
         let adapter = Adapter::get(TAG, pdo, hardware::BUS_MASTER, passive)?;
         let common = adapter.common_buffer(BUFFER_BYTES, passive)?;
         // From here on `stop` undoes what was done.
-        this.bench.lock().hardware = Some(Hardware { registers: registers.clone(), common });
+        {
+            let mut bench = this.bench.lock();
+            bench.hardware = Some(Hardware { registers: registers.clone(), common });
+            bench.asleep = None;
+        }
         this.attach(this.clone(), pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
     }
 
@@ -274,7 +285,7 @@ impl Edu {
         if bench.active.is_some() {
             return None;
         }
-        let (stuck, asleep) = (bench.stuck, bench.asleep);
+        let (stuck, asleep) = (bench.stuck, bench.asleep.is_some());
         let hardware = bench.hardware.as_mut()?;
         if stuck && (asleep || !hardware.is_idle()) {
             return None;
@@ -394,7 +405,7 @@ impl Edu {
     pub fn stop(&self, save: bool, passive: Passive<'_>) {
         if save {
             self.sleep(passive);
-        } else if let Some(registers) = self.registers().filter(|registers| !hardware::is_gone(registers)) {
+        } else if let Some(registers) = self.awake().filter(|registers| !hardware::is_gone(registers)) {
             // What cannot be silenced or does not end is dealt with when the hardware is let go.
             let _silenced = hardware::silence(&registers);
             let _idle = self.wait_until_idle(passive);
@@ -405,8 +416,15 @@ impl Edu {
             let connection = core::mem::replace(&mut *self.connection.lock(), Connection::NONE);
             self.core.record(EventKind::InterruptDisconnected, connection.event());
         }
-        let hardware = self.bench.lock().hardware.take();
-        self.keep(hardware.and_then(Hardware::retire));
+        let (hardware, asleep) = {
+            let mut bench = self.bench.lock();
+            (bench.hardware.take(), bench.asleep)
+        };
+        let still_transferring = |hardware: &Hardware| match asleep {
+            Some(Asleep { transferring }) => transferring,
+            None => hardware.is_transferring(),
+        };
+        self.keep(hardware.filter(still_transferring).map(|hardware| hardware.common));
     }
 
     /// Keeps a common buffer to which the device may still transfer. Where one is kept already, that is the one.
@@ -418,20 +436,41 @@ impl Edu {
         drop(surplus);
     }
 
-    /// Saves the device's buffer and silences the device.
+    /// Saves the device's buffer and silences the device. Nothing for a device that was not woken since.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn sleep(&self, passive: Passive<'_>) {
+        if self.bench.lock().asleep.is_some() {
+            return;
+        }
         let saved = self.save(passive);
         if let Err(status) = saved.as_ref() {
             self.core.record(EventKind::DeviceReset, Event { status: status.raw(), ..Event::default() });
         }
         *self.saved.lock() = saved.ok();
-        if let Some(registers) = self.registers() {
-            // Where the device is gone there is nothing to silence.
-            let _gone = hardware::silence(&registers);
+        self.rest();
+    }
+
+    /// Silences the device and waits for what it does, before it loses power. Nothing for a device that was not woken since.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn fall_asleep(&self, passive: Passive<'_>) {
+        if let Some(registers) = self.awake() {
+            let _silenced = hardware::silence(&registers);
+            let _idle = self.wait_until_idle(passive);
+            self.rest();
         }
-        self.bench.lock().asleep = true;
+    }
+
+    /// The device is silent, if it is there at all, and may lose power from now on.
+    fn rest(&self) {
+        let mut bench = self.bench.lock();
+        let silence = |hardware: &Hardware| {
+            let _silenced = hardware::silence(&hardware.registers);
+            hardware.is_transferring()
+        };
+        let transferring = bench.hardware.as_ref().is_some_and(silence);
+        bench.asleep = Some(Asleep { transferring });
     }
 
     /// Restores the device's buffer, if it was saved, and lets the device interrupt.
@@ -442,7 +481,7 @@ impl Edu {
     ///
     /// `IO_TIMEOUT` where the device does not answer.
     pub fn wake(&self, passive: Passive<'_>) -> Result {
-        self.bench.lock().asleep = false;
+        self.bench.lock().asleep = None;
         let Some(registers) = self.registers() else { return Ok(()) };
         hardware::silence(&registers)?;
         let saved = self.saved.lock().take();
@@ -494,6 +533,13 @@ impl Edu {
             // It is never signaled: this is a pause.
             let _ = self.pause.wait_for(PAUSE, passive);
         }
+    }
+
+    /// The registers of a device that has power.
+    fn awake(&self) -> Option<PoolArc<Registers>> {
+        let bench = self.bench.lock();
+        let hardware = bench.hardware.as_ref().filter(|_| bench.asleep.is_none());
+        hardware.map(|hardware| hardware.registers.clone())
     }
 
     fn registers(&self) -> Option<PoolArc<Registers>> {

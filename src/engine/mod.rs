@@ -87,6 +87,15 @@ impl Engines {
         }
     }
 
+    /// Silences the hardware before it loses power. Its state is not saved: it did not come back when it last had power.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn fall_asleep(&self, passive: Passive<'_>) {
+        if let Some(edu) = self.edu() {
+            edu.fall_asleep(passive);
+        }
+    }
+
     /// Restores the hardware's state after it lost power.
     ///
     /// IRQL: PASSIVE_LEVEL.

@@ -3,8 +3,8 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use hotadd_abi::{EventKind, ProcessorStatistics};
-use hotadd_tests::{Bench, SERVICE, Traffic, each_seed, on_bench, run, small, sys, with_all_seeds};
-use ntlab::{hot_add::NewProcessor, pnp::DeviceState};
+use hotadd_tests::{Bench, SERVICE, Traffic, each_seed, end, on_bench, quick_edu, run, small, sys, with_all_seeds};
+use ntlab::{faults::Plan, hot_add::NewProcessor, pnp::DeviceState};
 
 fn add(bench: Bench<'_>) -> u32 {
     let added = bench.system.add_processor(NewProcessor::default()).expect("there is room");
@@ -167,5 +167,22 @@ fn before_or_after_add_complete_an_arrival_leads_to_the_same_plan() {
     assert_eq!(plans.take(), BTreeSet::from([plan]), "all five, on every run");
     if with_all_seeds() {
         assert!(orders.get().iter().all(|count| *count > 0), "both orders: {:?}", orders.get());
+    }
+}
+
+/// Else the lab cannot unload the driver.
+#[test]
+fn a_device_that_cannot_be_made_or_attached_lets_them_go() {
+    for function in ["IoCreateDevice", "IoAttachDeviceToDeviceStackSafe"] {
+        each_seed(4, |seed| {
+            run(small().with_seed(seed), |system| {
+                system.install(workload::package(sys()));
+                system.set_faults(Plan::of_function(function, 1));
+                let edu = system.plug(quick_edu());
+                assert!(matches!(edu.state(system), DeviceState::Failed(_)), "{function} fails");
+                system.end_faults();
+                end(system);
+            });
+        });
     }
 }

@@ -6,7 +6,7 @@ use hotadd_abi::{EventKind, Gate, PnpState, hold};
 use hotadd_tests::{Bench, Traffic, each_seed, on_bench, run, small, status, sys};
 use ntlab::{
     hot_add::NewProcessor,
-    pnp::{DeviceSpec, Rebalance},
+    pnp::{BusManner, BusRequest, DeviceSpec, Rebalance},
     power::SystemState,
     user::{self, Request},
 };
@@ -187,4 +187,83 @@ fn a_device_that_does_not_answer_does_not_keep_the_system_awake() {
             assert_eq!(device.read(0, 8).map(|bytes| bytes.len()), Ok(8));
         });
     });
+}
+
+/// Turns the system off and on with a request that comes while it sleeps: how that request ends.
+fn sleep_with_a_request(bench: Bench<'_>) -> user::Status {
+    let device = bench.open_edu();
+    let ended = begin_sleep(bench, SystemState::S3);
+    let pending = device.submit(Request::Read { offset: 0, length: 8 });
+    wake_up(bench, &ended);
+    pending.wait().status
+}
+
+fn stay_off(bench: Bench<'_>) {
+    bench.edu.set_bus_manner(bench.system, BusRequest::TurnOn, Some(BusManner::Fails(status::UNSUCCESSFUL)));
+    assert_eq!(sleep_with_a_request(bench), status::DEVICE_NOT_READY);
+}
+
+#[test]
+fn a_device_that_the_bus_does_not_turn_on_gives_its_requests_back_until_it_is_on() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            stay_off(bench);
+            assert_eq!(bench.open_edu().read(0, 8), Err(status::DEVICE_NOT_READY), "nor does it take others");
+            bench.edu.set_bus_manner(bench.system, BusRequest::TurnOn, None);
+            assert_eq!(bench.system.sleep_system(SystemState::S3), Ok(()));
+            assert_eq!(bench.open_edu().read(0, 8).map(|bytes| bytes.len()), Ok(8));
+        });
+    });
+}
+
+/// The lab stops a driver that fails a request to set a power state.
+#[test]
+fn a_device_that_wakes_up_and_does_not_answer_gives_its_requests_back_and_fails_no_power_request() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            assert_eq!(bench.open_edu().write(0, b"saved"), Ok(5));
+            let device = bench.open_edu();
+            let ended = begin_sleep(bench, SystemState::S3);
+            let pending = device.submit(Request::Read { offset: 0, length: 5 });
+            bench.edu.set_stuck(bench.system, true);
+            wake_up(bench, &ended);
+            assert_eq!(pending.wait().status, status::DEVICE_NOT_READY);
+            bench.edu.set_stuck(bench.system, false);
+            assert_eq!(bench.system.sleep_system(SystemState::S3), Ok(()));
+            assert_eq!(device.read(0, 5).as_deref(), Ok(&b"saved"[..]), "nothing that was saved is forgotten");
+        });
+    });
+}
+
+/// The lab stops a driver that touches the registers of a device that is not in D0.
+#[test]
+fn a_device_that_stayed_off_is_stopped_and_removed_without_a_touch() {
+    type End = fn(Bench<'_>);
+    let ends: [End; 3] = [
+        |bench| assert_eq!(bench.edu.disable(bench.system), Ok(())),
+        |bench| bench.edu.surprise_remove(bench.system),
+        |bench| {
+            assert_eq!(bench.edu.rebalance(bench.system), Rebalance::Restarted);
+            assert_eq!(bench.open_edu().read(0, 8).map(|bytes| bytes.len()), Ok(8), "a start turns it on");
+        },
+    ];
+    for end in ends {
+        each_seed(2, |seed| {
+            on_bench(seed, |bench| {
+                stay_off(bench);
+                end(bench);
+            });
+        });
+        // It was on in between, and did not answer.
+        each_seed(2, |seed| {
+            on_bench(seed, |bench| {
+                let ended = begin_sleep(bench, SystemState::S3);
+                bench.edu.set_stuck(bench.system, true);
+                wake_up(bench, &ended);
+                bench.edu.set_stuck(bench.system, false);
+                stay_off(bench);
+                end(bench);
+            });
+        });
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     events::Kind,
     finding::Finding,
     io::{
-        device,
+        device, irp,
         layout::Words,
         lost,
         send::{self, IrpParameters},
@@ -28,7 +28,8 @@ use crate::{
     kernel::Kernel,
     machine::System,
     memory::Ptr,
-    pnp::{DeviceState, Devnode, request, worker},
+    pnp::{self, DeviceState, Devnode, request, worker},
+    rule::Rule,
     user::Status,
 };
 
@@ -146,6 +147,7 @@ fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: &Requested) 
     let (end, waiting) = (Rc::clone(&done), k.thread_id());
     k.record(Kind::Note(format!("power request {minor:#04x} D{} to a device stack", state.saturating_sub(1)).into()));
     send::send_then(k, stack, &IrpParameters::power(minor.into(), words), move |k, packet| {
+        check_not_failed(k, stack, minor.into(), words, irp::status(packet));
         if completion != 0 {
             let status = at!(packet, IoStatus).address();
             let arguments = [device.address(), minor.into(), state.into(), context, status];
@@ -177,7 +179,18 @@ fn send_system(k: &Kernel, devnode: &Devnode, minor: u32, words: Words) -> i32 {
         format!("system power request {minor:#04x} S{} to device {}", words[2] - 1, devnode.id).into(),
     ));
     let answer = request::deliver(k, devnode, &IrpParameters::power(minor, words), PATIENCE);
-    answer.unwrap_or_else(|| kept_too_long(k, devnode.pdo, "a system power request")).status
+    let status = answer.unwrap_or_else(|| kept_too_long(k, devnode.pdo, "a system power request")).status;
+    check_not_failed(k, devnode.pdo, minor, words, status);
+    status
+}
+
+/// "Function and filter drivers that are located above a bus driver must not fail a request to set a device power state", nobody one to set
+/// the system's.
+fn check_not_failed(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, minor: u32, words: Words, status: i32) {
+    if minor == IRP_MN_SET_POWER && status < 0 && !pnp::bus_fails(k, pdo, minor, words) {
+        let sentence = format!("a driver failed a request to set a power state with {status:#010x}");
+        Rule::SetPowerFailed.broken([pdo.address(), u64::from(status.cast_unsigned()), 0], sentence).raise();
+    }
 }
 
 /// A request of the power manager to all devices.

@@ -127,10 +127,10 @@ pub fn is_gone(registers: &Registers) -> bool {
 }
 
 impl Hardware {
-    /// Lets go of the hardware, but for a common buffer to which the device may still transfer.
-    pub fn retire(self) -> Option<CommonBuffer> {
+    /// Whether the device may still transfer to or from the common buffer.
+    pub fn is_transferring(&self) -> bool {
         let transferring = busy(&self.registers).is_ok_and(|busy| busy.transferring);
-        (transferring && !is_gone(&self.registers)).then_some(self.common)
+        transferring && !is_gone(&self.registers)
     }
 
     /// Whether the device is idle.

@@ -1,6 +1,7 @@
 //! A bus driver that takes its time with PnP and power requests, or fails those that it may fail.
 
 use windows_sys::{
+    Wdk::Foundation::DEVICE_OBJECT,
     Wdk::System::SystemServices::{
         IRP_MJ_PNP, IRP_MJ_POWER, IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE,
         IRP_MN_DEVICE_USAGE_NOTIFICATION, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
@@ -11,7 +12,7 @@ use windows_sys::{
 };
 
 use super::{Device, devnode::Devnode};
-use crate::{io::layout::Words, machine::System, user::Status};
+use crate::{io::layout::Words, kernel::Kernel, machine::System, memory::Ptr, user::Status};
 
 /// A request that the bus driver gets last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -140,6 +141,13 @@ pub fn manner_of(devnode: &Devnode, major: u8, minor: u8, words: Words) -> Optio
         return None;
     }
     manners.get(&BusRequest::of(major, minor, words)?).copied()
+}
+
+/// Whether a power request to a device's stack fails because of the bus driver: as the scenario asked, or because the device is gone.
+pub fn fails_power(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, minor: u32, words: Words) -> bool {
+    let Some(devnode) = k.pnp.devnodes.of(pdo).filter(|devnode| !devnode.gone.get()) else { return true };
+    let request = BusRequest::of_power(minor, words);
+    request.is_some_and(|request| matches!(devnode.manners.borrow().get(&request), Some(BusManner::Fails(_))))
 }
 
 impl Device {

@@ -170,6 +170,7 @@ fn enumerate(k: &Kernel, spec: DeviceSpec) -> Rc<Devnode> {
         ids,
         instance,
         state: DeviceState::NoDriver.into(),
+        gone: false.into(),
         drivers: Vec::new().into(),
         requirements: Requirements::default().into(),
         assigned: Vec::new().into(),
@@ -218,6 +219,12 @@ impl Device {
     /// How far it has come.
     pub fn state(self, system: &System) -> DeviceState {
         self.devnode(system).state.get()
+    }
+
+    /// Whether it was pulled out, be it that the PnP manager and the driver do not know yet.
+    #[must_use]
+    pub fn is_gone(self, system: &System) -> bool {
+        self.devnode(system).gone.get()
     }
 
     /// The interrupts it has.

@@ -55,6 +55,8 @@ pub struct Devnode {
     pub instance: String,
     /// How far it has come.
     pub state: Cell<DeviceState>,
+    /// It was pulled out.
+    pub gone: Cell<bool>,
     /// The drivers over the bus driver: lower filters, function driver, upper filters.
     pub drivers: RefCell<Vec<Ptr<DRIVER_OBJECT>>>,
     /// What it asks for, as its driver edited that.

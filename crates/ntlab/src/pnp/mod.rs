@@ -29,11 +29,11 @@ use std::{
 
 use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
 
-pub(crate) use self::devnode::Devnode;
 use self::{
     assign::Arbiter, bus::Bus, connections::Connections, devnode::Devnodes, dma::Adapters,
     notifications::Notifications, resources::Assigned, worker::Worker,
 };
+pub(crate) use self::{bus_manner::fails_power as bus_fails, devnode::Devnode};
 pub use self::{
     bus_manner::{BusManner, BusRequest},
     device::{Device, UnloadError, Usage},
@@ -147,10 +147,12 @@ impl Pnp {
 /// manager is done with what it does.
 pub(crate) fn unplug(k: &Kernel, device: u32) {
     let Some(devnode) = k.pnp.devnodes.all().into_iter().find(|devnode| devnode.id == device) else { return };
+    devnode.gone.set(true);
     if let Some(hardware) = &devnode.hardware {
         hardware.unplug(k);
     }
     worker::queue(k, move |k| {
+        // One that has failed is being removed already.
         if !matches!(devnode.state.get(), DeviceState::Removed | DeviceState::SurpriseRemoved) {
             remove::surprise(k, &devnode);
         }

@@ -78,6 +78,7 @@ pub fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
 
 /// A device is pulled out.
 pub fn surprise(k: &Kernel, devnode: &Rc<Devnode>) {
+    devnode.gone.set(true);
     if let Some(hardware) = &devnode.hardware {
         hardware.unplug(k);
     }
@@ -116,6 +117,8 @@ fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
 }
 
 fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
+    // What failed may have been pulled out since.
+    let then = if devnode.gone.get() { DeviceState::Removed } else { then };
     devnode.state.set(then);
     k.pnp.unload_if_unused(k, devnode);
     if then == DeviceState::Removed {
