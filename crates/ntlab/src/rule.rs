@@ -94,6 +94,9 @@ rules! {
     /// Memory is freed, or a device object deleted, that holds a work item which is queued ("`IoInitializeWorkItem` function"). Parameter
     /// 2: the work item.
     WorkItemQueued = 0x1AB_070B,
+    /// A registration for PnP notification that keeps a driver loaded which is to be unloaded ("`IoRegisterPlugPlayNotification`
+    /// function"). Parameter 2: the registration.
+    NotificationLeft = 0x1AB_070C,
     /// A request that returns bytes to user mode which nobody has written: what was in memory before, perhaps another's ("Failure to
     /// Initialize Output Buffers"). Parameter 2: the IRP; 3: the offset in the output.
     UnwrittenOutput = 0x1AB_0801,

@@ -14,7 +14,7 @@ use windows_sys::Wdk::Foundation::{DEVICE_OBJECT, DRIVER_OBJECT};
 
 use crate::{
     finding::Finding,
-    io::{driver, remove_lock},
+    io::{device, driver, remove_lock},
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
@@ -55,10 +55,10 @@ pub enum Tracked {
     Handle,
     /// `MmMapIoSpaceEx`.
     Mapping,
-    /// `IoGetDmaAdapter`.
-    Adapter,
     /// `AllocateCommonBuffer`.
     CommonBuffer,
+    /// `IoGetDmaAdapter`.
+    Adapter,
     /// `IoAllocateMdl`.
     Mdl,
     /// `ExInitializeResourceLite`.
@@ -106,9 +106,8 @@ impl Tracked {
             Self::Mdl => Some(Rule::MdlLeft),
             Self::Resource => Some(Rule::ResourceLeft),
             Self::WmiProvider => Some(Rule::WmiProviderLeft),
-            Self::Interrupt | Self::ProcessorCallback | Self::PnpNotification | Self::Thread | Self::EtwProvider => {
-                None
-            }
+            Self::PnpNotification => Some(Rule::NotificationLeft),
+            Self::Interrupt | Self::ProcessorCallback | Self::Thread | Self::EtwProvider => None,
         }
     }
 }
@@ -154,7 +153,15 @@ impl Made {
         if self.about.is_empty() { name.to_owned() } else { format!("{name} ({})", self.about) }
     }
 
-    const fn id(&self) -> u64 {
+    /// What it is.
+    #[must_use]
+    pub const fn kind(&self) -> Tracked {
+        self.kind
+    }
+
+    /// Its address or handle; 0 for what is known by name.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
         match self.id {
             Id::Number(number) => number,
             Id::Name(_) => 0,
@@ -222,6 +229,17 @@ impl Tracking {
     #[must_use]
     pub fn left_by(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<Made> {
         self.left(|made| made.driver == driver)
+    }
+
+    /// What keeps a driver loaded that has no devices to drive: registrations, and device objects that nobody uses.
+    #[must_use]
+    pub fn keeping(&self, driver: Ptr<DRIVER_OBJECT>) -> Vec<Made> {
+        let keeps = |made: &Made| match made.kind {
+            Tracked::PnpNotification => true,
+            Tracked::Device => !device::is_used(Ptr::new(made.id())),
+            _ => false,
+        };
+        self.left(|made| made.driver == driver && keeps(made))
     }
 
     /// What was made for a device and not taken back: for the physical one, and of `others` what is still there.

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
 use crate::{
-    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, queue, security, stack,
-    tracking,
+    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, queue, removal, security,
+    stack, tracking,
 };
 
 /// A rule that can be broken.
@@ -54,13 +54,14 @@ pub enum Hook {
 }
 
 /// Every topic's defects.
-pub const ALL: [&[Defect]; 13] = [
+pub const ALL: [&[Defect]; 14] = [
     irql::DEFECTS,
     callbacks::DEFECTS,
     queue::DEFECTS,
     pool::DEFECTS,
     paging::DEFECTS,
     tracking::DEFECTS,
+    removal::DEFECTS,
     io::DEFECTS,
     locks::DEFECTS,
     stack::DEFECTS,

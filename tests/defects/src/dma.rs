@@ -73,11 +73,8 @@ macro_rules! operation {
     }};
 }
 
-/// Gets an adapter and a common buffer.
-pub fn prepare(device: &Device, _: bool) -> NTSTATUS {
-    if !adapter(device).is_null() {
-        return STATUS_SUCCESS;
-    }
+/// Gets an adapter.
+pub fn get_adapter(device: &Device) -> NTSTATUS {
     let mut description = DEVICE_DESCRIPTION {
         Version: DEVICE_DESCRIPTION_VERSION3,
         Master: TRUE,
@@ -94,10 +91,22 @@ pub fn prepare(device: &Device, _: bool) -> NTSTATUS {
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     kept(device, ADAPTER).store(made as u64, Ordering::Relaxed);
+    STATUS_SUCCESS
+}
+
+/// Gets an adapter and a common buffer, unless the device was started before.
+pub fn prepare(device: &Device, _: bool) -> NTSTATUS {
+    if !adapter(device).is_null() {
+        return STATUS_SUCCESS;
+    }
+    let status = get_adapter(device);
+    if !irp::succeeded(status) {
+        return status;
+    }
     let allocate = operation!(device, AllocateCommonBuffer);
     let mut address = PHYSICAL_ADDRESS { QuadPart: 0 };
     // SAFETY: IRQL is PASSIVE_LEVEL; the address outlives the call.
-    let buffer = unsafe { allocate(made, LENGTH, &raw mut address, TRUE) };
+    let buffer = unsafe { allocate(adapter(device), LENGTH, &raw mut address, TRUE) };
     if buffer.is_null() {
         return STATUS_INSUFFICIENT_RESOURCES;
     }
@@ -119,7 +128,7 @@ fn free_buffer(device: &Device) {
     }
 }
 
-/// Frees what [`prepare`] made.
+/// Frees what `prepare` got, if anything.
 pub fn release(device: &Device, _: bool) -> NTSTATUS {
     if !adapter(device).is_null() {
         free_buffer(device);

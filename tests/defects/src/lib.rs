@@ -27,6 +27,7 @@ mod parameters;
 mod pnp;
 mod pool;
 mod queue;
+mod removal;
 mod security;
 mod stack;
 mod tracking;

@@ -7,16 +7,18 @@ use core::{
 };
 
 use wdk_sys::{
-    DRIVER_OBJECT, GUID, HANDLE, IO_REMOVE_LOCK, KEY_READ, KTIMER, LARGE_INTEGER, NTSTATUS, OBJ_CASE_INSENSITIVE,
-    OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES, PAGE_NOCACHE, PAGE_READWRITE, PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, PVOID,
+    _IO_NOTIFICATION_EVENT_CATEGORY, DRIVER_OBJECT, ERESOURCE, FILE_DEVICE_UNKNOWN, GUID, HANDLE, IO_REMOVE_LOCK, KDPC,
+    KEY_READ, KTIMER, LARGE_INTEGER, MDL, NTSTATUS, OBJ_CASE_INSENSITIVE, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES,
+    PAGE_NOCACHE, PAGE_READWRITE, PDEVICE_OBJECT, PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, PVOID,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, ULONG, UNICODE_STRING,
     ntddk::{
-        EtwRegister, EtwUnregister, ExAllocatePool2, ExFreePoolWithTag, IoAcquireRemoveLockEx, IoAllocateIrp,
-        IoAllocateWorkItem, IoCreateSymbolicLink, IoDeleteSymbolicLink, IoFreeIrp, IoFreeWorkItem,
-        IoInitializeRemoveLockEx, IoReleaseRemoveLockEx, KeCancelTimer, KeDelayExecutionThread,
-        KeDeregisterProcessorChangeCallback, KeInitializeTimer, KeRegisterProcessorChangeCallback, KeSetTimer,
-        MmMapIoSpaceEx, MmUnmapIoSpace, PsCreateSystemThread, PsTerminateSystemThread, ZwClose, ZwOpenKey,
-        ZwWaitForSingleObject,
+        EtwRegister, EtwUnregister, ExAllocatePool2, ExDeleteResourceLite, ExFreePoolWithTag, ExInitializeResourceLite,
+        IoAcquireRemoveLockEx, IoAllocateIrp, IoAllocateMdl, IoAllocateWorkItem, IoCreateDevice, IoCreateSymbolicLink,
+        IoDeleteDevice, IoDeleteSymbolicLink, IoFreeIrp, IoFreeMdl, IoFreeWorkItem, IoInitializeRemoveLockEx,
+        IoRegisterPlugPlayNotification, IoReleaseRemoveLockEx, IoUnregisterPlugPlayNotificationEx, KeCancelTimer,
+        KeDelayExecutionThread, KeDeregisterProcessorChangeCallback, KeInitializeDpc, KeInitializeTimer,
+        KeRegisterProcessorChangeCallback, KeSetTimer, MmMapIoSpaceEx, MmUnmapIoSpace, PsCreateSystemThread,
+        PsTerminateSystemThread, ZwClose, ZwOpenKey, ZwWaitForSingleObject,
     },
 };
 
@@ -24,19 +26,27 @@ use crate::{
     TAG,
     defect::{Defect, Hook},
     device::{Device, REMOVE_LOCK_SIZE},
+    removal::{self, OwnDpc},
 };
 
 /// The rules of this topic.
 pub const DEFECTS: &[Defect] = &[
     Defect::new("tracking_pool_left_at_unload", &[Hook::Start(keep_a_block), Hook::Remove(free_the_block)]),
     Defect::new("tracking_handle_left_at_unload", &[Hook::Load(open_key), Hook::Unload(close_key)]),
-    Defect::new("tracking_work_item_left_at_unload", &[Hook::Start(keep_a_work_item), Hook::Remove(free_work_item)]),
+    Defect::new("tracking_work_item_left_at_unload", &[Hook::Load(keep_a_work_item), Hook::Unload(free_work_item)]),
     Defect::new("tracking_irp_left_at_unload", &[Hook::Start(keep_an_irp), Hook::Remove(free_irp)]),
     Defect::new("tracking_symbolic_link_left_at_unload", &[Hook::Load(make_link), Hook::Unload(delete_link)]),
     Defect::new("tracking_etw_provider_left_at_unload", &[Hook::Load(register_provider), Hook::Unload(unregister)]),
     Defect::new("tracking_callback_left_at_unload", &[Hook::Load(register_callback), Hook::Unload(deregister)]),
     Defect::new("tracking_timer_left_at_unload", &[Hook::Load(set_timer), Hook::Unload(cancel_timer)]),
     Defect::new("tracking_thread_left_at_unload", &[Hook::Load(start_thread), Hook::Unload(end_thread)]),
+    Defect::new("tracking_mdl_left_at_unload", &[Hook::Start(keep_a_list), Hook::Remove(free_list)]),
+    Defect::new("tracking_resource_left_at_unload", &[Hook::Load(make_resource), Hook::Unload(delete_resource)]),
+    Defect::new("tracking_notification_left_at_unload", &[Hook::Start(listen), Hook::Remove(stop_listening)]),
+    Defect::new("tracking_device_left_at_unload", &[Hook::Start(make_device), Hook::Remove(delete_device)]),
+    Defect::new("tracking_dpc_queued_at_unload", &[Hook::Unload(leave_dpc)]),
+    Defect::new("tracking_dpc_running_at_unload", &[Hook::Unload(leave_running_dpc)]),
+    Defect::new("tracking_remove_lock_held_at_unload", &[Hook::Load(acquire_static), Hook::Unload(release_static)]),
     Defect::new("tracking_interface_left_at_remove", &[Hook::Remove(enable_interface)]),
     Defect::new("tracking_mapping_left_at_remove", &[Hook::Start(map_again), Hook::Remove(unmap)]),
     Defect::new("tracking_device_left_at_remove", &[Hook::Delete(forget)]),
@@ -101,15 +111,15 @@ fn close_key(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
     unsafe { ZwClose(KEPT.swap(0, Ordering::Relaxed) as HANDLE) }
 }
 
-fn keep_a_work_item(device: &Device, _: bool) -> NTSTATUS {
-    // SAFETY: the device is ours.
-    let item = unsafe { IoAllocateWorkItem(device.object) }; // DEFECT tracking_work_item_left_at_unload
-    device.kept[0].store(item as u64, Ordering::Relaxed);
+fn keep_a_work_item(driver: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
+    // SAFETY: the driver object is ours, which is as good as a device object.
+    let item = unsafe { IoAllocateWorkItem(ptr::from_mut(driver).cast()) }; // DEFECT tracking_work_item_left_at_unload
+    KEPT.store(item as u64, Ordering::Relaxed);
     if item.is_null() { STATUS_INSUFFICIENT_RESOURCES } else { STATUS_SUCCESS }
 }
 
-fn free_work_item(device: &Device, correct: bool) -> NTSTATUS {
-    let item = device.kept[0].swap(0, Ordering::Relaxed);
+fn free_work_item(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    let item = KEPT.swap(0, Ordering::Relaxed);
     if correct {
         // SAFETY: allocated by `keep_a_work_item`, and never queued.
         unsafe { IoFreeWorkItem(item as _) };
@@ -247,6 +257,144 @@ fn end_thread(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
     }
     // SAFETY: the handle is not used again.
     unsafe { ZwClose(thread) }
+}
+
+fn keep_a_list(device: &Device, _: bool) -> NTSTATUS {
+    let place = ptr::from_ref(device).cast_mut().cast();
+    // SAFETY: the list belongs to no IRP.
+    let list = unsafe { IoAllocateMdl(place, 64, 0, 0, ptr::null_mut()) }; // DEFECT tracking_mdl_left_at_unload
+    device.kept[0].store(list as u64, Ordering::Relaxed);
+    if list.is_null() { STATUS_INSUFFICIENT_RESOURCES } else { STATUS_SUCCESS }
+}
+
+fn free_list(device: &Device, correct: bool) -> NTSTATUS {
+    if correct {
+        // SAFETY: allocated by `keep_a_list`.
+        unsafe { IoFreeMdl(device.kept[0].load(Ordering::Relaxed) as *mut MDL) };
+    }
+    STATUS_SUCCESS
+}
+
+/// An ERESOURCE in the driver's image.
+#[repr(align(16))]
+struct Resource(UnsafeCell<ERESOURCE>);
+// SAFETY: a resource is the kernel's, which serializes its users.
+unsafe impl Sync for Resource {}
+static RESOURCE: Resource = Resource(UnsafeCell::new(
+    // SAFETY: all members are integers and pointers, for which zero is a value.
+    unsafe { core::mem::zeroed() },
+));
+
+fn make_resource(_: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
+    // SAFETY: it has room for a resource, and is not initialized.
+    unsafe { ExInitializeResourceLite(RESOURCE.0.get()) } // DEFECT tracking_resource_left_at_unload
+}
+
+fn delete_resource(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    if !correct {
+        return STATUS_SUCCESS;
+    }
+    // SAFETY: initialized by `make_resource`.
+    unsafe { ExDeleteResourceLite(RESOURCE.0.get()) }
+}
+
+/// "`DRIVER_NOTIFICATION_CALLBACK_ROUTINE` callback function".
+const unsafe extern "C" fn arrived(_: PVOID, _: PVOID) -> NTSTATUS {
+    STATUS_SUCCESS
+}
+
+/// The registration keeps the driver loaded: one that is let go in `DriverUnload` only would stay for ever.
+fn listen(device: &Device, _: bool) -> NTSTATUS {
+    let category = _IO_NOTIFICATION_EVENT_CATEGORY::EventCategoryDeviceInterfaceChange;
+    let (class, entry) = ((&raw const PROVIDER).cast_mut().cast(), device.kept[0].as_ptr().cast());
+    // SAFETY: the device is ours.
+    let driver = unsafe { (*device.object).DriverObject };
+    // SAFETY: IRQL is PASSIVE_LEVEL; the extension has room for the result.
+    unsafe { IoRegisterPlugPlayNotification(category, 0, class, driver, Some(arrived), ptr::null_mut(), entry) } // DEFECT tracking_notification_left_at_unload
+}
+
+fn stop_listening(device: &Device, correct: bool) -> NTSTATUS {
+    if !correct {
+        return STATUS_SUCCESS;
+    }
+    // SAFETY: `listen` registered it; IRQL is PASSIVE_LEVEL.
+    unsafe { IoUnregisterPlugPlayNotificationEx(device.kept[0].load(Ordering::Relaxed) as PVOID) }
+}
+
+/// A second device, which is in no stack.
+fn make_device(device: &Device, _: bool) -> NTSTATUS {
+    // SAFETY: the device is ours.
+    let driver = unsafe { (*device.object).DriverObject };
+    let made = device.kept[0].as_ptr().cast();
+    // SAFETY: the driver object is ours; the extension has room for the result.
+    unsafe { IoCreateDevice(driver, 0, ptr::null_mut(), FILE_DEVICE_UNKNOWN, 0, 0, made) } // DEFECT tracking_device_left_at_unload
+}
+
+fn delete_device(device: &Device, correct: bool) -> NTSTATUS {
+    if correct {
+        // SAFETY: made by `make_device`, and nobody knows it.
+        unsafe { IoDeleteDevice(device.kept[0].load(Ordering::Relaxed) as PDEVICE_OBJECT) };
+    }
+    STATUS_SUCCESS
+}
+
+static DPC: OwnDpc = OwnDpc::new();
+
+/// "`KDEFERRED_ROUTINE` callback function".
+#[rustfmt::skip]
+unsafe extern "C" fn deferred(_: *mut KDPC, _: PVOID, _: PVOID, _: PVOID) { // DEFECT tracking_dpc_queued_at_unload
+    END.store(true, Ordering::Relaxed);
+}
+
+fn leave_dpc(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    removal::keep_second();
+    // SAFETY: nothing uses the DPC yet.
+    unsafe { KeInitializeDpc(DPC.get(), Some(deferred), ptr::null_mut()) };
+    removal::queue_to_second(DPC.get());
+    if correct {
+        removal::release_second();
+    }
+    STATUS_SUCCESS
+}
+
+/// "`KDEFERRED_ROUTINE` callback function".
+#[rustfmt::skip]
+unsafe extern "C" fn stay(_: *mut KDPC, _: PVOID, _: PVOID, _: PVOID) { // DEFECT tracking_dpc_running_at_unload
+    removal::stay();
+}
+
+fn leave_running_dpc(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    removal::run_on_second(stay);
+    if correct {
+        removal::release_second();
+    }
+    STATUS_SUCCESS
+}
+
+/// A remove lock in the driver's image.
+struct Lock(UnsafeCell<IO_REMOVE_LOCK>);
+// SAFETY: a remove lock is the kernel's, which serializes its users.
+unsafe impl Sync for Lock {}
+static LOCK: Lock = Lock(UnsafeCell::new(
+    // SAFETY: all members are integers and pointers, for which zero is a value.
+    unsafe { core::mem::zeroed() },
+));
+
+fn acquire_static(_: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
+    let lock = LOCK.0.get();
+    // SAFETY: it has room for a lock, and IRQL is PASSIVE_LEVEL.
+    unsafe { IoInitializeRemoveLockEx(lock, TAG, 0, 0, REMOVE_LOCK_SIZE) };
+    // SAFETY: the lock was initialized.
+    unsafe { IoAcquireRemoveLockEx(lock, lock.cast(), c"tracking".as_ptr(), 1, REMOVE_LOCK_SIZE) } // DEFECT tracking_remove_lock_held_at_unload
+}
+
+fn release_static(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
+    if correct {
+        let lock = LOCK.0.get();
+        // SAFETY: acquired by `acquire_static`.
+        unsafe { IoReleaseRemoveLockEx(lock, lock.cast(), REMOVE_LOCK_SIZE) };
+    }
+    STATUS_SUCCESS
 }
 
 fn enable_interface(device: &Device, correct: bool) -> NTSTATUS {

@@ -37,12 +37,13 @@ mod locks;
 mod paging;
 mod pool;
 mod queue;
+mod removal;
 mod security;
 mod stack;
 mod tracking;
 
 /// The driver's sources, and what is tested of them.
-const TOPICS: [(&str, &[&str]); 13] = [
+const TOPICS: [(&str, &[&str]); 14] = [
     ("callbacks.rs", callbacks::TESTED),
     ("dma.rs", dma::TESTED),
     ("hot_add.rs", hot_add::TESTED),
@@ -53,6 +54,7 @@ const TOPICS: [(&str, &[&str]); 13] = [
     ("paging.rs", paging::TESTED),
     ("pool.rs", pool::TESTED),
     ("queue.rs", queue::TESTED),
+    ("removal.rs", removal::TESTED),
     ("security.rs", security::TESTED),
     ("stack.rs", stack::TESTED),
     ("tracking.rs", tracking::TESTED),

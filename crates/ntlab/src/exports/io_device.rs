@@ -94,8 +94,13 @@ fn io_get_attached_device_reference(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> P
 /// "`IoCreateSymbolicLink` function".
 fn io_create_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>, target: Ptr<UNICODE_STRING>) -> NTSTATUS {
     let name = string::text(link);
-    if k.io.names.insert(&name, Named::Link(string::text(target))) {
-        k.tracking.made(k, Tracked::SymbolicLink, name::key(&name), || name.clone());
+    let target = string::text(target);
+    if k.io.names.insert(&name, Named::Link(target.clone())) {
+        let device = match k.io.names.resolve(&target) {
+            Some((Named::Device(device), _)) => device::physical(k, device),
+            _ => Ptr::null(),
+        };
+        k.tracking.made_for(k, Tracked::SymbolicLink, name::key(&name), device, || name.clone());
         STATUS_SUCCESS
     } else {
         STATUS_OBJECT_NAME_COLLISION

@@ -13,7 +13,11 @@ use windows_sys::{
 use super::Export;
 use crate::{
     at, export,
-    io::{driver, handle::Target, interface, property, string},
+    io::{
+        driver,
+        handle::{Open, Target},
+        interface, property, string,
+    },
     irql::{APC_LEVEL, PASSIVE_LEVEL, at_most, exactly},
     kernel::Kernel,
     memory::{PoolKind, Ptr},
@@ -156,8 +160,8 @@ fn io_open_device_registry_key(
         _ => return STATUS_INVALID_PARAMETER,
     };
     let Some(path) = path else { return STATUS_INVALID_DEVICE_REQUEST };
-    let key = k.registry.create(&path);
-    handle.write(k.io.handles.open(k, Target::Key(key), access, true));
+    let target = Target::Key(k.registry.create(&path));
+    handle.write(k.io.handles.open_of(k, pdo, Open { target, access, kernel: true }));
     STATUS_SUCCESS
 }
 

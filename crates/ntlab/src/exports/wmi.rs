@@ -42,7 +42,7 @@ fn io_wmi_registration_control(k: &Kernel, device: Ptr<DEVICE_OBJECT>, action: u
     let accepted = match action {
         REGISTER => {
             devices.insert(device.address());
-            k.tracking.made(k, Tracked::WmiProvider, device.address(), String::new);
+            k.tracking.made_for(k, Tracked::WmiProvider, device.address(), device::physical(k, device), String::new);
             true
         }
         DEREGISTER => {

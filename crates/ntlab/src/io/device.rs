@@ -207,6 +207,12 @@ pub fn bottom_of_stack(mut device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     }
 }
 
+/// The physical device object of the stack that `object` is in; null where it is no device.
+#[must_use]
+pub fn physical(k: &Kernel, object: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+    if is_device(k, object) { bottom_of_stack(object) } else { Ptr::null() }
+}
+
 /// Whether a device is open or has another attached to it.
 #[must_use]
 pub fn is_used(device: Ptr<DEVICE_OBJECT>) -> bool {
@@ -265,7 +271,7 @@ pub fn delete(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     if !known || flags(device) & DOE_DELETE_PENDING != 0 {
         Finding::bug_check(
             IO_MANAGER_VIOLATION,
-            [0x200, 0, device.address(), 0],
+            [0x240, 0, device.address(), 0],
             "IoDeleteDevice was called for a device that is deleted already, or never was one",
         )
         .raise();

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt};
 
-use windows_sys::Wdk::Foundation::KEVENT;
+use windows_sys::Wdk::Foundation::{DEVICE_OBJECT, KEVENT};
 
 use super::object;
 use crate::{kernel::Kernel, memory::Ptr, registry::KeyId, tracking::Tracked};
@@ -28,7 +28,8 @@ pub struct Open {
     pub target: Target,
     /// The access it was opened with.
     pub access: u32,
-    kernel: bool,
+    /// It was opened with `OBJ_KERNEL_HANDLE`.
+    pub kernel: bool,
 }
 
 impl fmt::Display for Open {
@@ -51,9 +52,13 @@ pub struct Handles {
 impl Handles {
     /// Opens a handle for the driver that runs, or for the system; `kernel` as `OBJ_KERNEL_HANDLE` says.
     pub fn open(&self, k: &Kernel, target: Target, access: u32, kernel: bool) -> u64 {
-        let open = Open { target, access, kernel };
+        self.open_of(k, Ptr::null(), Open { target, access, kernel })
+    }
+
+    /// The same for something that belongs to a device, which is named by its physical device object.
+    pub fn open_of(&self, k: &Kernel, device: Ptr<DEVICE_OBJECT>, open: Open) -> u64 {
         let handle = self.add(open);
-        k.tracking.made(k, Tracked::Handle, handle, || open.to_string());
+        k.tracking.made_for(k, Tracked::Handle, handle, device, || open.to_string());
         handle
     }
 

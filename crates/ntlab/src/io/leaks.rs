@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use windows_sys::Wdk::Foundation::DRIVER_OBJECT;
 
-use super::driver;
+use super::{driver, remove_lock};
 use crate::{
     finding::Finding,
     kernel::Kernel,
@@ -24,6 +24,7 @@ pub fn check(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, when: &str) {
     if let Some(image) = driver::image_of(k, driver) {
         let addresses = image.base..image.base + image.length;
         k.sched.check_unloaded(&addresses, &name);
+        remove_lock::check_freed(k, &addresses);
     }
     let when = format!("{when} for {name}");
     if let Some(finding) = tracking::finding(&k.tracking.left_by(driver), &when) {

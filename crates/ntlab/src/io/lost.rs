@@ -5,7 +5,7 @@
 
 use windows_sys::Wdk::{Foundation::DEVICE_OBJECT, System::SystemServices::FO_CLEANUP_COMPLETE};
 
-use super::{device, driver, layout, packet::UnderWay};
+use super::{device, driver, layout, packet::UnderWay, remove_lock};
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, rule::Rule};
 
 /// How long drivers may keep a request that cannot be cancelled, or whose handle is closed, in virtual nanoseconds: 2 minutes.
@@ -70,8 +70,9 @@ pub fn kept(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, code: u32, parameters: [u64; 4]
     let (seen, routine) = last_seen(k, packet);
     let [first, .., fourth] = parameters;
     let parameters = if fourth == 0 { [first, pdo.address(), 0, packet.irp.address()] } else { parameters };
-    Finding::bug_check(code, parameters, format!("{sentence}: {}, {seen}", packet.title))
-        .with_stack("the dispatch routine that has it", &routine)
+    let finding = Finding::bug_check(code, parameters, format!("{sentence}: {}, {seen}", packet.title))
+        .with_stack("the dispatch routine that has it", &routine);
+    remove_lock::with_holders(k, finding)
 }
 
 /// Where a packet was last seen, and the dispatch routine that it was given to there.

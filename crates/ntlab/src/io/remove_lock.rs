@@ -1,6 +1,10 @@
 //! Remove locks ("Using Remove Locks").
 
-use std::{cell::RefCell, collections::BTreeMap, ops::Range};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use windows_sys::{
     Wdk::System::SystemServices::IO_REMOVE_LOCK_COMMON_BLOCK,
@@ -24,11 +28,20 @@ const INITIALISED_AGAIN: u64 = 0xD7;
 #[derive(Debug, Default)]
 pub(crate) struct RemoveLocks {
     acquired: RefCell<BTreeMap<u64, Vec<(u64, u64)>>>,
+    /// Those that somebody waits for.
+    awaited: RefCell<BTreeSet<u64>>,
 }
 
 impl RemoveLocks {
     fn add(&self, lock: RemoveLock, tag: u64, caller: u64) {
         self.acquired.borrow_mut().entry(lock.address()).or_default().push((tag, caller));
+    }
+
+    /// Where those were acquired that somebody waits for.
+    fn awaited(&self) -> Vec<u64> {
+        let (acquired, awaited) = (self.acquired.borrow(), self.awaited.borrow());
+        let holders = awaited.iter().filter_map(|lock| acquired.get(lock)).flatten();
+        holders.map(|&(_, caller)| caller).collect()
     }
 
     /// An acquisition with that tag is over; any where none has it, for drivers without `DBG` may use what tags they like.
@@ -42,6 +55,14 @@ impl RemoveLocks {
     }
 }
 
+/// Adds to a finding about something that does not end where the remove locks were acquired that are waited for.
+pub(crate) fn with_holders(k: &Kernel, finding: Finding) -> Finding {
+    let holders = k.io.remove_locks.awaited();
+    holders
+        .iter()
+        .fold(finding, |finding, caller| finding.with_stack("a remove lock that is waited for, at", &[*caller]))
+}
+
 /// Stops the run if memory that is given back holds a remove lock that is acquired.
 pub(crate) fn check_freed(k: &Kernel, range: &Range<u64>) {
     let mut locks = k.io.remove_locks.acquired.borrow_mut();
@@ -51,7 +72,7 @@ pub(crate) fn check_freed(k: &Kernel, range: &Range<u64>) {
         if acquired.is_empty() {
             continue;
         }
-        let sentence = format!("memory is freed that holds a remove lock which is acquired {} times", acquired.len());
+        let sentence = format!("memory goes away that holds a remove lock which is acquired {} times", acquired.len());
         let finding = Rule::RemoveLockHeld.broken([lock, acquired.len() as u64, 0], sentence);
         let shown = acquired.iter().filter(|(_, caller)| *caller != 0);
         shown.fold(finding, |finding, (_, caller)| finding.with_stack("acquired at", &[*caller])).raise();
@@ -135,6 +156,8 @@ pub fn release_and_wait(k: &Kernel, lock: RemoveLock, tag: u64) {
     }
     give_back(k, lock);
     if count.read() > 0 {
+        k.io.remove_locks.awaited.borrow_mut().insert(lock.address());
         k.sched.wait_for_event(k, at!(lock, RemoveEvent), "a remove lock");
+        k.io.remove_locks.awaited.borrow_mut().remove(&lock.address());
     }
 }

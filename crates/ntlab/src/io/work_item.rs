@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use super::object;
+use super::{device, object};
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, sched::ThreadId, tracking::Tracked};
 
 /// `INVALID_WORK_QUEUE_ITEM`.
@@ -76,7 +76,7 @@ pub fn allocate(k: &Kernel, object: u64) -> Ptr<WorkItem> {
     let item = k.memory.allocate_object::<WorkItem>();
     initialize(item, object);
     k.io.work_items.allocated.borrow_mut().push(item);
-    k.tracking.made(k, Tracked::WorkItem, item.address(), String::new);
+    k.tracking.made_for(k, Tracked::WorkItem, item.address(), device::physical(k, Ptr::new(object)), String::new);
     item
 }
 

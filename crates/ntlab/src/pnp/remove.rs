@@ -17,17 +17,19 @@ use super::{
     request, worker,
 };
 use crate::{
-    finding::Finding,
-    io::{device, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING, lost},
+    finding::{Cause, Finding},
+    io::{device, driver, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING, lost},
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
-    tracking::{self, Made},
+    tracking::{self, Made, Tracked},
     user::Status,
 };
 
 /// `DRIVER_VERIFIER_IOMANAGER_VIOLATION`: a driver has not detached from the stack below it upon receiving a remove IRP.
 const NOT_DETACHED: u64 = 0x21D;
+/// The same: it has not deleted its device object.
+const NOT_DELETED: u64 = 0x21E;
 
 /// Asks whether a device can be removed, and removes it if so.
 ///
@@ -137,9 +139,12 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
         interface::set_state(k, &link, false);
     }
     devnode.assigned.borrow_mut().clear();
-    if !device::upper(devnode.pdo).is_null() {
+    let attached = device::upper(devnode.pdo);
+    if !attached.is_null() {
         let sentence = "a driver completed IRP_MN_REMOVE_DEVICE and is still attached to the stack";
-        Finding::bug_check(IO_MANAGER_VIOLATION, [NOT_DETACHED, 0, devnode.pdo.address(), 0], sentence).raise();
+        Finding::bug_check(IO_MANAGER_VIOLATION, [NOT_DETACHED, 0, 0, attached.address()], sentence)
+            .with_stack("its dispatch routine", &[driver::pnp_routine(attached)])
+            .raise();
     }
     let connected = k.pnp.connections.of_device(devnode.pdo);
     if connected != 0 {
@@ -147,7 +152,11 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
         let finding = Rule::StillConnected.broken([devnode.pdo.address(), 0, 0], sentence);
         tracking::with_stacks(finding, &left).raise();
     }
-    if let Some(finding) = tracking::finding(&left, "a driver completed IRP_MN_REMOVE_DEVICE") {
+    if let Some(mut finding) = tracking::finding(&left, "a driver completed IRP_MN_REMOVE_DEVICE") {
+        if let Some(device) = left.first().filter(|made| made.kind() == Tracked::Device) {
+            let parameters = [NOT_DELETED, 0, 0, device.id()];
+            finding.cause = Cause::BugCheck { code: IO_MANAGER_VIOLATION, parameters };
+        }
         let detached =
             |finding: Finding, device: &_| finding.with_stack("detached at", &device::detached_at(k, *device));
         stack.iter().fold(finding, detached).raise();
@@ -157,5 +166,10 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
 /// What the drivers of a removed device have left of it behind.
 fn left_of(k: &Kernel, devnode: &Devnode, stack: &[Ptr<DEVICE_OBJECT>]) -> Vec<Made> {
     let left: Vec<_> = stack.iter().copied().filter(|&device| device::is_device(k, device)).collect();
-    k.tracking.left_for(devnode.pdo, &left)
+    let mut left = k.tracking.left_for(devnode.pdo, &left);
+    if !k.io.work_items.is_quiet() {
+        // The routine of a work item may free it, and keeps the device object until it returns.
+        left.retain(|made| made.kind() != Tracked::WorkItem);
+    }
+    left
 }

@@ -51,8 +51,10 @@ impl Sched {
             processor.find_pending();
             let Some(dpc) = next else { break };
             processor.dpc.set(dpc.address());
+            processor.dpc_routine.set(at!(dpc, DeferredRoutine).cast::<u64>().read());
             run_dpc(k, dpc);
             processor.dpc.set(0);
+            processor.dpc_routine.set(0);
             processor.dpcs_over.set(processor.dpcs_over.get() + 1);
         }
         processor.in_dpc.set(false);
@@ -152,15 +154,18 @@ impl Sched {
         }
     }
 
-    /// Stops the run if a DPC is queued whose routine lies in these addresses, of a driver image.
+    /// Stops the run if a DPC is queued or runs whose routine lies in these addresses, of a driver image.
     pub(super) fn check_unloaded_dpcs(&self, image: &Range<u64>, name: &str) {
         let routine = |dpc: &Ptr<KDPC>| at!(*dpc, DeferredRoutine).cast::<u64>().read();
-        let queued = self
-            .active()
-            .find_map(|processor| processor.dpcs.borrow().iter().map(routine).find(|routine| image.contains(routine)));
-        if let Some(routine) = queued {
-            let sentence = format!("{name} is unloaded while a DPC of it is queued");
-            Finding::bug_check(TIMER_OR_DPC_INVALID, [2, routine, image.start, image.end], sentence).raise();
+        let is_own = |routine: &u64| image.contains(routine);
+        let queued = self.active().find_map(|processor| processor.dpcs.borrow().iter().map(routine).find(is_own));
+        let running = || self.active().map(|processor| processor.dpc_routine.get()).find(is_own);
+        if let Some(routine) = queued.or_else(running) {
+            let what = if queued.is_some() { "is queued" } else { "runs" };
+            let sentence = format!("{name} is unloaded while a DPC of it {what}");
+            Finding::bug_check(TIMER_OR_DPC_INVALID, [2, routine, image.start, image.end], sentence)
+                .with_stack("its routine", &[routine])
+                .raise();
         }
     }
 

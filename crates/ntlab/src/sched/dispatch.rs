@@ -11,7 +11,7 @@ use crate::{
     events::Kind,
     exec,
     finding::Finding,
-    io::{lost, object},
+    io::{lost, object, remove_lock},
     irql::{DISPATCH_LEVEL, PASSIVE_LEVEL},
     kernel::Kernel,
     memory::Ptr,
@@ -85,10 +85,11 @@ impl Sched {
         }
         let all = [waiting, locks].concat().join("; ");
         let finding = rule.broken([0; 3], format!("{why}: {all}"));
-        threads.iter().flatten().fold(finding, |finding, thread| {
+        let finding = threads.iter().flatten().fold(finding, |finding, thread| {
             let stack = k.exec.driver_stack_of(thread.context.get());
             finding.with_stack(format!("{} (thread {}) is", thread.name, thread.id.0), &stack)
-        })
+        });
+        remove_lock::with_holders(k, finding)
     }
 
     /// What is found where a processor runs driver code on and on, and calls no kernel function.

@@ -37,6 +37,8 @@ pub struct Processor {
     pub(super) priority: Cell<i64>,
     /// The DPC that runs, by its address.
     pub(super) dpc: Cell<u64>,
+    /// Its routine: the DPC object may be gone before it returns.
+    pub(super) dpc_routine: Cell<u64>,
     pub(super) dpcs: RefCell<VecDeque<Ptr<KDPC>>>,
     /// DPCs that were queued here and DPCs that are over, both counted from the start; taken back ones count as over.
     pub(super) dpcs_queued: Cell<u64>,
@@ -67,6 +69,7 @@ impl Processor {
             in_dpc: Cell::new(false),
             priority: Cell::new(NO_PRIORITY),
             dpc: Cell::new(0),
+            dpc_routine: Cell::new(0),
             dpcs: RefCell::new(VecDeque::new()),
             dpcs_queued: Cell::new(0),
             dpcs_over: Cell::new(0),
