@@ -360,6 +360,8 @@ fn leave_dpc(_: &mut DRIVER_OBJECT, correct: bool) -> NTSTATUS {
 /// "`KDEFERRED_ROUTINE` callback function".
 #[rustfmt::skip]
 unsafe extern "C" fn stay(_: *mut KDPC, _: PVOID, _: PVOID, _: PVOID) { // DEFECT tracking_dpc_running_at_unload
+    // A body of its own, or the linker makes one of this and another.
+    END.store(false, Ordering::Relaxed);
     removal::stay();
 }
 
