@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use cpu_time::ThreadTime;
 use ntlab::{
     config::Config,
     events::{Event, Kind},
@@ -23,8 +24,10 @@ use crate::{
 
 /// The most processors of Windows.
 const MOST_PROCESSORS: u32 = 2048;
-/// Requests that the throughput is measured over.
-const REQUESTS: u32 = 400_000;
+/// Requests that the throughput is measured over, each time.
+const REQUESTS: u32 = 200_000;
+/// How often.
+const ROUNDS: u32 = 3;
 /// Virtual nanoseconds that they may take: an hour.
 const PATIENCE: u64 = 3_600_000_000_000;
 /// Additions that are compared at both ends of a large machine.
@@ -58,12 +61,18 @@ pub fn callback(sys: &Path) -> Result<Vec<Figure>> {
     Ok(vec![Figure::new(what, "the same", format!("{first}, {last}"))])
 }
 
-/// Requests through the lab, and what the checks that take system calls cost.
+/// Requests through the lab, and what the checks that take system calls cost. Both in turn, and the best of each: what else the machine
+/// does makes a run slower, and never faster.
 pub fn requests(sys: &Path) -> Result<Vec<Figure>> {
-    let with = throughput(sys, true)?;
-    let without = throughput(sys, false)?;
-    let rate = |requests: f64| format!("{requests:.0} a second");
-    let overhead = format!("{:.0} ns a request, {:.0} %", 1e9 / with - 1e9 / without, (without / with - 1.0) * 100.0);
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..ROUNDS {
+        for (best, page_checks) in best.iter_mut().zip([true, false]) {
+            *best = best.min(request(sys, page_checks)?);
+        }
+    }
+    let [with, without] = best;
+    let rate = |nanoseconds: f64| format!("{:.0} a second", 1e9 / nanoseconds);
+    let overhead = format!("{:.0} ns a request, {:.0} %", with - without, (with / without - 1.0) * 100.0);
     Ok(vec![
         Figure::new("software-engine requests through the lab, every check on", "200,000 a second", rate(with)),
         Figure::new("the same without page protection", "", rate(without)),
@@ -132,21 +141,21 @@ fn calls_by_callback<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<usize> 
     finished
 }
 
-/// Requests a second.
-fn throughput(sys: &Path, page_checks: bool) -> Result<f64> {
+/// Nanoseconds that the thread of the machine works for a request.
+fn request(sys: &Path, page_checks: bool) -> Result<f64> {
     in_machine(Config { page_checks, ..Config::new(8, 8)? }, sys, |system| {
         let first = Target::new(workload::open(system, 0)?);
         let others = (1..4).map(|_| workload::open(system, 0).map(|handle| first.and(handle)));
         let targets: Vec<_> = iter::once(Ok(first.clone())).chain(others).collect::<Result<_, _>>()?;
         let load = Load::start(system, &targets, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
-        let start = Instant::now();
+        let start = ThreadTime::now();
         let flowed = load.run(REQUESTS.into(), PATIENCE);
         let seconds = start.elapsed().as_secs_f64();
         let (counts, broken) = load.stop(PATIENCE);
         if !flowed || counts.lost + counts.failed != 0 {
             return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
         }
-        Ok(f64::from(REQUESTS) / seconds)
+        Ok(seconds * 1e9 / f64::from(REQUESTS))
     })?
 }
 
