@@ -3,7 +3,13 @@
 use std::thread;
 
 use hotadd_tests::{Bench, Traffic, each_seed, small};
-use ntlab::{config::Config, events::Event, hot_add::NewProcessor, machine::Machine, power::SystemState};
+use ntlab::{
+    config::{Checks, Config},
+    events::Event,
+    hot_add::NewProcessor,
+    machine::Machine,
+    power::SystemState,
+};
 
 /// A run with everything that leaves something to chance.
 fn trace(seed: u64) -> Vec<Event> {
@@ -56,7 +62,8 @@ fn another_seed_gives_another_trace() {
 }
 
 #[test]
-fn without_page_checks_the_trace_is_the_same() {
-    let without = Config { page_checks: false, ..small().with_seed(3) };
-    assert!(trace_of(without) == trace(3));
+fn without_checks_the_trace_is_the_same() {
+    for checks in [Checks::Calls, Checks::Traces] {
+        assert!(trace_of(Config { checks, ..small().with_seed(3) }) == trace(3), "{checks:?}");
+    }
 }

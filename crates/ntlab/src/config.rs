@@ -43,6 +43,20 @@ pub enum Preemption {
     },
 }
 
+/// What is checked of drivers, beside what kernel functions check of their arguments.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checks {
+    /// What kernel functions see of a driver: levels, arguments, and what is left at unload.
+    Calls,
+    /// Also what a driver does between its calls, as far as it leaves traces: order of locks, writes to structures and buffers after their end,
+    /// bytes that were never written; and the last events are kept for reports.
+    Traces,
+    /// Also accesses: the pages of requests that have ended, and pageable memory at `DISPATCH_LEVEL`, are taken away. That takes system calls.
+    #[default]
+    All,
+}
+
 /// Who goes on at a scheduling point.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -99,9 +113,8 @@ pub struct Config {
     pub report_panics: bool,
     /// Virtual nanoseconds after which a scenario that has not ended is taken to hang.
     pub time_limit_ns: u64,
-    /// Whether the pages of requests that have ended, and pageable memory at `DISPATCH_LEVEL`, are taken away from drivers, so that an access
-    /// of theirs that no kernel call shows is found. That takes system calls; the run goes the same way without.
-    pub page_checks: bool,
+    /// What is checked. The run goes the same way without, so that what checks cost can be measured.
+    pub checks: Checks,
     /// Kernel calls that fail.
     pub faults: Plan,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
@@ -183,7 +196,7 @@ impl Default for Config {
             keep_interleavings: false,
             report_panics: false,
             time_limit_ns: 600_000_000_000,
-            page_checks: true,
+            checks: Checks::All,
             faults: Plan::default(),
             keep_trace: false,
             repeat: None,

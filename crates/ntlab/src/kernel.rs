@@ -6,7 +6,7 @@ use windows_sys::Wdk::Foundation::{KDPC, KEVENT};
 
 use crate::{
     choices::Choices,
-    config::Config,
+    config::{Checks, Config},
     events::{Kind, Log},
     exec::Exec,
     exports::Export,
@@ -65,7 +65,7 @@ impl Kernel {
     pub(crate) fn new(config: Config) -> Self {
         let memory = Memory::new(config.memory);
         memory.seed(config.seed);
-        memory.space.set_page_checks(config.page_checks);
+        memory.space.set_checks(config.checks);
         Self {
             choices: Choices::of(&config),
             sched: Sched::new(&config),
@@ -88,7 +88,9 @@ impl Kernel {
     /// Adds an event to the trace.
     #[inline]
     pub fn record(&self, kind: Kind) {
-        self.log.record(self, kind);
+        if self.config.checks >= Checks::Traces || self.config.keep_trace {
+            self.log.record(self, kind);
+        }
     }
 
     /// What a kernel call does before its function runs: charges its time, checks its IRQL contract, notes it in the trace and is a

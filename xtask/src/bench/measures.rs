@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use cpu_time::ThreadTime;
 use ntlab::{
-    config::Config,
+    config::{Checks, Config},
     events::{Event, Kind},
     hot_add::NewProcessor,
     machine::{Machine, Outcome, System},
@@ -61,22 +61,23 @@ pub fn callback(sys: &Path) -> Result<Vec<Figure>> {
     Ok(vec![Figure::new(what, "the same", format!("{first}, {last}"))])
 }
 
-/// Requests through the lab, and what the checks that take system calls cost. Both in turn, and the best of each: what else the machine
+/// Requests through the lab, and what the checks cost. All in turn, and the best of each: what else the machine
 /// does makes a run slower, and never faster.
 pub fn requests(sys: &Path) -> Result<Vec<Figure>> {
-    let mut best = [f64::INFINITY; 2];
+    let mut best = [f64::INFINITY; 3];
     for _ in 0..ROUNDS {
-        for (best, page_checks) in best.iter_mut().zip([true, false]) {
-            *best = best.min(request(sys, page_checks)?);
+        for (best, checks) in best.iter_mut().zip([Checks::All, Checks::Traces, Checks::Calls]) {
+            *best = best.min(request(sys, checks)?);
         }
     }
-    let [with, without] = best;
+    let [all, traces, calls] = best;
     let rate = |nanoseconds: f64| format!("{:.0} a second", 1e9 / nanoseconds);
-    let overhead = format!("{:.0} ns a request, {:.0} %", with - without, (with / without - 1.0) * 100.0);
+    let overhead = format!("{:.0} ns a request, {:.0} %", all - calls, (all / calls - 1.0) * 100.0);
     Ok(vec![
-        Figure::new("software-engine requests through the lab, every check on", "200,000 a second", rate(with)),
-        Figure::new("the same without page protection", "", rate(without)),
-        Figure::new("what page protection adds", "", overhead),
+        Figure::new("software-engine requests through the lab, every check on", "200,000 a second", rate(all)),
+        Figure::new("the same without page protection", "", rate(traces)),
+        Figure::new("the same with the checks of kernel calls alone", "", rate(calls)),
+        Figure::new("what the other checks add", "", overhead),
     ])
 }
 
@@ -142,8 +143,8 @@ fn calls_by_callback<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<usize> 
 }
 
 /// Nanoseconds that the thread of the machine works for a request.
-fn request(sys: &Path, page_checks: bool) -> Result<f64> {
-    in_machine(Config { page_checks, ..Config::new(8, 8)? }, sys, |system| {
+fn request(sys: &Path, checks: Checks) -> Result<f64> {
+    in_machine(Config { checks, ..Config::new(8, 8)? }, sys, |system| {
         let first = Target::new(workload::open(system, 0)?);
         let others = (1..4).map(|_| workload::open(system, 0).map(|handle| first.and(handle)));
         let targets: Vec<_> = iter::once(Ok(first.clone())).chain(others).collect::<Result<_, _>>()?;

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 
 use super::irp::IO_MANAGER_VIOLATION;
 use crate::{
+    config::Checks,
     finding::Finding,
     kernel::Kernel,
     memory::{Arena, PAGE, PageKind, Ptr, unwritten::SYSTEM_BUFFER},
@@ -93,10 +94,15 @@ pub fn take(k: &Kernel, place: Place, length: usize, data: &[u8]) -> Buffer {
             .and_then(|kept| kept.buffers.pop());
     if let Some(buffer) = &kept {
         reveal(k, buffer);
+    }
+    if let Some(buffer) = &kept
+        && k.config.checks >= Checks::Traces
+    {
         check_stale(k, buffer, "a driver wrote to the buffer of a request after it had completed it");
     }
     let buffer = kept.unwrap_or_else(|| make(k, place, length));
     match place {
+        Place::System if k.config.checks < Checks::Traces => {}
         Place::System => k.memory.fill_unwritten(buffer.start, length, SYSTEM_BUFFER),
         Place::User | Place::Locked => buffer.start.fill(length, FRESH),
     }
@@ -161,6 +167,9 @@ pub fn retire(k: &Kernel, buffer: Buffer) {
 }
 
 fn check_around(k: &Kernel, buffer: &Buffer) {
+    if k.config.checks < Checks::Traces {
+        return;
+    }
     check_stale(k, &buffer.behind(), "a driver wrote beyond the end of the buffer of a request");
     check_stale(k, &buffer.before(), "a driver wrote before the start of the buffer of a request");
 }
@@ -168,7 +177,9 @@ fn check_around(k: &Kernel, buffer: &Buffer) {
 /// Gives a buffer back.
 pub fn give_back(k: &Kernel, buffer: Buffer) {
     check_around(k, &buffer);
-    buffer.start.fill(buffer.length, STALE);
+    if k.config.checks >= Checks::Traces {
+        buffer.start.fill(buffer.length, STALE);
+    }
     hide(k, &buffer);
     let mut all = k.io.buffers.kept.borrow_mut();
     let same = |kept: &&mut Kept| kept.place == buffer.place && kept.length == buffer.length;

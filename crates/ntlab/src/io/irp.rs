@@ -20,7 +20,7 @@ use super::{
     packet::{Completed, Sent, State},
     request, rules,
 };
-use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
+use crate::{at, config::Checks, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// `MULTIPLE_IRP_COMPLETE_REQUESTS`.
 const MULTIPLE_IRP_COMPLETE_REQUESTS: u32 = 0x44;
@@ -46,7 +46,7 @@ pub const fn size_of_irp(locations: i8) -> usize {
 /// Allocates a packet with `locations` stack locations.
 pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
     let bytes = HEADER as usize + size_of_irp(locations);
-    let alone = k.config.page_checks && k.io.irps.is_to_be_alone(k.config.seed, &owner);
+    let alone = k.config.checks == Checks::All && k.io.irps.is_to_be_alone(k.config.seed, &owner);
     let block = if alone { k.memory.allocate_packet(bytes) } else { k.memory.allocate_object_bytes(bytes) };
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
     let index = k.io.irps.add(irp, owner);

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use super::{Arena, PageKind, Ptr, Space, fault, host};
-use crate::finding::Finding;
+use crate::{config::Checks, finding::Finding};
 
 /// What fills a free object: as a pointer, one that faults.
 pub const POISON: u8 = 0xDD;
@@ -52,7 +52,9 @@ impl ObjectStore {
         assert!(0 < bytes && bytes <= CHUNK, "an object has 1 byte to 64 KiB");
         let size = bytes.next_multiple_of(GRANULE);
         let address = self.take(size);
-        if let Some(offset) = self.space.first_other(address, size, POISON) {
+        if self.space.checks() >= Checks::Traces
+            && let Some(offset) = self.space.first_other(address, size, POISON)
+        {
             let parameters = [address + offset, 1, 0, 0];
             let sentence =
                 format!("write to offset {offset:#x} of a kernel structure of {size} bytes after it was freed");
@@ -109,7 +111,9 @@ impl ObjectStore {
         objects.states[host::to_usize(offset / GRANULE)] = State::Free;
         objects.free[host::to_usize(size / GRANULE)].push_back(address);
         objects.live -= 1;
-        self.space.fill(address, size, POISON);
+        if self.space.checks() >= Checks::Traces {
+            self.space.fill(address, size, POISON);
+        }
         true
     }
 

@@ -14,6 +14,7 @@ use super::{
     page,
 };
 use crate::{
+    config::Checks,
     finding::Finding,
     irql::{DISPATCH_LEVEL, Irql, PASSIVE_LEVEL},
 };
@@ -103,8 +104,8 @@ pub struct Space {
     irql: Cell<Irql>,
     /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched.
     paged_out: Cell<bool>,
-    /// Whether pageable memory is paged out at all.
-    page_checks: Cell<bool>,
+    /// What is checked of this memory.
+    checks: Cell<Checks>,
     /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
     raises: Cell<u64>,
     generator: Cell<u64>,
@@ -136,7 +137,7 @@ impl Space {
             irql: Cell::new(PASSIVE_LEVEL),
             paged_out: Cell::new(false),
             raises: Cell::new(0),
-            page_checks: Cell::new(true),
+            checks: Cell::new(Checks::All),
             generator: Cell::new(1),
             pageable: RefCell::default(),
         })
@@ -235,9 +236,14 @@ impl Space {
         }
     }
 
-    /// Whether to page out pageable memory at some of the raises to `DISPATCH_LEVEL`.
-    pub(crate) fn set_page_checks(&self, on: bool) {
-        self.page_checks.set(on);
+    /// Says what to check of this memory.
+    pub(crate) fn set_checks(&self, checks: Checks) {
+        self.checks.set(checks);
+    }
+
+    /// What is checked of this memory.
+    pub(crate) const fn checks(&self) -> Checks {
+        self.checks.get()
     }
 
     /// Makes the choice of raises another one.
@@ -246,7 +252,7 @@ impl Space {
     }
 
     fn is_picked(&self) -> bool {
-        if !self.page_checks.get() {
+        if self.checks.get() < Checks::All {
             return false;
         }
         let raises = self.raises.get();

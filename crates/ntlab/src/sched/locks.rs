@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Processor, Sched, Thread, VERIFIER};
-use crate::{finding::Finding, kernel::Kernel, memory::PageKind, rule::Rule};
+use crate::{config::Checks, finding::Finding, kernel::Kernel, memory::PageKind, rule::Rule};
 
 /// "The current thread has tried to recursively […] acquire a resource".
 const SELF_DEADLOCK: u64 = 0x1000;
@@ -144,6 +144,9 @@ impl Sched {
     /// A lock is going to be acquired, and waited for if need be; its number.
     pub(super) fn before_acquire(&self, k: &Kernel, lock: u64, kind: LockKind) -> u32 {
         let number = self.number_of(k, lock, kind);
+        if k.config.checks < Checks::Traces {
+            return number;
+        }
         let processor = self.current_processor();
         for position in 0..processor.locks.borrow().len() {
             let held = processor.locks.borrow()[position];
@@ -161,7 +164,11 @@ impl Sched {
 
     /// The number of a lock; those on a stack, which come and go unnoticed, have one together that no order is kept of.
     pub(super) fn number_of(&self, k: &Kernel, lock: u64, kind: LockKind) -> u32 {
-        if k.memory.space.kind(lock) == PageKind::Stack { u32::MAX } else { self.locks.know(lock, kind) }
+        if k.config.checks < Checks::Traces || k.memory.space.kind(lock) == PageKind::Stack {
+            u32::MAX
+        } else {
+            self.locks.know(lock, kind)
+        }
     }
 
     /// A lock that was just acquired.

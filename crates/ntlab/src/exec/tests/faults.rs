@@ -2,6 +2,7 @@
 
 use super::guest::{Guest, Running};
 use crate::{
+    config::Checks,
     finding::{Cause, Finding},
     irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL},
     memory::{GuardMethod, Owner, PoolKind, Ptr, Request},
@@ -195,7 +196,7 @@ fn without_page_checks_paged_pool_stays_where_it_is() {
     Guest::new().run(|guest| {
         let space = &guest.k.memory.space;
         let block = allocate(guest, PoolKind::Paged, 64);
-        space.set_page_checks(false);
+        space.set_checks(Checks::Traces);
         space.set_irql(DISPATCH_LEVEL);
         assert_eq!(guest.call("read_from", block.address(), 0), 0);
     });
