@@ -2,6 +2,7 @@
 
 use std::{
     fs, iter,
+    num::NonZero,
     path::Path,
     time::{Duration, Instant},
 };
@@ -28,6 +29,8 @@ const MOST_PROCESSORS: u32 = 2048;
 const REQUESTS: u32 = 200_000;
 /// How often.
 const ROUNDS: u32 = 3;
+/// The share of a campaign's seeds that the rate is measured over.
+const ONE_SEED_IN: NonZero<u32> = NonZero::new(10).expect("10 is not 0");
 /// Virtual nanoseconds that they may take: an hour.
 const PATIENCE: u64 = 3_600_000_000_000;
 /// Additions that are compared at both ends of a large machine.
@@ -88,14 +91,30 @@ pub fn demo(sys: &Path) -> Result<Vec<Figure>> {
 
 /// The part of a campaign in which the machine changes 10,000 times.
 pub fn endurance(sys: &Path) -> Result<Vec<Figure>> {
-    let (results, seconds) = campaign::measure(Part::Endurance, sys)?;
-    let count = |what: &str| results.tally.get(what).copied().unwrap_or_default();
+    let results = campaign::measure(Part::Endurance, NonZero::<u32>::MIN, sys)?;
     let what = format!(
         "{} requests over {} changes of the machine, none of them lost",
-        count("requests"),
-        count("processors added") + count("rebalances")
+        results.count("requests"),
+        results.count("processors added") + results.count("rebalances")
     );
-    Ok(vec![Figure::new(what, "at most 180 s", format!("{seconds:.1} s"))])
+    Ok(vec![Figure::new(what, "at most 180 s", format!("{:.1} s", results.host_seconds))])
+}
+
+/// The demo with 200 requests and other seeds.
+pub fn seeds(sys: &Path) -> Result<Vec<Figure>> {
+    let results = campaign::measure(Part::Seeds, ONE_SEED_IN, sys)?;
+    let (runs, _) = results.done();
+    #[allow(clippy::cast_precision_loss, reason = "there are few")]
+    let rate = runs as f64 / results.host_seconds;
+    Ok(vec![Figure::new("seeds of the demo at 200 requests", "at least 300 a second", format!("{rate:.0} a second"))])
+}
+
+/// Every failure of every call.
+pub fn faults(sys: &Path) -> Result<Vec<Figure>> {
+    let results = campaign::measure(Part::Faults, NonZero::<u32>::MIN, sys)?;
+    let (runs, _) = results.done();
+    let what = format!("systematic faults over the driver's life: {runs} runs");
+    Ok(vec![Figure::new(what, "at most 300 s", format!("{:.0} s", results.host_seconds))])
 }
 
 /// How long each addition took, and the most bytes that were resident.

@@ -42,6 +42,10 @@ pub enum Measure {
     Demo,
     /// A million requests over 10,000 hot additions and rebalances.
     Endurance,
+    /// The demo with 200 requests, again and again with other seeds.
+    Seeds,
+    /// Every kernel call that can fail, from every call stack, in every documented way.
+    Faults,
 }
 
 impl Measure {
@@ -52,6 +56,8 @@ impl Measure {
             Self::Requests => measures::requests(sys),
             Self::Demo => measures::demo(sys),
             Self::Endurance => measures::endurance(sys),
+            Self::Seeds => measures::seeds(sys),
+            Self::Faults => measures::faults(sys),
         }
     }
 

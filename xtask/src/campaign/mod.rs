@@ -18,10 +18,8 @@ use clap::{Args, ValueEnum};
 use ntlab::explore;
 use workload::systematic::{self, Case, Search};
 
-use self::{
-    parts::Units,
-    results::{PartFound, PartResults, Results},
-};
+pub use self::results::{PartFound, PartResults};
+use self::{parts::Units, results::Results};
 
 /// Runs that are spent on making a finding smaller.
 const SHRINK_RUNS: u64 = 300;
@@ -179,18 +177,18 @@ fn play(options: &Options, sys: &Path) -> Results {
     results
 }
 
-/// Runs all of a part that is made of units: what they did, and how many seconds it took.
+/// Runs one unit in so many of a part: what was done, and how many seconds it took.
 ///
 /// # Errors
 ///
-/// What was found, or that the part is not made of units.
-pub fn measure(part: Part, sys: &Path) -> Result<(explore::Results<parts::Unit>, f64)> {
-    let options = Options { only: vec![part], ..Options::default() };
-    let results = play(&options, sys);
+/// What was found.
+pub fn measure(part: Part, one_in: NonZero<u32>, sys: &Path) -> Result<PartResults> {
+    let options = Options { only: vec![part], one_in, ..Options::default() };
+    let mut results = play(&options, sys);
     if let Some(finding) = results.findings().into_iter().next() {
         bail!(finding);
     }
-    results.units(part).ok_or_else(|| anyhow!("{part:?} is not made of units"))
+    results.take(part).ok_or_else(|| anyhow!("{part:?} was not run"))
 }
 
 fn jobs(options: &Options) -> NonZero<usize> {

@@ -40,13 +40,9 @@ impl Results {
         self.parts.insert(name(part), results);
     }
 
-    /// Those of a part that is made of units, and the seconds it took.
-    pub fn units(mut self, part: Part) -> Option<(explore::Results<Unit>, f64)> {
-        let results = self.parts.remove(&name(part))?;
-        match results.found {
-            PartFound::Units(found) => Some((found, results.host_seconds)),
-            PartFound::Faults(_) => None,
-        }
+    /// Takes those of a part out.
+    pub fn take(&mut self, part: Part) -> Option<PartResults> {
+        self.parts.remove(&name(part))
     }
 
     /// Adds what another shard of the same campaign ended with.
@@ -102,8 +98,18 @@ impl PartResults {
         }
     }
 
+    /// How often the units of the part did this.
+    #[must_use]
+    pub fn count(&self, what: &str) -> u64 {
+        match &self.found {
+            PartFound::Units(found) => found.tally.get(what).copied().unwrap_or_default(),
+            PartFound::Faults(_) => 0,
+        }
+    }
+
     /// How many runs, and what they did.
-    fn done(&self) -> (u64, String) {
+    #[must_use]
+    pub fn done(&self) -> (u64, String) {
         match &self.found {
             PartFound::Units(found) => {
                 let done = found.tally.iter().map(|(what, count)| format!("{count} {what}"));
