@@ -1,13 +1,56 @@
-//! Between any two kernel calls of the driver handles can be closed, threads ended, requests cancelled.
+//! Between any two kernel calls of the driver its device can be pulled out, handles closed, threads ended, requests cancelled.
 
-use hotadd_tests::{each_seed, on_bench, status};
-use ntlab::user::{self, Completion, Pending, Request};
+use hotadd_tests::{each_seed, on_bench, run, small, status, sys};
+use ntlab::{
+    config::Config,
+    machine::Machine,
+    user::{self, Completion, Pending, Request},
+};
+use workload::{
+    interference::{Interference, What},
+    life,
+};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Interference {
-    Cancel,
-    Close,
-    EndThread,
+/// The tests interfere with the driver's life at one kernel call in so many; the campaign does at each.
+const ONE_IN: usize = 3989;
+
+fn calls_of_a_life() -> u64 {
+    let outcome = Machine::new(small()).expect("the machine makes sense").run(|system| life::live(system, sys()));
+    outcome.kernel_calls
+}
+
+fn lives_though_something_happens(what: What) {
+    let calls = calls_of_a_life();
+    let mut under_way = 0;
+    for call in (1..calls).step_by(ONE_IN) {
+        let interference = Interference { what, call };
+        let repeat = format!("cargo xtask campaign --only interference --unit {}", interference.number());
+        let config = Config { repeat: Some(repeat.clone()), ..interference.machine(small()) };
+        let tally = run(config, |system| interference.play(system, sys()));
+        let tally = tally.unwrap_or_else(|broken| panic!("{broken}; to repeat this: {repeat}"));
+        under_way += tally.into_values().sum::<u64>();
+    }
+    assert!(what == What::Unplug || under_way > 0, "no request was under way");
+}
+
+#[test]
+fn a_device_that_is_pulled_out_there_leaves_nothing_behind() {
+    lives_though_something_happens(What::Unplug);
+}
+
+#[test]
+fn a_handle_that_is_closed_there_leaves_nothing_behind() {
+    lives_though_something_happens(What::Close);
+}
+
+#[test]
+fn requests_that_are_cancelled_there_leave_nothing_behind() {
+    lives_though_something_happens(What::Cancel);
+}
+
+#[test]
+fn a_thread_that_ends_there_leaves_nothing_behind() {
+    lives_though_something_happens(What::EndThread);
 }
 
 fn cancel(pending: &Pending<'_>) {
@@ -15,7 +58,7 @@ fn cancel(pending: &Pending<'_>) {
 }
 
 /// Sends requests, interferes after `step` more kernel calls, and sees each of them end.
-fn interfere(seed: u64, how: Interference) {
+fn interfere(seed: u64, how: What) {
     on_bench(seed, |bench| {
         let system = bench.system;
         let mut cancelled = 0;
@@ -30,16 +73,16 @@ fn interfere(seed: u64, how: Interference) {
                 .map(|request| device.submit(request));
                 let _reached = system.wait_for_call(before + step, 1_000_000);
                 let ends: Vec<Completion> = match how {
-                    Interference::Cancel => {
+                    What::Cancel => {
                         pending.iter().rev().for_each(cancel);
                         pending.into_iter().map(Pending::wait).collect()
                     }
-                    Interference::Close => {
+                    What::Close => {
                         device.close();
                         pending.into_iter().map(Pending::wait).collect()
                     }
                     // The I/O manager cancels what the thread has sent and waits for it.
-                    Interference::EndThread => pending.into_iter().inspect(cancel).map(Pending::wait).collect(),
+                    What::Unplug | What::EndThread => pending.into_iter().inspect(cancel).map(Pending::wait).collect(),
                 };
                 for end in ends {
                     match end.status {
@@ -60,15 +103,15 @@ fn interfere(seed: u64, how: Interference) {
 
 #[test]
 fn requests_that_are_cancelled_there_end_once() {
-    each_seed(3, |seed| interfere(seed, Interference::Cancel));
+    each_seed(3, |seed| interfere(seed, What::Cancel));
 }
 
 #[test]
 fn requests_of_a_handle_that_is_closed_there_end_once() {
-    each_seed(3, |seed| interfere(seed, Interference::Close));
+    each_seed(3, |seed| interfere(seed, What::Close));
 }
 
 #[test]
 fn requests_of_a_thread_that_ends_there_end_once() {
-    each_seed(3, |seed| interfere(seed, Interference::EndThread));
+    each_seed(3, |seed| interfere(seed, What::EndThread));
 }

@@ -331,6 +331,13 @@ impl<'k> Handle<'k> {
         if done.status.is_success() { Ok(done) } else { Err(done.status) }
     }
 
+    /// Cancels what was asked of the handle and has not ended, by whichever thread, as `CancelIoEx` without an `OVERLAPPED` does.
+    pub fn cancel_all(&self) {
+        if let Some(file) = self.file.get() {
+            request::cancel_all(self.kernel, file);
+        }
+    }
+
     /// Closes the handle.
     pub fn close(self) {
         self.close_for_all();

@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod endurance;
 pub mod fuzz;
+pub mod interference;
 pub mod life;
 mod load;
 pub mod sequence;

@@ -30,12 +30,17 @@ const PATIENCE: u64 = 120_000_000_000;
 /// A processor that does not start.
 const DOES_NOT_START: user::Status = error(0xC000_0001);
 
-const fn error(code: u32) -> user::Status {
+/// The number of the device with hardware among those that are plugged in.
+pub const EDU: u32 = 1;
+
+/// The status of an error.
+#[must_use]
+pub const fn error(code: u32) -> user::Status {
     user::Status(code.cast_signed())
 }
 
 /// How a request may end where something failed.
-const EXPECTED: &[user::Status] = &[
+pub const EXPECTED: &[user::Status] = &[
     // STATUS_NO_SUCH_DEVICE, STATUS_DELETE_PENDING, STATUS_INSUFFICIENT_RESOURCES, STATUS_DEVICE_NOT_READY, STATUS_IO_TIMEOUT
     error(0xC000_000E),
     error(0xC000_0056),
@@ -51,6 +56,15 @@ const EXPECTED: &[user::Status] = &[
 ///
 /// Where a promise is broken.
 pub fn live(system: &System, sys: &Path) {
+    live_with(system, sys, || {});
+}
+
+/// The same with something that is done before the driver is unloaded.
+///
+/// # Panics
+///
+/// As [`live`].
+pub fn live_with(system: &System, sys: &Path, before_unload: impl FnOnce()) {
     let stage = |name| system.begin_stage(name);
     stage("load");
     system.trace(PROVIDER, LEVEL);
@@ -82,6 +96,7 @@ pub fn live(system: &System, sys: &Path) {
     }
     stage("surprise removal");
     pull_out(system, devices[0]);
+    before_unload();
     stage("unload");
     end(system);
 }
@@ -157,21 +172,20 @@ fn add(system: &System) {
     system.settle();
 }
 
-/// Now that nothing fails any more, everything works again.
+/// Now that nothing fails any more, everything works again but what was pulled out.
 fn recover(system: &System, devices: [Device; 2]) {
     system.settle();
-    let is_there = |device: &Device| device.state(system) != DeviceState::Removed;
-    let devices: Vec<Device> = devices.into_iter().filter(is_there).collect();
+    let is_there = |device: &Device| !device.is_gone(system);
     for device in &devices {
-        if device.state(system) != DeviceState::Started {
-            assert_eq!(device.enable(system), Ok(()), "a second attempt succeeds");
-        }
+        let enabled = if device.state(system) == DeviceState::Started { Ok(()) } else { device.enable(system) };
+        assert!(enabled.is_ok() || !is_there(device), "a second attempt succeeds, not {enabled:?}");
     }
     let open = open_all(system);
-    assert_eq!(open.len(), devices.len(), "a device that works opens");
-    for device in open {
-        assert_eq!(client::factorial(&device, 5).map(|answer| answer.factorial), Ok(120));
-    }
+    let answers = open.iter().filter(|device| client::factorial(device, 5).is_ok_and(|answer| answer.factorial == 120));
+    let answers = answers.count();
+    let there = devices.iter().filter(|device| is_there(device)).count();
+    assert!((there..=devices.len()).contains(&answers), "{answers} of {there} devices work");
+    drop(open);
     assert!(system.add_processor(NewProcessor::default()).is_ok(), "a processor is welcome again");
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use ntlab::{
     config::Config,
-    faults::{Call, Fault, Lasting, Plan, Site, Unplugged},
+    faults::{Call, Fault, Lasting, Plan, Site},
     machine::Machine,
 };
 use serde::{Deserialize, Serialize};
@@ -32,8 +32,6 @@ pub struct Case {
     pub seed: u64,
     /// What fails.
     pub faults: Vec<Fault>,
-    /// What is pulled out.
-    pub unplugged: Option<Unplugged>,
 }
 
 /// One part of a search: part `index`, from 0, of `count`.
@@ -187,7 +185,7 @@ impl Search<'_> {
     #[must_use]
     pub fn run(&self, mut results: Results, mut go_on: impl FnMut(&Results) -> bool) -> Results {
         let mut cases: Vec<(Case, Option<(Site, Way)>)> = if results.known.is_empty() {
-            (0..self.seeds).map(|seed| (Case { seed, faults: Vec::new(), unplugged: None }, None)).collect()
+            (0..self.seeds).map(|seed| (Case { seed, faults: Vec::new() }, None)).collect()
         } else {
             self.cases(&results)
         };
@@ -241,12 +239,7 @@ impl Search<'_> {
     }
 
     fn run_one(&self, case: &Case) -> Run {
-        let plan = Plan {
-            faults: case.faults.clone(),
-            unplugged: case.unplugged,
-            watch: case.unplugged.is_none(),
-            ..Plan::default()
-        };
+        let plan = Plan { faults: case.faults.clone(), watch: true, ..Plan::default() };
         let machine = Machine::new(self.machine.clone().with_seed(case.seed).with_faults(plan));
         let machine = machine.expect("the machine makes sense");
         let lived = panic::catch_unwind(AssertUnwindSafe(|| machine.run(|system| life::live(system, self.sys))));

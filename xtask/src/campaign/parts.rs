@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use workload::{
     Demo, Endurance,
     fuzz::Fuzz,
+    interference::{Interference, What},
+    life,
     sequence::{self, Step},
 };
 
@@ -36,6 +38,7 @@ pub fn units(part: Part) -> Option<Units> {
         Part::Endurance => Some(Units { count: || ENDURANCE_UNITS, unit: endurance }),
         Part::Stepped => Some(Units { count: || STEPPED_UNITS, unit: stepped }),
         Part::Fuzz => Some(Units { count: || FUZZ_UNITS, unit: fuzz }),
+        Part::Interference => Some(Units { count: interferences, unit: interference }),
         Part::Faults => None,
     }
 }
@@ -51,6 +54,8 @@ pub enum Unit {
     Endurance(Endurance),
     /// Random control requests.
     Fuzz(Fuzz),
+    /// Something that happens between two kernel calls.
+    Interference(Interference),
 }
 
 /// Steps of the longest sequences.
@@ -75,6 +80,9 @@ const STEPPED_POINT: u32 = 40;
 /// 10 million requests.
 const FUZZ_UNITS: u64 = 1000;
 const FUZZ_REQUESTS: u64 = 10_000;
+
+/// Processors of the machine in which something happens at each kernel call.
+const INTERFERENCE_PROCESSORS: u32 = 2;
 
 /// The smallest machine, with so many of its 8 processors active.
 pub fn smallest(processors: u32) -> Config {
@@ -114,6 +122,21 @@ fn fuzz(number: u64) -> (Unit, Config) {
     (Unit::Fuzz(Fuzz { requests: FUZZ_REQUESTS, seed: number }), smallest(2).with_seed(number))
 }
 
+/// Every kernel call of the driver's life, with everything that may happen there.
+fn interferences() -> u64 {
+    static CALLS: OnceLock<u64> = OnceLock::new();
+    let calls = CALLS.get_or_init(|| {
+        let machine = Machine::new(smallest(INTERFERENCE_PROCESSORS)).expect("the machine makes sense");
+        machine.run(|system| life::live(system, driver())).kernel_calls
+    });
+    calls * What::ALL.len() as u64
+}
+
+fn interference(number: u64) -> (Unit, Config) {
+    let interference = Interference::numbered(number);
+    (Unit::Interference(interference), interference.machine(smallest(INTERFERENCE_PROCESSORS)))
+}
+
 /// The driver that all units run.
 static DRIVER: OnceLock<PathBuf> = OnceLock::new();
 
@@ -133,6 +156,7 @@ impl Scenario for Unit {
             Self::Demo(Demo { requests, seed, .. }) => format!("the demo with {requests} requests, seed {seed}"),
             Self::Fuzz(Fuzz { requests, seed }) => format!("{requests} random requests, seed {seed}"),
             Self::Endurance(Endurance { changes, seed, .. }) => format!("{changes} changes under load, seed {seed}"),
+            Self::Interference(Interference { what, call }) => format!("{what:?} at kernel call {call}"),
         }
     }
 
@@ -155,6 +179,7 @@ impl Scenario for Unit {
             Self::Demo(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Fuzz(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
+            Self::Interference(plan) => machine.run(|system| plan.play(system, driver())),
         }
     }
 
@@ -163,7 +188,7 @@ impl Scenario for Unit {
             Self::Sequence(steps) => sequence::shorter(steps).into_iter().map(Self::Sequence).collect(),
             Self::Demo(plan) => plan.smaller().into_iter().map(Self::Demo).collect(),
             Self::Fuzz(plan) if plan.requests > 1 => vec![Self::Fuzz(Fuzz { requests: plan.requests / 2, ..*plan })],
-            Self::Fuzz(_) => Vec::new(),
+            Self::Fuzz(_) | Self::Interference(_) => Vec::new(),
             Self::Endurance(plan) => {
                 let halves = [
                     Endurance { changes: plan.changes / 2, ..*plan },

@@ -424,3 +424,21 @@ pub(crate) fn cancel(k: &Kernel, index: u32) -> bool {
         (!packet.is_null()).then_some(packet)
     })
 }
+
+/// Cancels the requests of a file that have not ended.
+pub(crate) fn cancel_all(k: &Kernel, file: FileId) {
+    let of_file = |slot: &&Slot| slot.file == file && !slot.irp.is_null();
+    let packets: Vec<(usize, Ptr<IRP>)> = {
+        let slots = k.io.requests.slots.borrow();
+        let under_way =
+            |(index, slot): (usize, &Option<Slot>)| slot.as_ref().filter(of_file).map(|slot| (index, slot.irp));
+        slots.iter().enumerate().filter_map(under_way).collect()
+    };
+    for (index, packet) in packets {
+        // It may have ended while another one was cancelled, and its place may be another's.
+        cancel::cancel_current(k, || {
+            let slots = k.io.requests.slots.borrow();
+            slots[index].as_ref().filter(of_file).map(|slot| slot.irp).filter(|irp| *irp == packet)
+        });
+    }
+}

@@ -368,7 +368,7 @@ impl Device {
     /// Pulls it out: its registers read as ones from now on, and its driver is told. Returns when it was; the removal follows when the
     /// last handle is closed.
     pub fn surprise_remove(self, system: &System) {
-        self.act(system, "surprise removal", remove::surprise);
+        self.act(system, "surprise removal", remove::lost);
     }
 
     /// A file of this kind is put on it, or taken off: what its driver says to that.

@@ -151,12 +151,7 @@ pub(crate) fn unplug(k: &Kernel, device: u32) {
     if let Some(hardware) = &devnode.hardware {
         hardware.unplug(k);
     }
-    worker::queue(k, move |k| {
-        // One that has failed is being removed already.
-        if !matches!(devnode.state.get(), DeviceState::Removed | DeviceState::SurpriseRemoved) {
-            remove::surprise(k, &devnode);
-        }
-    });
+    worker::queue(k, move |k| remove::lost(k, &devnode));
 }
 
 /// A driver touches device registers at a physical address where no device answers: right only where the device was pulled out and the

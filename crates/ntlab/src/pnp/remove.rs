@@ -87,10 +87,15 @@ pub fn surprise(k: &Kernel, devnode: &Rc<Devnode>) {
     give_up(k, devnode, DeviceState::Removed);
 }
 
-/// A device was lost: it is pulled out, unless it was before.
+/// A device is pulled out, perhaps one that was before, or that is being removed because it failed.
 pub fn lost(k: &Kernel, devnode: &Rc<Devnode>) {
     if !matches!(devnode.state.get(), DeviceState::SurpriseRemoved | DeviceState::Removed) {
         surprise(k, devnode);
+        return;
+    }
+    devnode.gone.set(true);
+    if let Some(hardware) = &devnode.hardware {
+        hardware.unplug(k);
     }
 }
 
