@@ -391,7 +391,7 @@ impl System {
     pub fn settle(&self) {
         let k = &self.kernel;
         let is_quiet =
-            |k: &Kernel| k.pnp.is_quiet() && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get();
+            |k: &Kernel| k.pnp.is_quiet(k) && k.power.is_quiet() && k.io.work_items.is_quiet() && !k.hot_add.busy.get();
         k.block_until("PnP to be quiet", is_quiet, None);
         let last = k.io.irps.last();
         let ended = move |k: &Kernel| lost::none(k, last);

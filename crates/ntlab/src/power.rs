@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     fmt,
     rc::Rc,
@@ -205,7 +206,11 @@ pub enum PowerRequest {
 }
 
 fn send(k: &Kernel, request: PowerRequest) -> Result<(), Status> {
-    let devices = k.pnp.devnodes.in_state(DeviceState::Started);
+    let mut devices = k.pnp.devnodes.in_state(DeviceState::Started);
+    if !matches!(request, PowerRequest::Wake(_)) {
+        // What hangs below a device sleeps before it, and wakes after it.
+        devices.sort_by_key(|devnode| Reverse(devnode.depth()));
+    }
     match request {
         PowerRequest::Query(state) => query(k, &devices, state)?,
         PowerRequest::Sleep(state) => {

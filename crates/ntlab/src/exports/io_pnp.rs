@@ -18,9 +18,10 @@ use crate::{
         handle::{Open, Target},
         interface, property, string,
     },
-    irql::{APC_LEVEL, PASSIVE_LEVEL, at_most, exactly},
+    irql::{APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, at_most, exactly},
     kernel::Kernel,
     memory::{PoolKind, Ptr},
+    pnp::children,
 };
 
 /// The functions of this module.
@@ -32,6 +33,9 @@ pub const FUNCTIONS: &[Export] = &[
     export!("IoSetDevicePropertyData", at_most(APC_LEVEL), io_set_device_property_data),
     export!("IoOpenDeviceRegistryKey", exactly(PASSIVE_LEVEL), io_open_device_registry_key),
     export!("IoOpenDriverRegistryKey", exactly(PASSIVE_LEVEL), io_open_driver_registry_key),
+    export!("IoInvalidateDeviceRelations", at_most(DISPATCH_LEVEL), children::invalidate_relations),
+    export!("IoInvalidateDeviceState", at_most(DISPATCH_LEVEL), children::invalidate_state),
+    export!("IoRequestDeviceEject", at_most(DISPATCH_LEVEL), children::request_eject),
 ];
 
 /// `PLUGPLAY_REGKEY_DEVICE` and `PLUGPLAY_REGKEY_DRIVER`.

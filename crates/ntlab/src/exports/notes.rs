@@ -11,6 +11,8 @@ const NOTES: &[(&str, &str)] = &[
     ("ExInitializePagedLookasideList", "depth 0: every block comes from pool and goes back there"),
     ("IoAllocateIrp", "no quota"),
     ("IoAllocateMdl", "no quota; at most 32 KiB of list"),
+    ("IoInvalidateDeviceRelations", "bus relations only"),
+    ("IoInvalidateDeviceState", "refuses a change of resource requirements"),
     ("IoQueueWorkItem", "every queue is served by the same threads"),
     ("IoQueueWorkItemEx", "every queue is served by the same threads"),
     ("IoSetStartIoAttributes", "refuses DeferredStartIo and NonCancelable"),

@@ -292,6 +292,11 @@ pub fn delete(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     free_if_unused(k, device);
 }
 
+/// How many references there are to a device; none if it is no device.
+pub fn references(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> Option<u32> {
+    k.io.devices.records.borrow().get(&device.address()).map(|record| record.references)
+}
+
 /// Adds a reference to a device (`ObReferenceObject`).
 pub fn reference(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     if !k.io.devices.reference(device.address()) {

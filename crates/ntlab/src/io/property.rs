@@ -2,9 +2,19 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use windows_sys::Wdk::{Foundation::DEVICE_OBJECT, System::SystemServices::DEVICE_REGISTRY_PROPERTY};
+use windows_sys::Wdk::{
+    Foundation::DEVICE_OBJECT,
+    System::SystemServices::{
+        DEVICE_REGISTRY_PROPERTY, DevicePropertyEnumeratorName, DevicePropertyHardwareID, DevicePropertyInstallState,
+        DevicePropertyPhysicalDeviceObjectName,
+    },
+};
 
-use crate::{kernel::Kernel, memory::Ptr};
+use super::device;
+use crate::{kernel::Kernel, memory::Ptr, registry::Value};
+
+/// `InstallStateInstalled`.
+const INSTALLED: u32 = 0;
 
 /// A property key: the bytes of `DEVPROPKEY.fmtid`, and `pid`.
 pub type PropertyKey = ([u8; 16], u32);
@@ -20,6 +30,22 @@ pub struct DeviceNode {
     pub properties: BTreeMap<DEVICE_REGISTRY_PROPERTY, Vec<u8>>,
     /// Unified device properties: type and bytes.
     pub keys: BTreeMap<PropertyKey, (u32, Vec<u8>)>,
+}
+
+impl DeviceNode {
+    /// The device with this instance path and these hardware IDs, with the properties that follow from them.
+    #[must_use]
+    pub fn of(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, instance: &str, ids: &[String]) -> Self {
+        let enumerator = instance.split('\\').next().unwrap_or_default();
+        let properties = [
+            (DevicePropertyHardwareID, Value::list(ids)),
+            (DevicePropertyEnumeratorName, Value::text(enumerator)),
+            (DevicePropertyPhysicalDeviceObjectName, Value::text(&device::name_of(k, pdo).unwrap_or_default())),
+            (DevicePropertyInstallState, Value::dword(INSTALLED)),
+        ];
+        let properties = properties.into_iter().map(|(which, value)| (which, value.data)).collect();
+        Self { instance: instance.into(), properties, ..Self::default() }
+    }
 }
 
 /// The device nodes by physical device object.

@@ -7,8 +7,8 @@ use windows_sys::{
         Foundation::DRIVER_OBJECT,
         Storage::FileSystem::DO_DEVICE_INITIALIZING,
         System::SystemServices::{
-            BusRelations, DEVICE_CAPABILITIES, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
-            IRP_MN_QUERY_DEVICE_RELATIONS, IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_START_DEVICE,
+            DEVICE_CAPABILITIES, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
+            IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_START_DEVICE,
         },
     },
     Win32::Foundation::{
@@ -17,7 +17,7 @@ use windows_sys::{
 };
 
 use super::{
-    assign, bus,
+    assign, bus, children,
     devnode::{DeviceState, Devnode},
     lists, remove,
     request::{self, UNKNOWN_MINOR},
@@ -180,7 +180,15 @@ fn list_of(k: &Kernel, assigned: &[Assigned], translated: bool) -> u64 {
 }
 
 /// What the PnP manager asks after a start; among it a request that no driver knows.
-fn ask_started(k: &Kernel, devnode: &Devnode) {
+fn ask_started(k: &Kernel, devnode: &Rc<Devnode>) {
+    ask_capabilities(k, devnode);
+    request::send(k, devnode, IRP_MN_QUERY_PNP_DEVICE_STATE);
+    children::enumerate(k, devnode);
+    request::send(k, devnode, UNKNOWN_MINOR);
+}
+
+/// Asks for the capabilities of a device: the bits of the structure.
+pub fn ask_capabilities(k: &Kernel, devnode: &Devnode) -> u32 {
     let capabilities = k.memory.allocate_object::<DEVICE_CAPABILITIES>();
     capabilities.cast::<u8>().fill(size_of::<DEVICE_CAPABILITIES>(), 0);
     at!(capabilities, Size).write(lists::size_field::<DEVICE_CAPABILITIES>());
@@ -188,15 +196,9 @@ fn ask_started(k: &Kernel, devnode: &Devnode) {
     at!(capabilities, Address).write(u32::MAX);
     at!(capabilities, UINumber).write(u32::MAX);
     request::send_with(k, devnode, IRP_MN_QUERY_CAPABILITIES, [capabilities.address(), 0, 0, 0], 0);
+    let bits = at!(capabilities, _bitfield).read();
     k.memory.free_object(capabilities);
-
-    request::send(k, devnode, IRP_MN_QUERY_PNP_DEVICE_STATE);
-    let relations = [u64::from(BusRelations.cast_unsigned()), 0, 0, 0];
-    let answer = request::send_with(k, devnode, IRP_MN_QUERY_DEVICE_RELATIONS, relations, 0);
-    if answer.status >= 0 && answer.information != 0 {
-        Finding::not_modelled("a driver that reports child devices").raise();
-    }
-    request::send(k, devnode, UNKNOWN_MINOR);
+    bits
 }
 
 fn violation(sentence: String) -> ! {

@@ -43,6 +43,12 @@ pub enum DeviceState {
 pub struct Devnode {
     /// Its number, from 1 in the order devices were plugged in.
     pub id: u32,
+    /// The device whose driver reported it; none for those that the lab's own bus drivers have.
+    pub parent: Option<Rc<Self>>,
+    /// Its parent's driver has left it out of a report.
+    pub missing: Cell<bool>,
+    /// The PnP manager has a reference to the physical device object of a child.
+    pub linked: Cell<bool>,
     /// What it was made from.
     pub spec: DeviceSpec,
     /// The hardware, if it has any.
@@ -70,6 +76,28 @@ pub struct Devnode {
 }
 
 impl Devnode {
+    /// A device of which nothing is known yet.
+    pub fn new(id: u32, pdo: Ptr<DEVICE_OBJECT>) -> Self {
+        Self {
+            id,
+            parent: None,
+            missing: false.into(),
+            linked: false.into(),
+            spec: DeviceSpec::software(""),
+            hardware: None,
+            pdo,
+            ids: Vec::new(),
+            instance: String::new(),
+            state: DeviceState::NoDriver.into(),
+            gone: false.into(),
+            drivers: Vec::new().into(),
+            requirements: Requirements::default().into(),
+            assigned: Vec::new().into(),
+            manners: BTreeMap::new().into(),
+            fail_next_start: false.into(),
+        }
+    }
+
     /// The interrupts it was given.
     pub fn interrupts(&self) -> Vec<AssignedInterrupt> {
         let interrupt = |assigned: &Assigned| match assigned {
@@ -77,6 +105,11 @@ impl Devnode {
             Assigned::Memory { .. } => None,
         };
         self.assigned.borrow().iter().filter_map(interrupt).collect()
+    }
+
+    /// How many devices it hangs below.
+    pub fn depth(&self) -> usize {
+        std::iter::successors(self.parent.as_deref(), |parent| parent.parent.as_deref()).count()
     }
 
     /// Whether a rebalance after a hot add concerns it: `DEVPKEY_Device_DHP_Rebalance_Policy` is absent or 2.
@@ -129,6 +162,14 @@ impl Devnodes {
     /// Every device, in the order they were plugged in.
     pub fn all(&self) -> Vec<Rc<Devnode>> {
         self.all.borrow().clone()
+    }
+
+    /// Those that a device's driver has reported and that are not gone for good, in the order they came.
+    pub fn children_of(&self, parent: &Devnode) -> Vec<Rc<Devnode>> {
+        let is_child = |devnode: &&Rc<Devnode>| {
+            devnode.linked.get() && devnode.parent.as_ref().is_some_and(|other| other.id == parent.id)
+        };
+        self.all.borrow().iter().filter(is_child).cloned().collect()
     }
 
     /// The devices in a state, in the order they were plugged in.

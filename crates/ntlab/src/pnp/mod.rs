@@ -4,6 +4,7 @@ pub mod arbiter;
 mod assign;
 mod bus;
 mod bus_manner;
+pub(crate) mod children;
 mod configure;
 pub mod connections;
 mod device;
@@ -46,7 +47,7 @@ pub use self::{
 };
 use crate::{
     hw::pci,
-    io::{device as device_stack, driver, interface},
+    io::{driver, interface},
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
@@ -111,10 +112,10 @@ impl Pnp {
     }
 
     /// Whether nothing is under way: no action, no notification, no removal of a device that has no handle any more.
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self, k: &Kernel) -> bool {
         let failed = self.devnodes.in_state(DeviceState::SurpriseRemoved);
-        let open = failed.iter().all(|devnode| device_stack::opens_of_stack(devnode.pdo) > 0);
-        open && self.notifications.is_quiet() && self.worker.is_quiet()
+        let held = failed.iter().all(|devnode| remove::is_held(k, devnode));
+        held && self.notifications.is_quiet() && self.worker.is_quiet()
     }
 
     /// The packages whose drivers make the stack of a device that `package` is for, the lowest first.

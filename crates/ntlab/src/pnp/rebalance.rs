@@ -11,7 +11,7 @@ use super::{
     devnode::{DeviceState, Devnode},
     remove, request,
 };
-use crate::{kernel::Kernel, user::Status};
+use crate::{finding::Finding, kernel::Kernel, user::Status};
 
 /// How a rebalance ended for a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +53,9 @@ pub fn rebalance(k: &Kernel, devices: &[Rc<Devnode>]) -> Vec<Rebalance> {
     let (movable, fixed): (Vec<_>, Vec<_>) = devices.iter().cloned().partition(|devnode| devnode.hardware.is_some());
     cancel(k, &fixed);
     for devnode in &movable {
+        if !k.pnp.devnodes.children_of(devnode).is_empty() {
+            Finding::not_modelled("a rebalance of the resources of a bus that has devices").raise();
+        }
         request::send(k, devnode, IRP_MN_STOP_DEVICE);
         devnode.state.set(DeviceState::Stopped);
     }

@@ -13,6 +13,7 @@ use windows_sys::{
 };
 
 use super::{
+    children,
     devnode::{DeviceState, Devnode},
     request, worker,
 };
@@ -49,33 +50,64 @@ pub fn query_and_remove(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) ->
 /// As [`query_and_remove`].
 pub fn query_and_cancel(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
     query(k, devnode)?;
-    request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+    cancel(k, devnode);
     Ok(())
 }
 
-/// Removes a device that was asked.
+/// Removes a device that was asked, after those that hang below it.
 pub fn remove(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
+    remove_children(k, devnode);
     send_remove(k, devnode);
+    children::release_all(k, devnode);
     devnode.state.set(then);
     k.pnp.unload_if_unused(k, devnode);
 }
 
-/// Asks whether a device can be removed; a refusal is followed by the cancellation.
+fn remove_children(k: &Kernel, devnode: &Devnode) {
+    for child in k.pnp.devnodes.children_of(devnode) {
+        if child.state.get() != DeviceState::Removed {
+            remove(k, &child, DeviceState::NoDriver);
+        }
+    }
+}
+
+/// Asks whether a device can be removed, after those that hang below it; a refusal is followed by the cancellation.
 ///
 /// # Errors
 ///
 /// As [`query_and_remove`].
-pub fn query(k: &Kernel, devnode: &Devnode) -> Result<(), NTSTATUS> {
+pub fn query(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
     if devnode.state.get() != DeviceState::Started {
         return Err(STATUS_INVALID_DEVICE_STATE);
+    }
+    let children = k.pnp.devnodes.children_of(devnode);
+    if children.iter().any(|child| child.state.get() == DeviceState::SurpriseRemoved) {
+        return Err(STATUS_DEVICE_BUSY);
+    }
+    let started: Vec<_> = children.into_iter().filter(|child| child.state.get() == DeviceState::Started).collect();
+    for (asked, child) in started.iter().enumerate() {
+        if let Err(status) = query(k, child) {
+            started[..asked].iter().for_each(|child| cancel(k, child));
+            return Err(status);
+        }
     }
     let answer = request::send(k, devnode, IRP_MN_QUERY_REMOVE_DEVICE).ok();
     let open = device::opens_of_stack(devnode.pdo) > 0;
     let refusal = answer.err().or_else(|| open.then_some(STATUS_DEVICE_BUSY));
     refusal.map_or(Ok(()), |status| {
-        request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+        cancel(k, devnode);
         Err(status)
     })
+}
+
+/// Tells a device that was asked, and those that hang below it, that it is not removed.
+pub fn cancel(k: &Kernel, devnode: &Devnode) {
+    request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+    for child in k.pnp.devnodes.children_of(devnode) {
+        if child.state.get() == DeviceState::Started {
+            cancel(k, &child);
+        }
+    }
 }
 
 /// A device is pulled out.
@@ -104,23 +136,37 @@ pub fn fail(k: &Kernel, devnode: &Rc<Devnode>, status: NTSTATUS) {
     give_up(k, devnode, DeviceState::Failed(Status(status)));
 }
 
-/// Surprise removal at once, removal when the last handle is closed.
+/// Surprise removal at once, of those that hang below it first; removal when the last handle is closed.
 fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
     if device::upper(devnode.pdo).is_null() {
         end(k, devnode, then);
         return;
+    }
+    for child in k.pnp.devnodes.children_of(devnode) {
+        if child.state.get() == DeviceState::Started {
+            give_up(k, &child, DeviceState::Removed);
+        }
     }
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
     devnode.state.set(DeviceState::SurpriseRemoved);
     let devnode = Rc::clone(devnode);
     k.spawn("removal at last close", move |k| {
-        k.block_until("the last handle to be closed", |_| device::opens_of_stack(devnode.pdo) == 0, None);
+        k.block_until("the last handle to be closed", |k| !is_held(k, &devnode), None);
         worker::queue(k, move |k| {
+            remove_children(k, &devnode);
             send_remove(k, &devnode);
+            children::release_all(k, &devnode);
             end(k, &devnode, then);
         });
     });
+}
+
+/// Whether a handle keeps a lost device from being removed: one of its own, or of a device that hangs below it.
+pub fn is_held(k: &Kernel, devnode: &Devnode) -> bool {
+    let children = k.pnp.devnodes.children_of(devnode);
+    let lost = children.iter().any(|child| child.state.get() == DeviceState::SurpriseRemoved);
+    lost || device::opens_of_stack(devnode.pdo) > 0
 }
 
 fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
@@ -128,7 +174,9 @@ fn end(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
     let then = if devnode.gone.get() { DeviceState::Removed } else { then };
     devnode.state.set(then);
     k.pnp.unload_if_unused(k, devnode);
-    if then == DeviceState::Removed {
+    if devnode.missing.get() {
+        children::release(k, devnode);
+    } else if then == DeviceState::Removed && devnode.parent.is_none() {
         device::delete(k, devnode.pdo);
     }
 }

@@ -4,9 +4,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use windows_sys::{
-    Wdk::System::SystemServices::{
-        IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE, IRP_MN_QUERY_STOP_DEVICE, IRP_MN_STOP_DEVICE,
-    },
+    Wdk::System::SystemServices::{IRP_MN_CANCEL_STOP_DEVICE, IRP_MN_QUERY_STOP_DEVICE, IRP_MN_STOP_DEVICE},
     Win32::Foundation::{NTSTATUS, STATUS_INVALID_DEVICE_STATE},
 };
 
@@ -103,7 +101,7 @@ fn send(k: &Kernel, devnode: &Rc<Devnode>, request: PnpRequest) -> Result<(), NT
             devnode.state.set(DeviceState::RemovePending);
         }
         PnpRequest::CancelRemove => {
-            request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
+            remove::cancel(k, devnode);
             devnode.state.set(DeviceState::Started);
         }
         PnpRequest::Remove => remove::remove(k, devnode, DeviceState::Disabled),
