@@ -30,6 +30,25 @@ pub fn scenario_with(path: &Path, driver: Option<&Path>) -> Result<Scenario> {
     }
     let image = &scenario.driver.image;
     ensure!(!image.as_os_str().is_empty(), "{}: no driver image is named, there or with --driver", path.display());
-    ensure!(image.is_file(), "{}: there is no such driver image", image.display());
+    for driver in scenario.drivers() {
+        ensure!(driver.image.is_file(), "{}: there is no such driver image", driver.image.display());
+        ensure_complete(&driver.image)?;
+    }
     Ok(scenario)
+}
+
+/// Whether the lab has all that a driver imports; a driver that it lacks something of is a wrong file, and not something that was found.
+///
+/// # Errors
+///
+/// It is no driver image, or what the lab lacks.
+pub fn ensure_complete(image: &Path) -> Result<()> {
+    let imports = ntlab::exec::imports(image).with_context(|| format!("{}", image.display()))?;
+    let lacking: Vec<String> = imports
+        .into_iter()
+        .filter(|import| !import.has)
+        .map(|import| format!("{}!{}", import.module, import.name))
+        .collect();
+    ensure!(lacking.is_empty(), "{}: the lab lacks what this driver imports: {}", image.display(), lacking.join(", "));
+    Ok(())
 }

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ntlab::{
     config::Config,
+    hw::qemu,
     machine::{Machine, Outcome as Ran, System},
-    pnp::{DeviceSpec, DeviceState, DriverPackage},
+    pnp::{DeviceSpec, DeviceState, DriverPackage, Hardware},
+    scenario::PciId,
 };
 use serde::Serialize;
 
@@ -19,14 +21,23 @@ pub struct Options {
     /// The driver's image.
     driver: PathBuf,
     /// A scenario file, which says what the machine has and what happens.
-    #[arg(long, conflicts_with_all = ["root_device", "edu", "processors", "maximum"])]
+    #[arg(long, conflicts_with_all = ["root_device", "edu", "pci", "bar", "processors", "maximum"])]
     scenario: Option<PathBuf>,
-    /// Plug in a device without hardware that has this hardware ID.
-    #[arg(long, value_name = "ID", conflicts_with = "edu")]
+    /// Plug in a device without hardware that has this hardware ID. Without a device the driver is started as a service.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["edu", "pci"])]
     root_device: Option<String>,
-    /// Plug in QEMU's `edu`, PCI 1234:11E8. Without a device the driver is started as a service.
-    #[arg(long)]
+    /// Plug in QEMU's `edu`, PCI 1234:11E8.
+    #[arg(long, conflicts_with = "pci")]
     edu: bool,
+    /// Plug in a PCI function with these IDs, hexadecimal, with an interrupt line and a memory BAR that keeps what is written to it.
+    #[arg(long, value_name = "VENDOR:DEVICE")]
+    pci: Option<PciId>,
+    /// Bytes of that BAR: a power of two.
+    #[arg(long, value_name = "BYTES", requires = "pci", default_value_t = 4096, value_parser = bar)]
+    bar: u32,
+    /// What is behind `edu` devices, those of a scenario too.
+    #[arg(long, value_enum)]
+    hardware: Option<Behind>,
     /// Processors that are active at boot.
     #[arg(long, default_value_t = 2)]
     processors: u32,
@@ -39,6 +50,21 @@ pub struct Options {
     /// Print what came of it as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What is behind `edu` devices.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// The lab's model.
+    Model,
+    /// The real one, in a QEMU that is started for it. A run with QEMU need not be the same every time.
+    Qemu,
+}
+
+fn bar(text: &str) -> Result<u32, String> {
+    let bytes = text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16));
+    let bytes = bytes.ok().filter(|bytes| bytes.is_power_of_two() && DeviceSpec::BAR_SIZES.contains(bytes));
+    bytes.ok_or_else(|| "a BAR has a power of two of bytes, from 16 to 16 MiB".into())
 }
 
 /// What came of a run.
@@ -58,7 +84,13 @@ pub fn run(options: &Options) -> Result<Outcome> {
     ensure!(options.driver.is_file(), "{}: there is no such driver image", options.driver.display());
     let told = match &options.scenario {
         Some(path) => {
-            let scenario = files::scenario_with(path, Some(&options.driver))?;
+            let mut scenario = files::scenario_with(path, Some(&options.driver))?;
+            if let Some(behind) = options.hardware {
+                scenario.set_qemu(behind == Behind::Qemu);
+            }
+            if scenario.needs_qemu() {
+                qemu::version()?;
+            }
             let config = scenario.config()?.with_seed(options.seed);
             tell(options, scenario.run(config), |()| "the scenario came to its end".to_owned())
         }
@@ -83,17 +115,32 @@ fn tell<T>(options: &Options, ran: Ran<T>, describe: impl FnOnce(T) -> String) -
 
 /// Without a scenario: from loading to unloading.
 fn alone(options: &Options) -> Result<Told> {
-    // What it lacks is a wrong file, and not something that was found.
-    let lacking = ntlab::exec::imports(&options.driver)?.into_iter().filter(|import| !import.has);
-    let lacking: Vec<String> = lacking.map(|import| format!("{}!{}", import.module, import.name)).collect();
-    ensure!(lacking.is_empty(), "the lab lacks what this driver imports: {}", lacking.join(", "));
+    files::ensure_complete(&options.driver)?;
+    if options.edu && options.hardware == Some(Behind::Qemu) {
+        qemu::version()?;
+    }
     let config = Config::new(options.processors, options.maximum)?.with_seed(options.seed);
-    let spec = options.root_device.as_deref().map(DeviceSpec::software).or_else(|| options.edu.then(DeviceSpec::edu));
     let service = options.driver.file_stem().map_or_else(|| "driver".into(), |name| name.to_string_lossy());
-    let ids = options.root_device.clone().unwrap_or_else(|| r"PCI\VEN_1234&DEV_11E8".to_owned());
-    let package = DriverPackage::new(&service, &options.driver).for_ids([ids.as_str()]);
+    let package = DriverPackage::new(&service, &options.driver);
+    let (package, spec) = match device(options) {
+        Some((id, spec)) => (package.for_ids([id.as_str()]), Some(spec)),
+        None => (package, None),
+    };
     let ran = Machine::new(config)?.run(|system| live(system, &service, package, spec));
     Ok(tell(options, ran, |lines| lines.join("\n")))
+}
+
+/// The device that the options name, and the hardware ID that the driver is installed for.
+fn device(options: &Options) -> Option<(String, DeviceSpec)> {
+    if let Some(id) = &options.root_device {
+        return Some((id.clone(), DeviceSpec::software(id)));
+    }
+    if let Some(PciId { vendor, device }) = options.pci {
+        let id = format!(r"PCI\VEN_{vendor:04X}&DEV_{device:04X}");
+        return Some((id, DeviceSpec::pci(vendor, device, options.bar)));
+    }
+    let behind = if options.hardware == Some(Behind::Qemu) { Hardware::Qemu } else { Hardware::Model };
+    options.edu.then(|| (r"PCI\VEN_1234&DEV_11E8".to_owned(), DeviceSpec::edu().on_hardware(behind)))
 }
 
 fn live(system: &System, service: &str, package: DriverPackage, spec: Option<DeviceSpec>) -> Vec<String> {

@@ -76,7 +76,7 @@ fn tell(system: &System, code: u32, serial: u8) {
     bus.close();
 }
 
-fn child<'k>(system: &'k System) -> Option<Handle<'k>> {
+fn child(system: &System) -> Option<Handle<'_>> {
     system.open_interface(STACK_INTERFACE, 0, Access::ReadWrite).ok()
 }
 

@@ -48,6 +48,11 @@ pub trait PciDevice: fmt::Debug {
         Finding::not_modelled(format!("hardware that can be told to take {ns} ns for what it does")).raise()
     }
 
+    /// Raises its line, until the driver's next write to the BAR.
+    fn raise(&self, _: &Kernel) {
+        Finding::not_modelled("raising the interrupt of hardware that has reasons of its own").raise()
+    }
+
     /// The memory that it is reading or writing, if it can be told: physical addresses.
     fn transfer(&self) -> Option<Range<u64>> {
         None

@@ -4,6 +4,7 @@ mod device;
 pub mod edu;
 pub mod edu_device;
 pub mod interrupts;
+pub mod memory_device;
 pub mod pci;
 pub mod qemu;
 

@@ -29,14 +29,13 @@ use super::{
     devnode::Devnode,
     lists,
     resources::{Assigned, InterruptWanted, Requirements, Wanted, alternative, only, preferred},
-    spec::{DeviceKind, Messages},
+    spec::Messages,
 };
 use crate::{
     at,
     finding::Finding,
     hw::{
         DEVICE_MEMORY, PciDevice,
-        edu_device::BAR_BYTES,
         pci::{COMMAND_BUS_MASTER, COMMAND_MEMORY},
     },
     io::{
@@ -196,19 +195,15 @@ fn capabilities(devnode: &Devnode, capabilities: Ptr<DEVICE_CAPABILITIES>) {
 
 /// What a function asks for.
 pub fn wanted(devnode: &Devnode) -> Requirements {
-    let (Some(hardware), DeviceKind::Edu { messages, .. }) = (&devnode.hardware, &devnode.spec.kind) else {
+    let (Some(hardware), Some((length, messages))) = (&devnode.hardware, devnode.spec.kind.resources()) else {
         return Requirements::default();
     };
     let bar = u32::try_from(DEVICE_MEMORY.start).unwrap_or(0)..u32::try_from(DEVICE_MEMORY.end).unwrap_or(u32::MAX);
-    let memory = Wanted::Memory {
-        length: BAR_BYTES,
-        alignment: BAR_BYTES,
-        lowest: bar.start.into(),
-        highest: u64::from(bar.end) - 1,
-    };
+    let memory =
+        Wanted::Memory { length, alignment: length, lowest: bar.start.into(), highest: u64::from(bar.end) - 1 };
     let line = Wanted::Interrupt(with_policy(devnode, InterruptWanted::line(hardware.line())));
     let message = Wanted::Interrupt(with_policy(devnode, InterruptWanted::message()));
-    let list = if *messages == Messages::Never {
+    let list = if messages == Messages::Never {
         vec![only(memory), only(line)]
     } else {
         vec![only(memory), preferred(message), alternative(line)]

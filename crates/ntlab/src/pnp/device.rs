@@ -26,7 +26,14 @@ use super::{
 };
 use crate::{
     at,
-    hw::{PciDevice, edu_device::EduDevice, interrupts::MESSAGE_ADDRESS, pci::Message, qemu::QemuDevice},
+    hw::{
+        PciDevice,
+        edu_device::EduDevice,
+        interrupts::MESSAGE_ADDRESS,
+        memory_device::MemoryDevice,
+        pci::{self, Identity, Message},
+        qemu::QemuDevice,
+    },
     io::{
         device::{self, NewDevice},
         driver::{self, NotUnloaded},
@@ -194,21 +201,35 @@ fn identity(k: &Kernel, spec: &DeviceSpec, id: u32) -> (Option<Rc<dyn PciDevice>
                 Hardware::Qemu => Rc::new(QemuDevice::start(model, id, line)),
             };
             k.hardware.plug(Rc::clone(&hardware));
-            let device = r"PCI\VEN_1234&DEV_11E8";
-            let ids = [
-                format!("{device}&SUBSYS_11001AF4&REV_10"),
-                format!("{device}&SUBSYS_11001AF4"),
-                format!("{device}&REV_10"),
-                device.into(),
-            ];
-            let instance = format!(r"{}\3&11583659&0&{:02X}", ids[0], id << 3);
-            (Some(hardware), ids.into(), instance)
+            let (ids, instance) = pci_identity(&pci::EDU, id);
+            (Some(hardware), ids, instance)
+        }
+        &DeviceKind::Pci { vendor, device, bar } => {
+            let hardware = MemoryDevice::new(vendor, device, bar, FIRST_LINE + id % LINES);
+            k.hardware.plug(Rc::<MemoryDevice>::clone(&hardware));
+            let (ids, instance) = pci_identity(&MemoryDevice::identity(vendor, device), id);
+            (Some(hardware), ids, instance)
         }
         DeviceKind::Software(hardware_id) => {
             let instance = format!(r"{hardware_id}\{:04}", id - 1);
             (None, vec![hardware_id.clone()], instance)
         }
     }
+}
+
+/// Hardware IDs and instance path of a PCI function.
+fn pci_identity(function: &Identity, id: u32) -> (Vec<String>, String) {
+    let Identity { vendor, device, revision, subsystem_vendor, subsystem, .. } = function;
+    let device = format!(r"PCI\VEN_{vendor:04X}&DEV_{device:04X}");
+    let with_subsystem = format!("{device}&SUBSYS_{subsystem:04X}{subsystem_vendor:04X}");
+    let ids = vec![
+        format!("{with_subsystem}&REV_{revision:02X}"),
+        with_subsystem,
+        format!("{device}&REV_{revision:02X}"),
+        device,
+    ];
+    let instance = format!(r"{}\3&11583659&0&{:02X}", ids[0], id << 3);
+    (ids, instance)
 }
 
 fn node_of(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, spec: &DeviceSpec, (instance, ids): (&str, &[String])) -> DeviceNode {
@@ -266,6 +287,13 @@ impl Device {
                 }
                 _ => k.hardware.interrupts.neighbour_signals(k, interrupt.line),
             }
+        }
+    }
+
+    /// Raises the line of a device whose registers are memory, until the driver's next write to them. Nothing where there is no hardware.
+    pub fn raise_interrupt(self, system: &System) {
+        if let Some(hardware) = &self.devnode(system).hardware {
+            hardware.raise(&system.kernel);
         }
     }
 

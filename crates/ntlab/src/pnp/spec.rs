@@ -1,8 +1,11 @@
 //! What is plugged into a machine, and which driver is installed for it.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
-use crate::{hw::edu::EduModel, registry::Value};
+use crate::{
+    hw::{edu::EduModel, edu_device::BAR_BYTES},
+    registry::Value,
+};
 
 /// A device to be plugged in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +21,7 @@ pub struct DeviceSpec {
 /// What kind of device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceKind {
-    /// A PCI function.
+    /// QEMU's `edu`.
     Edu {
         /// Its variant.
         model: EduModel,
@@ -27,8 +30,28 @@ pub enum DeviceKind {
         /// What is behind it.
         hardware: Hardware,
     },
+    /// A PCI function whose registers are memory.
+    Pci {
+        /// Vendor ID.
+        vendor: u16,
+        /// Device ID.
+        device: u16,
+        /// Bytes of its BAR.
+        bar: u32,
+    },
     /// A device that the root bus enumerates, without hardware; its hardware ID.
     Software(String),
+}
+
+impl DeviceKind {
+    /// The size of its BAR and its interrupts, where it has hardware.
+    pub const fn resources(&self) -> Option<(u32, Messages)> {
+        match *self {
+            Self::Edu { messages, .. } => Some((BAR_BYTES, messages)),
+            Self::Pci { bar, .. } => Some((bar, Messages::Never)),
+            Self::Software(_) => None,
+        }
+    }
 }
 
 /// What is behind an `edu` device.
@@ -59,6 +82,20 @@ impl DeviceSpec {
     pub const fn edu() -> Self {
         Self::of(DeviceKind::Edu { model: EduModel::QEMU_7, messages: Messages::Always, hardware: Hardware::Model })
     }
+
+    /// A PCI function with one interrupt line and one memory BAR of so many bytes, which keeps what is written to it.
+    ///
+    /// # Panics
+    ///
+    /// Where the BAR's size is none of [`DeviceSpec::BAR_SIZES`].
+    #[must_use]
+    pub fn pci(vendor: u16, device: u16, bar: u32) -> Self {
+        assert!(Self::BAR_SIZES.contains(&bar) && bar.is_power_of_two(), "no BAR has {bar} bytes");
+        Self::of(DeviceKind::Pci { vendor, device, bar })
+    }
+
+    /// The sizes that the BAR of [`DeviceSpec::pci`] may have: the powers of two among them.
+    pub const BAR_SIZES: RangeInclusive<u32> = 0x10..=0x100_0000;
 
     /// A root-enumerated device without hardware resources.
     #[must_use]

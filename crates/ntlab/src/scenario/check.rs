@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, de::IgnoredAny};
 use toml::Spanned;
 
-use super::{Scenario, Step};
+use super::{Hardware, Scenario, Step};
+use crate::pnp::DeviceSpec;
 
 /// What does not make sense.
 #[derive(Debug)]
@@ -100,7 +101,8 @@ impl<'a> Known<'a> {
             return Err("open takes either an interface or a path".into());
         }
         let unknown = |kind: &str, name: &str, how: &str| Err(format!("there is no {kind} \"{name}\": {how}"));
-        if let Some(name) = step.device().filter(|name| !self.devices.contains(name)) {
+        let is_known = |name: &&str| name.split('/').next().is_some_and(|name| self.devices.contains(name));
+        if let Some(name) = step.device().filter(|name| !is_known(name)) {
             return unknown("device", name, "devices are named in [[device]]");
         }
         if let Some(name) = step.uses().filter(|name| !self.handles.contains(name)) {
@@ -122,6 +124,11 @@ impl Scenario {
         self.config().map_err(|error| error.to_string()).map_err(at(Place::Machine))?;
         let mut known = Known::of(self);
         for (index, device) in self.devices.iter().enumerate() {
+            if let Hardware::Pci { bar, .. } = device.hardware
+                && !(bar.is_power_of_two() && DeviceSpec::BAR_SIZES.contains(&bar))
+            {
+                return Err(at(Place::Device(index))("a BAR has a power of two of bytes, from 16 to 16 MiB".into()));
+            }
             if self.devices[..index].iter().any(|other| other.name == device.name) {
                 return Err(at(Place::Device(index))(format!("there are two devices \"{}\"", device.name)));
             }

@@ -24,10 +24,17 @@
 //! unload = true         # at the end: everything is closed, and the driver must go and leave nothing
 //! parameters = { Slots = 16, Name = "a" } # of its `Parameters` key: REG_DWORD and REG_SZ
 //!
+//! upper-filters = ["above"] # services over it in the stack of its devices, the lowest first, as `UpperFilters` in the registry; and lower-filters
+//!
+//! [[other-driver]]      # as `driver`: a filter, or the driver of devices that the first one reports
+//! service = "above"
+//! image = "above.sys"
+//!
 //! [[device]]
-//! name = "box"
+//! name = "box"          # what it reports is "box/INSTANCE", with the instance ID that the driver gives it
 //! hardware = { software = 'ROOT\MAILBOX' } # a device that the root bus enumerates, with this hardware ID
-//! # hardware = { edu = { messages = "always" } } # QEMU's `edu`; messages: always, scarce, never
+//! # hardware = { edu = { messages = "always" } } # QEMU's `edu`; messages: always, scarce, never; qemu = true: the one in a real QEMU
+//! # hardware = { pci = { id = "1234:11e8", bar = 4096 } } # a PCI function with an interrupt line, whose BAR is memory of so many bytes
 //!
 //! [[thread]]
 //! repeat = 3            # how often its steps are done
@@ -60,11 +67,11 @@ use thiserror::Error;
 
 pub use self::{
     steps::{Access, SleepState, Step},
-    values::{Expect, Guid, Hex},
+    values::{Expect, Guid, Hex, PciId},
 };
 use crate::{
     config::{Config, ConfigError},
-    pnp::{DeviceSpec, DriverPackage},
+    pnp::{self, DeviceSpec, DriverPackage},
     registry::Value,
 };
 
@@ -86,6 +93,9 @@ pub struct Scenario {
     pub machine: Machine,
     /// The driver.
     pub driver: Driver,
+    /// Drivers besides it: filters, and those of devices that it reports.
+    #[serde(default, rename = "other-driver", skip_serializing_if = "Vec::is_empty")]
+    pub other_drivers: Vec<Driver>,
     /// Devices, in the order they are plugged in.
     #[serde(default, rename = "device", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
@@ -129,6 +139,12 @@ pub struct Driver {
     /// The hardware IDs of its INF.
     #[serde(default)]
     pub ids: Vec<String>,
+    /// Services of the filters over it in the stack of its devices, the lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upper_filters: Vec<String>,
+    /// Services of the filters under it, the lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lower_filters: Vec<String>,
     /// Whether it is unloaded at the end.
     #[serde(default = "yes")]
     pub unload: bool,
@@ -176,7 +192,22 @@ pub enum Hardware {
         /// Its interrupts.
         #[serde(default)]
         messages: Messages,
+        /// The real one, in a QEMU that is started for it; a run need not be the same every time then.
+        #[serde(default)]
+        qemu: bool,
     },
+    /// A PCI function whose registers are memory.
+    Pci {
+        /// Vendor and device ID.
+        id: PciId,
+        /// Bytes of its BAR.
+        #[serde(default = "page")]
+        bar: u32,
+    },
+}
+
+const fn page() -> u32 {
+    4096
 }
 
 /// Whether a device gets message-signaled interrupts.
@@ -242,6 +273,21 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// Puts the real device, in a QEMU, behind each `edu`, or the model.
+    pub fn set_qemu(&mut self, real: bool) {
+        for device in &mut self.devices {
+            if let Hardware::Edu { qemu, .. } = &mut device.hardware {
+                *qemu = real;
+            }
+        }
+    }
+
+    /// Whether it needs QEMU; a run need not be the same every time then.
+    #[must_use]
+    pub fn needs_qemu(&self) -> bool {
+        self.devices.iter().any(|device| matches!(device.hardware, Hardware::Edu { qemu: true, .. }))
+    }
+
     /// The machine it runs on, with seed 0.
     ///
     /// # Errors
@@ -258,9 +304,19 @@ impl Scenario {
         Ok(config)
     }
 
+    /// Its drivers, the one that it is about first.
+    pub fn drivers(&self) -> impl Iterator<Item = &Driver> {
+        std::iter::once(&self.driver).chain(&self.other_drivers)
+    }
+}
+
+impl Driver {
     fn package(&self) -> DriverPackage {
-        let Driver { service, image, ids, parameters, .. } = &self.driver;
-        let package = DriverPackage::new(service, image).for_ids(ids.iter().map(String::as_str));
+        let Self { service, image, ids, upper_filters, lower_filters, parameters, .. } = self;
+        let package = DriverPackage::new(service, image)
+            .for_ids(ids.iter().map(String::as_str))
+            .with_upper_filters(upper_filters.iter().map(String::as_str))
+            .with_lower_filters(lower_filters.iter().map(String::as_str));
         parameters.iter().fold(package, |package, (name, value)| {
             package.with_parameter(
                 name,
@@ -277,9 +333,15 @@ impl Hardware {
     fn spec(&self) -> DeviceSpec {
         match self {
             Self::Software(id) => DeviceSpec::software(id),
-            Self::Edu { messages: Messages::Always } => DeviceSpec::edu(),
-            Self::Edu { messages: Messages::Scarce } => DeviceSpec::edu().with_scarce_messages(),
-            Self::Edu { messages: Messages::Never } => DeviceSpec::edu().with_line_interrupts_only(),
+            Self::Pci { id, bar } => DeviceSpec::pci(id.vendor, id.device, *bar),
+            Self::Edu { messages, qemu } => {
+                let edu = match messages {
+                    Messages::Always => DeviceSpec::edu(),
+                    Messages::Scarce => DeviceSpec::edu().with_scarce_messages(),
+                    Messages::Never => DeviceSpec::edu().with_line_interrupts_only(),
+                };
+                if *qemu { edu.on_hardware(pnp::Hardware::Qemu) } else { edu }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use windows_sys::Win32::Foundation::STATUS_INVALID_HANDLE;
 
 use super::{
-    Scenario, Step,
+    Driver, Scenario, Step,
     values::{Expect, Hex},
 };
 use crate::{
@@ -50,7 +50,7 @@ struct Bench<'k> {
 
 impl<'k> Bench<'k> {
     fn new(system: &'k System, scenario: &Scenario) -> Rc<Self> {
-        system.install(scenario.package());
+        scenario.drivers().for_each(|driver| system.install(driver.package()));
         let plug = |device: &super::Device| (device.name.clone(), system.plug(device.hardware.spec()));
         let devices = scenario.devices.iter().map(plug).collect();
         Rc::new(Self { system, devices, handles: RefCell::default(), threads: Cell::new(scenario.threads.len()) })
@@ -86,15 +86,20 @@ impl<'k> Bench<'k> {
             handle.close_for_all();
         }
         self.system.settle();
-        let service = &scenario.driver.service;
-        if scenario.driver.unload && self.system.is_loaded(service) {
-            let unloaded = self.system.unload(service);
-            assert!(unloaded.is_ok(), "the driver does not unload: {unloaded:?}");
+        for Driver { service, unload, .. } in scenario.drivers() {
+            if *unload && self.system.is_loaded(service) {
+                let unloaded = self.system.unload(service);
+                assert!(unloaded.is_ok(), "the driver {service} does not unload: {unloaded:?}");
+            }
         }
     }
 
+    /// A device, or what a device's driver has reported.
     fn device(&self, name: &str) -> Device {
-        self.devices[name]
+        let mut parts = name.split('/');
+        let plugged = parts.next().map(|name| self.devices[name]);
+        let found = parts.try_fold(plugged, |bus, instance| bus.map(|bus| bus.child(self.system, instance)));
+        found.flatten().unwrap_or_else(|| panic!("there is no device \"{name}\" now"))
     }
 }
 
@@ -199,6 +204,8 @@ impl<'k> Actor<'k> {
             Step::SurpriseRemove { device } if on(device).state(system) != DeviceState::Removed => {
                 on(device).surprise_remove(system);
             }
+            Step::RaiseInterrupt { device } => on(device).raise_interrupt(system),
+            Step::Eject(step) => ended("eject", &step.expect, on(&step.device).eject(system)),
             Step::FailNextStart { device } => on(device).fail_next_start(system),
             Step::AddProcessor { node, fails, expect } => {
                 let new = NewProcessor { node: *node, place: None, fails: *fails };

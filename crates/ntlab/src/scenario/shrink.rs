@@ -15,7 +15,7 @@ impl explore::Scenario for Scenario {
     }
 
     fn images(&self) -> Vec<PathBuf> {
-        vec![self.driver.image.clone()]
+        self.drivers().map(|driver| driver.image.clone()).collect()
     }
 
     fn run(&self, config: Config) -> Outcome<Result<Tally, String>> {

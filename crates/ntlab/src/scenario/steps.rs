@@ -133,6 +133,13 @@ pub enum Step {
         /// Which.
         device: String,
     },
+    /// Ejects a device that another one's driver has reported.
+    Eject(OnDevice),
+    /// Raises the interrupt line of a PCI function whose registers are memory.
+    RaiseInterrupt {
+        /// Which.
+        device: String,
+    },
     /// The bus fails the next start of a device.
     FailNextStart {
         /// Which.
@@ -268,8 +275,12 @@ impl Step {
     pub(super) fn device(&self) -> Option<&str> {
         match self {
             Self::Rebalance { device } => device.as_deref(),
-            Self::QueryStop(on) | Self::QueryRemove(on) | Self::Disable(on) | Self::Enable(on) => Some(&on.device),
-            Self::SurpriseRemove { device } | Self::FailNextStart { device } => Some(device),
+            Self::QueryStop(on) | Self::QueryRemove(on) | Self::Disable(on) | Self::Enable(on) | Self::Eject(on) => {
+                Some(&on.device)
+            }
+            Self::SurpriseRemove { device } | Self::FailNextStart { device } | Self::RaiseInterrupt { device } => {
+                Some(device)
+            }
             _ => None,
         }
     }

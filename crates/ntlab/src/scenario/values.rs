@@ -1,6 +1,6 @@
 //! Values of a scenario file that are written as text.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
@@ -45,6 +45,48 @@ impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| de::Error::custom("bytes are written as pairs of hexadecimal digits"))
+    }
+}
+
+/// Vendor and device ID of a PCI function, written as `1234:11e8`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PciId {
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+}
+
+impl fmt::Display for PciId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:04x}", self.vendor, self.device)
+    }
+}
+
+impl FromStr for PciId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = |digits: &str| u16::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 4);
+        let (vendor, device) = text.split_once(':').unwrap_or_default();
+        match (id(vendor), id(device)) {
+            (Some(vendor), Some(device)) => Ok(Self { vendor, device }),
+            _ => {
+                Err("a PCI function is named by four hexadecimal digits of its vendor, a colon and four of its device")
+            }
+        }
+    }
+}
+
+impl Serialize for PciId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PciId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
