@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ntlab::scenario::Scenario;
+use ntlab::{config::Config, scenario::Scenario};
 
 fn image(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name).with_extension("c");
@@ -17,7 +17,10 @@ fn run(text: &str) -> Result<(), String> {
     let scenario = Scenario::parse(&text).expect("it makes sense");
     for seed in 0..4 {
         let config = scenario.config().expect("a possible machine").with_seed(seed);
-        scenario.run(config).result.map_err(|report| format!("seed {seed}: {report}"))?;
+        scenario
+            .run(Config { report_panics: true, ..config })
+            .result
+            .map_err(|report| format!("seed {seed}: {report}"))?;
     }
     Ok(())
 }
@@ -36,13 +39,13 @@ steps = [
     { read = { handle = "h", length = 4, offset = 60, returns = "c3ffffff" } },
     { read = { handle = "h", length = 4, offset = 64, expect = "STATUS_INVALID_PARAMETER" } },
     { raise-interrupt = { device = "memory" } },
-    { settle = {} },
+    { pause = { us = 100 } },
     { raise-interrupt = { device = "memory" } },
-    { settle = {} },
+    { pause = { us = 100 } },
     { read = { handle = "h", length = 4, offset = 4, returns = "02000000" } },
     { rebalance = { device = "memory" } },
     { raise-interrupt = { device = "memory" } },
-    { settle = {} },
+    { pause = { us = 100 } },
     { read = { handle = "h", length = 4, offset = 4, returns = "03000000" } },
 ]
 "#;
@@ -85,7 +88,7 @@ hardware = { software = 'ROOT\BUS' }
 [[thread]]
 steps = [
     { control = { handle = "child", code = 0x222100, input = "00000000000000000000000000000000", output = 16, returns = "020201" } },
-    { eject = { device = "bus/0", expect = "STATUS_DEVICE_BUSY" } },
+    { eject = { device = "bus/0", expect = 0x80000011 } },
     { close = { handle = "child" } },
     { eject = { device = "bus/0", expect = "STATUS_SUCCESS" } },
     { query-remove = { device = "bus/1", expect = "STATUS_SUCCESS" } },
