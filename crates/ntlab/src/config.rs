@@ -57,6 +57,19 @@ pub enum Checks {
     All,
 }
 
+/// Where in their page pool blocks of drivers lie that are smaller than one ("Special Pool").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpecialPool {
+    /// Some at the start and most at the end, as the seed has it.
+    #[default]
+    Either,
+    /// "Verify End": at the end, so that an overrun faults.
+    VerifyEnd,
+    /// "Verify Start": at the start, so that an underrun faults.
+    VerifyStart,
+}
+
 /// Who goes on at a scheduling point.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,6 +128,8 @@ pub struct Config {
     pub time_limit_ns: u64,
     /// What is checked. The run goes the same way without, so that what checks cost can be measured.
     pub checks: Checks,
+    /// Where small pool blocks of drivers lie in their pages.
+    pub special_pool: SpecialPool,
     /// Kernel calls that fail.
     pub faults: Plan,
     /// Whether to keep every event of the run, and not only the last ones that a report shows.
@@ -197,6 +212,7 @@ impl Default for Config {
             report_panics: false,
             time_limit_ns: 600_000_000_000,
             checks: Checks::All,
+            special_pool: SpecialPool::Either,
             faults: Plan::default(),
             keep_trace: false,
             repeat: None,

@@ -66,6 +66,7 @@ impl Kernel {
         let memory = Memory::new(config.memory);
         memory.seed(config.seed);
         memory.space.set_checks(config.checks);
+        memory.pool.place(config.special_pool);
         Self {
             choices: Choices::of(&config),
             sched: Sched::new(&config),

@@ -106,6 +106,9 @@ rules! {
     /// A driver's own access to a user's address that it has not probed for that ("Failure to Check the Validity of User-Mode
     /// Addresses"), or of which it has not even been told for that. Parameter 2: the address; 3: 0 read, 1 write; 4: the instruction.
     UserAddressUnprobed = 0x1AB_0803,
+    /// A write to pages that were locked for reading, by a driver or a device ("`MmProbeAndLockPages` function"). Parameter 2: the address;
+    /// 3: the instruction, 0 where a kernel function or a device did it.
+    LockedForReading = 0x1AB_0804,
     /// A memory descriptor list that was not freed ("`IoAllocateMdl` function"). Parameter 2: the list.
     MdlLeft = 0x1AB_0901,
     /// An ERESOURCE that was not deleted ("`ExInitializeResourceLite` function"). Parameter 2: the resource.

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
 use crate::{
-    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, paging, pool, queue, removal, security,
-    stack, tracking,
+    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, mutexes, paging, pool, queue, removal,
+    security, stack, tracking,
 };
 
 /// A rule that can be broken.
@@ -54,7 +54,7 @@ pub enum Hook {
 }
 
 /// Every topic's defects.
-pub const ALL: [&[Defect]; 14] = [
+pub const ALL: [&[Defect]; 15] = [
     irql::DEFECTS,
     callbacks::DEFECTS,
     queue::DEFECTS,
@@ -64,6 +64,7 @@ pub const ALL: [&[Defect]; 14] = [
     removal::DEFECTS,
     io::DEFECTS,
     locks::DEFECTS,
+    mutexes::DEFECTS,
     stack::DEFECTS,
     interrupts::DEFECTS,
     dma::DEFECTS,

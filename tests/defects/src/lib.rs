@@ -22,6 +22,7 @@ mod interrupts;
 mod io;
 mod irql;
 mod locks;
+mod mutexes;
 mod paging;
 mod parameters;
 mod pnp;

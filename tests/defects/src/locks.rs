@@ -49,6 +49,8 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("locks_critical_region_left_open", &[Hook::Request(critical_region_left_open)]),
     Defect::new("locks_mutex_held_across_return", &[Hook::Request(mutex_held_across_return)]),
     Defect::new("locks_held_too_long", &[Hook::Request(held_too_long)]),
+    Defect::new("locks_queued_acquired_twice", &[Hook::Request(queued_acquired_twice)]),
+    Defect::new("locks_queued_held_too_long", &[Hook::Request(queued_held_too_long)]),
     Defect::new("locks_queued_and_plain_mixed", &[Hook::Request(queued_and_plain_mixed)]),
     Defect::new("locks_initialised_while_held", &[Hook::Request(initialised_while_held)]),
     Defect::new("locks_freed_while_held", &[Hook::Request(freed_while_held)]),
@@ -305,6 +307,33 @@ fn held_too_long(_: &Device, correct: bool) -> NTSTATUS {
         stall(50);
     }
     FIRST.release(level);
+    STATUS_SUCCESS
+}
+
+fn queued_acquired_twice(_: &Device, correct: bool) -> NTSTATUS {
+    let (mut first, mut second) = (KLOCK_QUEUE_HANDLE::default(), KLOCK_QUEUE_HANDLE::default());
+    let other = if correct { &SECOND } else { &FIRST };
+    // SAFETY: the lock is free.
+    unsafe { KeAcquireInStackQueuedSpinLock(FIRST.0.get(), &raw mut first) };
+    // SAFETY: the level is DISPATCH_LEVEL; that it is another lock is what the defect gets wrong.
+    unsafe { KeAcquireInStackQueuedSpinLockAtDpcLevel(other.0.get(), &raw mut second) }; // DEFECT locks_queued_acquired_twice
+    // SAFETY: acquired with this handle.
+    unsafe { KeReleaseInStackQueuedSpinLockFromDpcLevel(&raw mut second) };
+    // SAFETY: acquired with this handle.
+    unsafe { KeReleaseInStackQueuedSpinLock(&raw mut first) };
+    STATUS_SUCCESS
+}
+
+fn queued_held_too_long(_: &Device, correct: bool) -> NTSTATUS {
+    let mut handle = KLOCK_QUEUE_HANDLE::default();
+    // SAFETY: the lock is free.
+    unsafe { KeAcquireInStackQueuedSpinLock(FIRST.0.get(), &raw mut handle) }; // DEFECT locks_queued_held_too_long
+    let times = if correct { 1 } else { 40 };
+    for _ in 0..times {
+        stall(50);
+    }
+    // SAFETY: acquired with this handle.
+    unsafe { KeReleaseInStackQueuedSpinLock(&raw mut handle) };
     STATUS_SUCCESS
 }
 

@@ -5,7 +5,7 @@ use wdk_sys::{
     STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, ULONG,
     ntddk::{
         ExAllocatePool2, ExFreePoolWithTag, IoInitializeWorkItem, IoQueueWorkItem, IoSizeofWorkItem, KeCancelTimer,
-        KeFlushQueuedDpcs, KeInitializeDpc, KeInitializeTimer, KeInsertQueueDpc, KeSetTimer,
+        KeFlushQueuedDpcs, KeInitializeDpc, KeInitializeTimer, KeInsertQueueDpc, KeQuerySystemTimePrecise, KeSetTimer,
     },
 };
 
@@ -19,10 +19,16 @@ use crate::{
 pub const DEFECTS: &[Defect] = &[
     Defect::new("pool_freed_with_a_wrong_tag", &[Hook::Request(wrong_tag)]),
     Defect::new("pool_written_beyond_the_end", &[Hook::Request(write_beyond)]),
+    Defect::new("pool_written_far_beyond_the_end", &[Hook::Request(write_far_beyond)]),
+    Defect::new("pool_end_given_to_the_kernel", &[Hook::Request(give_end)]),
     Defect::new("pool_written_behind_an_odd_end", &[Hook::Request(write_behind)]),
     Defect::new("pool_written_before_the_start", &[Hook::Request(write_before)]),
+    Defect::new("pool_underrun", &[Hook::Request(underrun)]),
+    Defect::new("pool_read_before_the_start", &[Hook::Request(read_small_before)]),
     Defect::new("pool_page_read_before_the_start", &[Hook::Request(read_before)]),
     Defect::new("pool_read_after_it_was_freed", &[Hook::Request(read_freed)]),
+    Defect::new("pool_written_after_it_was_freed", &[Hook::Request(write_freed)]),
+    Defect::new("pool_freed_and_given_to_the_kernel", &[Hook::Request(give_freed)]),
     Defect::new("pool_freed_twice", &[Hook::Request(free_twice)]),
     Defect::new("pool_freed_in_the_middle", &[Hook::Request(free_middle)]),
     Defect::new("pool_freed_that_is_none", &[Hook::Request(free_stack)]),
@@ -100,6 +106,29 @@ fn write_beyond(_: &Device, correct: bool) -> NTSTATUS {
     })
 }
 
+/// A copy that is too long.
+fn write_far_beyond(_: &Device, correct: bool) -> NTSTATUS {
+    with_block(64, |block| {
+        let bytes = if correct { 64 } else { 1000 };
+        // SAFETY: that as many are in the block is what the defect gets wrong.
+        unsafe { block.cast::<u8>().write_bytes(1, bytes) }; // DEFECT pool_written_far_beyond_the_end
+    })
+}
+
+/// Has the kernel write the time to an address.
+#[expect(clippy::inline_always, reason = "the line with the mark is the caller's")]
+#[inline(always)]
+fn ask_the_time(place: PVOID) {
+    // SAFETY: that it is the driver's memory is what the defects get wrong.
+    unsafe { KeQuerySystemTimePrecise(place.cast()) };
+}
+
+fn give_end(_: &Device, correct: bool) -> NTSTATUS {
+    with_block(64, |block| {
+        ask_the_time(block.wrapping_byte_add(if correct { 56 } else { 64 })); // DEFECT pool_end_given_to_the_kernel
+    })
+}
+
 /// The block ends short of the page: what is written there is found when the block is freed.
 fn write_behind(_: &Device, correct: bool) -> NTSTATUS {
     let block = allocate(60);
@@ -129,6 +158,23 @@ fn write_before(_: &Device, correct: bool) -> NTSTATUS {
     STATUS_SUCCESS
 }
 
+/// One byte before the block, at once where the block lies at the start of its page.
+fn underrun(_: &Device, correct: bool) -> NTSTATUS {
+    with_block(64, |block| {
+        let place = if correct { block } else { block.wrapping_byte_sub(1) };
+        // SAFETY: that it lies in the block is what the defect gets wrong.
+        unsafe { place.cast::<u8>().write_volatile(1) }; // DEFECT pool_underrun
+    })
+}
+
+fn read_small_before(_: &Device, correct: bool) -> NTSTATUS {
+    with_block(64, |block| {
+        let place = if correct { block } else { block.wrapping_byte_sub(4) };
+        // SAFETY: that it lies in the block is what the defect gets wrong.
+        let _ = unsafe { place.cast::<u32>().read_volatile() }; // DEFECT pool_read_before_the_start
+    })
+}
+
 fn read_before(_: &Device, correct: bool) -> NTSTATUS {
     with_block(2 * PAGE, |block| {
         let place = if correct { block } else { block.wrapping_byte_sub(1) };
@@ -153,6 +199,35 @@ fn read_freed(_: &Device, correct: bool) -> NTSTATUS {
     // SAFETY: that the block is there is what the defect gets wrong.
     let _ = unsafe { block.cast::<u8>().read_volatile() }; // DEFECT pool_read_after_it_was_freed
     STATUS_SUCCESS
+}
+
+/// Does `act` with a block that is freed before, or after where that is correct.
+fn with_freed(correct: bool, act: impl FnOnce(PVOID)) -> NTSTATUS {
+    let block = allocate(64);
+    if block.is_null() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    if !correct {
+        free(block);
+    }
+    act(block);
+    if correct {
+        free(block);
+    }
+    STATUS_SUCCESS
+}
+
+fn write_freed(_: &Device, correct: bool) -> NTSTATUS {
+    with_freed(correct, |block| {
+        // SAFETY: that the block is there is what the defect gets wrong.
+        unsafe { block.cast::<u8>().write_volatile(1) }; // DEFECT pool_written_after_it_was_freed
+    })
+}
+
+fn give_freed(_: &Device, correct: bool) -> NTSTATUS {
+    with_freed(correct, |block| {
+        ask_the_time(block); // DEFECT pool_freed_and_given_to_the_kernel
+    })
 }
 
 fn free_twice(_: &Device, correct: bool) -> NTSTATUS {

@@ -16,6 +16,8 @@ defects! {
     locks_critical_region_left_open => 0xC4, 0xC5, Scenario::software().earlier();
     locks_mutex_held_across_return => 0xC4, 0xC5, Scenario::software().earlier();
     locks_held_too_long => 0xC4, 0x1AB_0501, Scenario::software().earlier();
+    locks_queued_acquired_twice => 0x0F, _, Scenario::software();
+    locks_queued_held_too_long => 0xC4, 0x1AB_0501, Scenario::software().earlier();
     locks_queued_and_plain_mixed => 0xC4, 0x1008, Scenario::software();
     locks_initialised_while_held => 0xC4, 0x1005, Scenario::software();
     locks_freed_while_held => 0xC4, 0x100B, Scenario::software();

@@ -34,6 +34,7 @@ mod interrupts;
 mod io;
 mod irql;
 mod locks;
+mod mutexes;
 mod paging;
 mod pool;
 mod queue;
@@ -43,7 +44,7 @@ mod stack;
 mod tracking;
 
 /// The driver's sources, and what is tested of them.
-const TOPICS: [(&str, &[&str]); 14] = [
+const TOPICS: [(&str, &[&str]); 15] = [
     ("callbacks.rs", callbacks::TESTED),
     ("dma.rs", dma::TESTED),
     ("hot_add.rs", hot_add::TESTED),
@@ -51,6 +52,7 @@ const TOPICS: [(&str, &[&str]); 14] = [
     ("io.rs", io::TESTED),
     ("irql.rs", irql::TESTED),
     ("locks.rs", locks::TESTED),
+    ("mutexes.rs", mutexes::TESTED),
     ("paging.rs", paging::TESTED),
     ("pool.rs", pool::TESTED),
     ("queue.rs", queue::TESTED),

@@ -4,11 +4,17 @@ use crate::scenario::Scenario;
 
 defects! {
     pool_freed_with_a_wrong_tag => 0xC2, 0xA, Scenario::software();
-    pool_written_beyond_the_end => 0xD6, _, Scenario::software();
+    pool_written_beyond_the_end => 0xD6, _, Scenario::software().verify_end();
+    pool_written_far_beyond_the_end => 0xD6, _, Scenario::software().verify_end();
+    pool_end_given_to_the_kernel => 0xCD, _, Scenario::software().verify_end();
     pool_written_behind_an_odd_end => 0xC1, _, Scenario::software();
-    pool_written_before_the_start => 0xC1, _, Scenario::software();
+    pool_written_before_the_start => 0xC1, _, Scenario::software().verify_end();
+    pool_underrun => 0xD6, _, Scenario::software().verify_start();
+    pool_read_before_the_start => 0xD6, _, Scenario::software().verify_start();
     pool_page_read_before_the_start => 0xD6, _, Scenario::software();
     pool_read_after_it_was_freed => 0xD5, _, Scenario::software();
+    pool_written_after_it_was_freed => 0xD5, _, Scenario::software();
+    pool_freed_and_given_to_the_kernel => 0xCC, _, Scenario::software();
     pool_freed_twice => 0xC4, 0x13, Scenario::software();
     pool_freed_in_the_middle => 0xC4, 0x13E, Scenario::software();
     pool_freed_that_is_none => 0xC4, 0x10, Scenario::software();

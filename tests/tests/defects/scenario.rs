@@ -4,7 +4,7 @@ use std::{cell::Cell, path::PathBuf, sync::OnceLock};
 
 use hotadd_tests::{command, each_seed, small};
 use ntlab::{
-    config::Config,
+    config::{Config, SpecialPool},
     exec::StackFrame,
     finding::Cause,
     machine::{Machine, Outcome, System},
@@ -61,6 +61,18 @@ impl Scenario {
     /// With this instead of the one request.
     pub fn with(self, act: fn(&System, Device)) -> Self {
         Self { act, ..self }
+    }
+
+    /// With small pool blocks at the end of their pages, where overruns are found at once.
+    pub const fn verify_end(mut self) -> Self {
+        self.config.special_pool = SpecialPool::VerifyEnd;
+        self
+    }
+
+    /// With small pool blocks at the start of their pages, where underruns are found at once.
+    pub const fn verify_start(mut self) -> Self {
+        self.config.special_pool = SpecialPool::VerifyStart;
+        self
     }
 
     /// The line with the mark is not where the driver was when it was noticed, but where the report says that it began: what is leaked

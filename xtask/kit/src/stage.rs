@@ -47,6 +47,7 @@ const LIBRARIES: &[Library] = &[
             "KeQueryInterruptTimePrecise",
             "KeQuerySystemTimePrecise",
             "MmMapIoSpaceEx",
+            "__chkstk",
         ],
     },
     Library { name: "hal", module: "hal.dll", additions: &[] },

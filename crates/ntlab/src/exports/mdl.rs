@@ -108,7 +108,8 @@ fn mm_probe_and_lock_pages(k: &Kernel, mdl: Ptr<MDL>, mode: i8, operation: i32) 
     let frames = mdl.offset(1).cast::<u64>();
     for (index, page) in all.enumerate() {
         if is_users(space.kind(page)) {
-            space.protect(page, PAGE, PageKind::User);
+            let keeps_writable = access == Access::Write || space.kind(page) == PageKind::UserWritable;
+            space.protect(page, PAGE, if keeps_writable { PageKind::User } else { PageKind::LockedReadOnly });
         }
         frames.offset(index).write(k.memory.physical_address(page) / PAGE);
     }
@@ -117,9 +118,10 @@ fn mm_probe_and_lock_pages(k: &Kernel, mdl: Ptr<MDL>, mode: i8, operation: i32) 
     flags.write(flags.read() & !MDL_WRITE_OPERATION | MDL_PAGES_LOCKED | write);
 }
 
-/// Whether a page is of a user's buffer that could be paged out: one that is locked is there at any IRQL.
+/// Whether a page is of a user's buffer that could be paged out, as a locked one cannot, or that another list has locked for reading.
 const fn is_users(kind: PageKind) -> bool {
-    matches!(kind, PageKind::UserUnprobed | PageKind::UserReadable | PageKind::UserWritable)
+    use PageKind::{LockedReadOnly, UserReadable, UserUnprobed, UserWritable};
+    matches!(kind, UserUnprobed | UserReadable | UserWritable | LockedReadOnly)
 }
 
 /// "`MmUnlockPages` function": a mapping to system addresses goes with it.

@@ -36,6 +36,7 @@ pub const FUNCTIONS: &[Export] = &[
 
 /// Parameters of `DRIVER_VERIFIER_DETECTED_VIOLATION`.
 const APCS_ENABLED: u64 = 0x37;
+const SELF_DEADLOCK: u64 = 0x1000;
 const BAD_RESOURCE: u64 = 0x3D;
 const INITIALIZED_AGAIN: u64 = 0xD0;
 const NOT_INITIALIZED: u64 = 0xD1;
@@ -132,6 +133,10 @@ fn acquire(k: &Kernel, resource: u64, exclusive: bool, wait: bool) -> bool {
     let thread = k.thread_id();
     if wait {
         k.sched.thread_acquires(k, resource, LockKind::Resource);
+        if exclusive && with(k, resource, |own| own.shared.contains_key(&thread)) {
+            let sentence = "a thread that has an ERESOURCE to read waits to write: for ever, since it waits for itself";
+            violation(SELF_DEADLOCK, resource, sentence);
+        }
     }
     let taken =
         with(k, resource, |own| own.take(thread, exclusive)) || wait && await_turn(k, resource, thread, exclusive);

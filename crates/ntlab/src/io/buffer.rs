@@ -123,10 +123,19 @@ pub fn reveal(k: &Kernel, buffer: &Buffer) {
 
 fn set_user_pages(k: &Kernel, buffer: &Buffer, kind: PageKind) {
     if buffer.place == Place::User {
-        let start = buffer.start.address() / PAGE * PAGE;
-        let length = (buffer.length as u64).next_multiple_of(PAGE);
-        k.memory.space.protect(start, length, kind);
+        set_pages(k, buffer, kind);
     }
+}
+
+/// Says whether the pages of a buffer are locked for reading only.
+pub fn set_read_only(k: &Kernel, buffer: &Buffer, read_only: bool) {
+    set_pages(k, buffer, if read_only { PageKind::LockedReadOnly } else { PageKind::User });
+}
+
+fn set_pages(k: &Kernel, buffer: &Buffer, kind: PageKind) {
+    let start = buffer.start.address() / PAGE * PAGE;
+    let length = (buffer.length as u64).next_multiple_of(PAGE);
+    k.memory.space.protect(start, length, kind);
 }
 
 /// A user's address that drivers are not told of to use: where the I/O manager copies for them.

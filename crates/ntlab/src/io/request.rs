@@ -176,8 +176,11 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
     if let Some(buffer) = plan.transfer.system {
         at!(packet, AssociatedIrp.SystemBuffer).cast::<u64>().write(buffer.start.address());
     }
-    if let Some((_, mdl)) = plan.transfer.direct {
+    if let Some((buffer, mdl)) = plan.transfer.direct {
         layout::store(at!(packet, MdlAddress), mdl);
+        if is_read_only(k, packet, mdl) {
+            buffer::set_read_only(k, &buffer, true);
+        }
     }
     file::address(k, packet, &file);
     let location = irp::next_location(packet);
@@ -306,6 +309,12 @@ fn locked_buffer(k: &Kernel, length: usize, data: &[u8], operation: i16) -> (Buf
     (buffer, mdl::lock(k, buffer.start, length, operation))
 }
 
+/// Whether the pages of a locked buffer are read-only: where it was locked for reading, with the packets that have pages of their own.
+/// It takes system calls.
+fn is_read_only(k: &Kernel, packet: Ptr<IRP>, mdl: Ptr<MDL>) -> bool {
+    irp::is_alone(k, packet) && at!(mdl, MdlFlags).read() & MDL_WRITE_OPERATION == 0
+}
+
 /// The I/O manager's part after the drivers': copies what they returned to the user, frees the packet, and wakes who waits.
 pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     let status = irp::status(packet);
@@ -320,6 +329,9 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
         end(k, buffer);
     }
     if let Some((buffer, mdl)) = transfer.direct {
+        if is_read_only(k, packet, mdl) {
+            buffer::set_read_only(k, &buffer, false);
+        }
         mdl::unlock(k, mdl);
         end(k, buffer);
     }

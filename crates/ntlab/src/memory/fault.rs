@@ -39,8 +39,9 @@ pub fn refuse(memory: &Memory, address: u64, length: u64, access: Access) -> ! {
 /// brought in, else with the finding.
 pub fn end(memory: &Memory, address: u64, access: Access, rip: u64) -> ! {
     let finding = finding(memory, address, access, rip);
-    let unprobed = is_unprobed(memory.space.kind(address), access);
-    if memory.space.is_user(address) && !memory.space.paging_forbidden() && !unprobed {
+    let kind = memory.space.kind(address);
+    let unexpected = is_unprobed(kind, access) || kind == PageKind::LockedReadOnly;
+    if memory.space.is_user(address) && !memory.space.paging_forbidden() && !unexpected {
         Exception::access_violation(address, access, finding).raise();
     }
     finding.raise()
@@ -65,7 +66,10 @@ pub fn finding(memory: &Memory, address: u64, access: Access, rip: u64) -> Findi
     }
     match kind {
         PageKind::PoolGuard | PageKind::BufferGuard => return guard(memory, address, access, rip),
+        // Before the first block of all there is nothing.
+        PageKind::Free if memory.pool.around(address).is_some() => return guard(memory, address, access, rip),
         PageKind::PoolFreed => return freed(memory, address, access, rip),
+        PageKind::LockedReadOnly if access == Access::Write => return locked_for_reading(address, rip),
         _ if is_unprobed(kind, access) => return unprobed(address, access, rip),
         _ => {}
     }
@@ -106,6 +110,12 @@ fn unprobed(address: u64, access: Access, rip: u64) -> Finding {
         return Finding::bug_check(VERIFIER, [USER_ADDRESS_AS_PARAMETER, address, 0, 0], sentence);
     }
     Rule::UserAddressUnprobed.broken([address, access.parameter(), rip], sentence)
+}
+
+/// Windows maps locked pages writable, whatever they were locked for: what the user may only read is written to behind his back.
+fn locked_for_reading(address: u64, rip: u64) -> Finding {
+    let sentence = "write to a user's buffer whose pages were locked for reading only (IoReadAccess)";
+    Rule::LockedForReading.broken([address, rip, 0], sentence)
 }
 
 /// The guard page of a pool block.

@@ -49,6 +49,8 @@ page_kinds! {
     NonPagedPool = READ | WRITE | 0x07,
     /// Nonpaged pool that may hold code.
     ExecutablePool = READ | WRITE | EXECUTE | 0x08,
+    /// A user's buffer that is locked in memory for reading only.
+    LockedReadOnly = READ | 0x09,
     /// The page after a pool block.
     PoolGuard = 0x0a,
     /// A freed pool block.

@@ -1,8 +1,9 @@
 //! Pool, all of it special ("Special Pool"): every block ends at a page that faults, and a freed block faults as a whole.
 //!
-//! What the guard page does not catch, a pattern does: a block of less than a page has one before it, and where its length is no
-//! multiple of its alignment one behind it; they are looked at when the block is freed. A block of a page or more has a guard page
-//! before it too.
+//! A block of less than a page cannot lie at both ends of it. Most lie at the end, some of a driver's at the start, as the seed has it:
+//! before every page of pool is one that faults, since that is what every range of pool ends with. A block of a page or more has a guard
+//! page of its own before it. What no guard page catches, a pattern does: it fills the rest of the page, and is looked at when the block
+//! is freed.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,12 +13,14 @@ use std::{
 };
 
 use super::{Arena, PAGE, PageKind, Ptr, Space, unwritten::Unwritten};
-use crate::finding::Finding;
+use crate::{config::SpecialPool, finding::Finding};
 
 /// What fills the bytes around a block: a write there is noticed when the block is freed.
 pub const PADDING: u8 = 0xA9;
 /// Blocks of less than a page are aligned so.
 const ALIGNMENT: u64 = 16;
+/// One small block of a driver's in so many lies at the start of its page, where the seed decides.
+const AT_START_ONCE_IN: u64 = 4;
 /// Freed blocks whose history is remembered.
 const REMEMBERED: usize = 4096;
 
@@ -130,9 +133,16 @@ impl Block {
         (start - before, before + length + PAGE)
     }
 
-    const fn has(&self, address: u64) -> bool {
-        let (start, length) = self.with_guards();
-        address.wrapping_sub(start) < length
+    /// How far the address is from the block's bytes; None where it is beyond its pages and the guards beside them.
+    const fn distance(&self, address: u64) -> Option<u64> {
+        let (start, length) = self.pages();
+        // What is before a block at the end of its page is padding, and the guard before that another block's.
+        let before = if self.address == start { PAGE } else { 0 };
+        if address.wrapping_sub(start - before) >= before + length + PAGE {
+            return None;
+        }
+        let end = self.address + self.request.bytes;
+        Some(if address < self.address { self.address - address } else { (address + 1).saturating_sub(end) })
     }
 
     /// Adds where it was allocated to a finding about it.
@@ -191,6 +201,8 @@ pub struct Pool {
     sequence: Cell<u64>,
     bytes: Cell<u64>,
     unwritten: Cell<Unwritten>,
+    placement: Cell<SpecialPool>,
+    seed: Cell<u64>,
 }
 
 impl Pool {
@@ -203,12 +215,29 @@ impl Pool {
             sequence: Cell::new(0),
             bytes: Cell::new(0),
             unwritten: Cell::new(Unwritten::new(0)),
+            placement: Cell::new(SpecialPool::VerifyEnd),
+            seed: Cell::new(0),
         }
     }
 
-    /// Makes what fills unwritten memory another.
+    /// Makes what fills unwritten memory another, and what the seed decides of where blocks lie.
     pub(super) fn seed(&self, seed: u64) {
         self.unwritten.set(Unwritten::new(seed));
+        self.seed.set(seed);
+    }
+
+    /// Says where small blocks of drivers lie in their pages from now on.
+    pub(crate) fn place(&self, placement: SpecialPool) {
+        self.placement.set(placement);
+    }
+
+    fn is_at_start(&self, request: &Request, sequence: u64) -> bool {
+        request.owner == Owner::Driver
+            && match self.placement.get() {
+                SpecialPool::VerifyEnd => false,
+                SpecialPool::VerifyStart => true,
+                SpecialPool::Either => mixed(self.seed.get(), sequence).is_multiple_of(AT_START_ONCE_IN),
+            }
     }
 
     /// What fills unwritten memory.
@@ -225,14 +254,14 @@ impl Pool {
         self.space.open(start, length, request.kind.pages());
         self.space.mark(start - before, before, PageKind::PoolGuard);
         self.space.mark(start + length, PAGE, PageKind::PoolGuard);
-        let address = if request.bytes < PAGE {
-            let alignment = request.alignment.max(ALIGNMENT);
-            (start + length - request.bytes) / alignment * alignment
-        } else {
-            start
-        };
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
+        let address = if request.bytes >= PAGE || self.is_at_start(&request, sequence) {
+            start
+        } else {
+            let alignment = request.alignment.max(ALIGNMENT);
+            (start + length - request.bytes) / alignment * alignment
+        };
         let block = Block { address, request, sequence, stack };
         self.fill(&block);
         self.bytes.set(self.bytes.get() + request.bytes);
@@ -321,20 +350,22 @@ impl Pool {
         self.live.borrow().get(&address).cloned()
     }
 
-    /// The live block that has the address, or whose guards have.
+    /// The live block that has the address, or else the nearer one of those whose guards have.
     #[must_use]
     pub(super) fn around(&self, address: u64) -> Option<Block> {
         let live = self.live.borrow();
         let before = live.range(..=address).next_back();
         let next = live.range(address..).next();
-        [before, next].into_iter().flatten().map(|(_, block)| block).find(|block| block.has(address)).cloned()
+        let near =
+            [before, next].into_iter().flatten().filter_map(|(_, block)| Some((block.distance(address)?, block)));
+        near.min_by_key(|(distance, _)| *distance).map(|(_, block)| block.clone())
     }
 
     /// The block that had the address and was freed last.
     #[must_use]
     pub(super) fn freed_around(&self, address: u64) -> Option<Freed> {
         let freed = self.freed.borrow();
-        freed.iter().rev().find(|freed| freed.block.has(address)).cloned()
+        freed.iter().rev().find(|freed| freed.block.distance(address).is_some()).cloned()
     }
 
     /// The block with this number, live or remembered, if nobody had zeroed it.
@@ -366,6 +397,14 @@ impl Pool {
     pub const fn bytes(&self) -> u64 {
         self.bytes.get()
     }
+}
+
+/// A number that looks drawn at random for each block of each seed ("Fast Splittable Pseudorandom Number Generators": its finalizer).
+const fn mixed(seed: u64, sequence: u64) -> u64 {
+    let mut value = seed.wrapping_add(sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
 }
 
 const fn arena(kind: PoolKind) -> Arena {

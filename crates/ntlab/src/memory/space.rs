@@ -28,9 +28,10 @@ const GROWTH: u64 = MIB;
 /// Freed ranges wait behind so many others of their size before they are used again, so that late accesses still fault.
 const QUARANTINE: usize = 64;
 
-/// Pageable memory is paged out at so many of the first raises to `DISPATCH_LEVEL`, and at one in so many of the later ones: each costs
-/// system calls, and what a driver does wrong it does again.
+/// Pageable memory is paged out at so many of the first raises to `DISPATCH_LEVEL`, the first few times that a driver comes there at each
+/// place of its code, and at one in so many of the later raises: each costs system calls, and what a driver does wrong it does again.
 const PAGED_OUT_FIRST: u64 = 64;
+const PAGED_OUT_AT_PLACE: u64 = 4;
 const PAGED_OUT_ONCE_IN: u64 = 256;
 
 /// The parts of the reservation.
@@ -109,6 +110,8 @@ pub struct Space {
     /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
     raises: Cell<u64>,
     generator: Cell<u64>,
+    /// How often pageable memory could have been paged out at each place of a driver's code.
+    places: RefCell<BTreeMap<u64, u64>>,
     /// Pageable ranges with what they are; without paged pool where guard markers keep that in one mapping.
     pageable: RefCell<BTreeMap<u64, (u64, PageKind)>>,
 }
@@ -139,6 +142,7 @@ impl Space {
             raises: Cell::new(0),
             checks: Cell::new(Checks::All),
             generator: Cell::new(1),
+            places: RefCell::default(),
             pageable: RefCell::default(),
         })
     }
@@ -231,9 +235,25 @@ impl Space {
     pub fn set_irql(&self, irql: Irql) {
         let before = self.irql.replace(irql);
         if irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL && !self.paged_out.get() && self.is_picked() {
-            self.page(|_| Protection::None);
-            self.paged_out.set(true);
+            self.page_out();
         }
+    }
+
+    /// A driver has come to a place of its code: it has raised the IRQL there, or the kernel calls a routine of its.
+    pub(crate) fn comes_to(&self, place: u64) {
+        if self.checks.get() == Checks::All && self.paging_forbidden() && !self.paged_out.get() {
+            let mut places = self.places.borrow_mut();
+            let times = places.entry(place).or_default();
+            *times += 1;
+            if *times <= PAGED_OUT_AT_PLACE {
+                self.page_out();
+            }
+        }
+    }
+
+    fn page_out(&self) {
+        self.page(|_| Protection::None);
+        self.paged_out.set(true);
     }
 
     /// Says what to check of this memory.
@@ -270,7 +290,9 @@ impl Space {
     #[inline]
     pub(crate) fn check_code(&self, address: u64) {
         if self.paging_forbidden() && self.kind(address).pageable() {
-            fault::pageable(self, address, Access::Execute, address).raise();
+            // Stacks are return addresses: the instruction before each is the one that is told.
+            let finding = fault::pageable(self, address, Access::Execute, address);
+            finding.with_stack("the code is", &[address + 1]).raise();
         }
     }
 

@@ -7,7 +7,7 @@ use windows_sys::Wdk::{Foundation::MDL, System::SystemServices::PHYSICAL_MEMORY_
 use super::{PAGE, PageKind, PoolKind, Ptr, Request};
 use crate::{
     at,
-    config::Config,
+    config::{Config, SpecialPool},
     exec,
     exports::{self, Arguments},
     finding::{Cause, Finding},
@@ -63,6 +63,31 @@ fn pool_is_zeroed_unless_asked_otherwise_and_aligned_as_documented() {
         let uninitialized = Ptr::<u8>::new(call(k, "ExAllocatePool2", &[NON_PAGED | 2, 100, TAG]));
         assert!(uninitialized.read_bytes(100).iter().all(|byte| *byte != 0));
     });
+}
+
+#[test]
+fn small_blocks_lie_at_both_ends_of_pages_and_what_is_beside_them_is_guarded() {
+    let at_start = |special_pool| {
+        let kernel = Kernel::new(Config { special_pool, ..Config::default() });
+        let _entered = exec::enter(&kernel).expect("signals can be handled");
+        let block = |_| Ptr::<u8>::new(call(&kernel, "ExAllocatePool2", &[NON_PAGED, 64, TAG]));
+        let blocks: Vec<_> = (0..400).map(block).collect();
+        let is_at_start = |block: &&Ptr<u8>| block.address().is_multiple_of(PAGE);
+        for block in blocks.iter().filter(is_at_start) {
+            let before = finding(|| _ = Ptr::<u8>::new(block.address() - 1).read());
+            assert!(before.sentence.contains("before the start of a pool block of 64 bytes"), "{}", before.sentence);
+            assert_eq!(code(&before), (0xCD, block.address() - 1));
+        }
+        for block in blocks.iter().filter(|block| !is_at_start(block)) {
+            let behind = finding(|| _ = block.offset(64).read());
+            assert!(behind.sentence.contains("beyond the end of a pool block of 64 bytes"), "{}", behind.sentence);
+            assert_eq!(code(&behind), (0xCD, block.address() + 64));
+        }
+        blocks.iter().filter(is_at_start).count()
+    };
+    assert_eq!(at_start(SpecialPool::VerifyEnd), 0);
+    assert_eq!(at_start(SpecialPool::VerifyStart), 400);
+    assert!((60..140).contains(&at_start(SpecialPool::Either)), "{}", at_start(SpecialPool::Either));
 }
 
 #[test]

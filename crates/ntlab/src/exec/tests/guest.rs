@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Preemption},
+    config::{Config, Preemption, SpecialPool},
     exec::{self, Entered, Exec, Image},
     export,
     exports::Export,
@@ -137,7 +137,7 @@ impl Guest {
     pub fn run_as<T>(&self, config: Config, test: impl FnOnce(&Running<'_>) -> T) -> T {
         static IMAGE: OnceLock<PathBuf> = OnceLock::new();
         println!("preemption: {:?}, counted: {}", config.preemption, config.count_instructions);
-        let mut kernel = Kernel::new(config);
+        let mut kernel = Kernel::new(Config { special_pool: SpecialPool::VerifyEnd, ..config });
         if let Some(method) = self.method {
             let space = Space::guarded_by(method).expect("the host has address space");
             kernel.memory = Memory::of(space, kernel.config.memory);
