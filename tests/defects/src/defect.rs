@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
 use crate::{
-    callbacks, device::Device, dma, hot_add, interrupts, io, irql, locks, mutexes, paging, pool, queue, removal,
-    security, stack, tracking,
+    callbacks, completion, device::Device, dma, hot_add, interrupts, io, irql, locks, mutexes, paging, pool, queue,
+    removal, security, stack, system_irps, tracking,
 };
 
 /// A rule that can be broken.
@@ -54,7 +54,7 @@ pub enum Hook {
 }
 
 /// Every topic's defects.
-pub const ALL: [&[Defect]; 15] = [
+pub const ALL: [&[Defect]; 17] = [
     irql::DEFECTS,
     callbacks::DEFECTS,
     queue::DEFECTS,
@@ -63,6 +63,8 @@ pub const ALL: [&[Defect]; 15] = [
     tracking::DEFECTS,
     removal::DEFECTS,
     io::DEFECTS,
+    system_irps::DEFECTS,
+    completion::DEFECTS,
     locks::DEFECTS,
     mutexes::DEFECTS,
     stack::DEFECTS,

@@ -13,6 +13,7 @@ extern crate wdk_panic;
 mod irp;
 
 mod callbacks;
+mod completion;
 mod defect;
 mod device;
 mod dma;
@@ -31,6 +32,7 @@ mod queue;
 mod removal;
 mod security;
 mod stack;
+mod system_irps;
 mod tracking;
 
 use defect::Hook;

@@ -28,6 +28,7 @@ mod scenario;
 mod sources;
 
 mod callbacks;
+mod completion;
 mod dma;
 mod hot_add;
 mod interrupts;
@@ -41,11 +42,13 @@ mod queue;
 mod removal;
 mod security;
 mod stack;
+mod system_irps;
 mod tracking;
 
 /// The driver's sources, and what is tested of them.
-const TOPICS: [(&str, &[&str]); 15] = [
+const TOPICS: [(&str, &[&str]); 17] = [
     ("callbacks.rs", callbacks::TESTED),
+    ("completion.rs", completion::TESTED),
     ("dma.rs", dma::TESTED),
     ("hot_add.rs", hot_add::TESTED),
     ("interrupts.rs", interrupts::TESTED),
@@ -59,5 +62,6 @@ const TOPICS: [(&str, &[&str]); 15] = [
     ("removal.rs", removal::TESTED),
     ("security.rs", security::TESTED),
     ("stack.rs", stack::TESTED),
+    ("system_irps.rs", system_irps::TESTED),
     ("tracking.rs", tracking::TESTED),
 ];

@@ -42,7 +42,7 @@ pub const FUNCTIONS: &[Export] = &[
 
 /// "`IoCompleteRequest` macro". The priority boost has no meaning here: the choice of who runs next is the seed's.
 fn iof_complete_request(k: &Kernel, packet: Ptr<IRP>, _priority_boost: i8) {
-    irp::complete(k, packet);
+    irp::complete_by_driver(k, packet);
 }
 
 /// "`IoAllocateIrp` function". Quota is not charged.

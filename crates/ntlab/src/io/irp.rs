@@ -58,7 +58,7 @@ pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
 /// Makes a packet in memory of a driver's own (`IoInitializeIrp`).
 pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
     if k.io.irps.add_foreign(irp).is_none() {
-        violation(0x20B, irp, "IoInitializeIrp was called for an IRP that drivers still have");
+        violation(0x310, irp, "IoInitializeIrp was called for an IRP that drivers still have");
     }
     initialize(irp, locations);
 }
@@ -78,7 +78,7 @@ fn initialize(irp: Ptr<IRP>, locations: i8) {
 pub fn reuse(k: &Kernel, irp: Ptr<IRP>, status: NTSTATUS) {
     let index = known(k, irp, "IoReuseIrp");
     if k.io.irps.is_below(index, i8::MAX) {
-        violation(0x20B, irp, format!("{}: IoReuseIrp was called while drivers still have it", k.io.irps.title(index)));
+        violation(0x310, irp, format!("{}: IoReuseIrp was called while drivers still have it", k.io.irps.title(index)));
     }
     initialize(irp, at!(irp, StackCount).read());
     at!(irp, IoStatus.Anonymous.Status).write(status);
@@ -193,9 +193,10 @@ pub fn call_driver(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NTS
     layout::store(at!(location, DeviceObject), device);
 
     let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
-    let status = if rules::is_judged(major) { rules::forwarded(k, irp, index) } else { 0 };
+    rules::check_next_device(k, device, irp, index);
+    let entered = if rules::is_judged(major) { rules::forwarded(k, irp, index) } else { (0, 0) };
     let routine = driver::routine_for(device, irp, major);
-    let frame = k.io.irps.called(index, current, Sent { device, routine, major, minor, status }, k.now());
+    let frame = k.io.irps.called(index, current, Sent { device, routine, major, minor, entered }, k.now());
     let status = driver::dispatch(k, device, irp, major, routine);
     if let Err(disagreement) = k.io.irps.returned(index, frame, status) {
         disagreement.raise(irp, &k.io.irps.title(index));
@@ -218,7 +219,7 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
         violation(0x203, irp, format!("{}: passed down while its cancel routine is set", title()));
     }
     let current = at!(irp, CurrentLocation).read();
-    if k.io.irps.is_below(index, current - 1) {
+    if k.io.irps.is_below(index, current - 1) || k.io.irps.is_with(index, device) {
         violation(0x205, irp, format!("{}: passed down while a lower driver still has it", title()));
     }
     if current <= 1 {
@@ -230,6 +231,19 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
         .raise();
     }
     rules::check_next_location(k, device, irp, index);
+}
+
+/// `IofCompleteRequest` of a driver, which must be the one that has the packet.
+pub fn complete_by_driver(k: &Kernel, irp: Ptr<IRP>) {
+    let index = known(k, irp, "IoCompleteRequest");
+    let holder = k.io.irps.pending_at(index, at!(irp, CurrentLocation).read());
+    let completer = driver::at_address(k, k.exec.caller());
+    if let (Some(routine), Some(_)) = (holder, completer)
+        && driver::at_address(k, routine) != completer
+    {
+        violation(0x209, irp, format!("{}: completed while a lower driver still has it", k.io.irps.title(index)));
+    }
+    complete(k, irp);
 }
 
 /// Ends the driver's work on a packet: `IofCompleteRequest` ("`IoCompleteRequest` macro").
@@ -325,11 +339,13 @@ fn call_completion_routine(
 ) -> Next {
     let routine = at!(location, CompletionRoutine).cast::<u64>().read();
     let context = at!(location, Context).cast::<u64>().read();
+    let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
+    let before = status(irp);
     let device = if pending.is_some() { at!(current_location(irp), DeviceObject).cast::<u64>().read() } else { 0 };
     zero_location(location);
     if routine == 0 {
         violation(
-            0x207,
+            0x212,
             irp,
             format!("{}: a completion routine is to be called, but none is set", k.io.irps.title(index)),
         );
@@ -340,6 +356,15 @@ fn call_completion_routine(
     }
     if k.io.irps.index_of(k, irp) != Some(index) {
         violation(0x20B, irp, "a completion routine freed its IRP, but did not return STATUS_MORE_PROCESSING_REQUIRED");
+    }
+    if before >= 0
+        && status(irp) < 0
+        && let Some((code, name)) = rules::must_succeed(major, minor.into())
+    {
+        let sentence = format!("{}: a completion routine failed {name}", k.io.irps.title(index));
+        Finding::bug_check(IO_MANAGER_VIOLATION, [code, 0, irp.address(), 0], sentence)
+            .with_stack("the completion routine", &[routine])
+            .raise();
     }
     if pending == Some(true) && u32::from(at!(current_location(irp), Control).read()) & SL_PENDING_RETURNED == 0 {
         let title = k.io.irps.title(index);

@@ -69,10 +69,12 @@ struct Frame {
     device: u64,
     /// The dispatch routine.
     routine: u64,
-    /// The status the packet came with.
-    entered: NTSTATUS,
+    /// The status and information the packet came with.
+    entered: (NTSTATUS, u64),
     /// It was passed on to a lower driver.
     forwarded: bool,
+    /// The status that the lower driver completed it with.
+    below: Option<NTSTATUS>,
     pending: bool,
     completed: Option<Completed>,
 }
@@ -103,8 +105,11 @@ struct Record {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub device: Ptr<DEVICE_OBJECT>,
-    pub entered: NTSTATUS,
+    /// The status and information that the driver got it with.
+    pub entered: (NTSTATUS, u64),
     pub forwarded: bool,
+    /// The status that the lower driver completed it with.
+    pub below: Option<NTSTATUS>,
 }
 
 /// What a packet is sent with.
@@ -114,8 +119,8 @@ pub(super) struct Sent {
     pub routine: u64,
     pub major: u8,
     pub minor: u8,
-    /// The status it has, where that tells something: of PnP and power requests.
-    pub status: NTSTATUS,
+    /// The status and information it has, where they tell something: of PnP and power requests.
+    pub entered: (NTSTATUS, u64),
 }
 
 /// A packet that drivers have.
@@ -234,15 +239,16 @@ impl Irps {
         {
             above.forwarded = true;
         }
-        let Sent { device, routine, major, minor, status } = sent;
+        let Sent { device, routine, major, minor, entered } = sent;
         let device = device.address();
         record.frames.push(Frame {
             id,
             location,
             device,
             routine,
-            entered: status,
+            entered,
             forwarded: false,
+            below: None,
             pending: false,
             completed: None,
         });
@@ -284,6 +290,9 @@ impl Irps {
         let mut records = self.records.borrow_mut();
         let mut verdict = Ok(());
         for frame in &mut records[index].frames {
+            if frame.location == location + 1 {
+                frame.below = Some(completed.status);
+            }
             if frame.location == location && frame.completed.is_none() {
                 frame.completed = Some(completed);
                 if frame.pending {
@@ -308,6 +317,22 @@ impl Irps {
     /// Whether a driver below `location` has the packet.
     pub(super) fn is_below(&self, index: usize, location: i8) -> bool {
         self.records.borrow()[index].is_below(location)
+    }
+
+    /// Whether the driver of `device` has the packet and has not passed it on.
+    pub(super) fn is_with(&self, index: usize, device: Ptr<DEVICE_OBJECT>) -> bool {
+        let has_it = |frame: &Frame| {
+            frame.device == device.address() && frame.pending && !frame.forwarded && frame.completed.is_none()
+        };
+        self.records.borrow()[index].frames.iter().any(has_it)
+    }
+
+    /// The dispatch routine of the driver that has the packet at `location`, returned `STATUS_PENDING` and has not passed it on.
+    pub(super) fn pending_at(&self, index: usize, location: i8) -> Option<u64> {
+        let has_it = |frame: &&Frame| {
+            frame.location == location && frame.pending && !frame.forwarded && frame.completed.is_none()
+        };
+        self.records.borrow()[index].frames.iter().find(has_it).map(|frame| frame.routine)
     }
 
     /// Whether the driver that has the packet allocated it.
@@ -339,7 +364,8 @@ impl Irps {
         let records = self.records.borrow();
         let has_it = |frame: &&Frame| frame.location == location && frame.completed.is_none();
         let frame = records[index].frames.iter().rev().find(has_it)?;
-        Some(Call { device: Ptr::new(frame.device), entered: frame.entered, forwarded: frame.forwarded })
+        let Frame { entered, forwarded, below, .. } = *frame;
+        Some(Call { device: Ptr::new(frame.device), entered, forwarded, below })
     }
 
     /// The call of the dispatch routine that passes the packet on to `location`: by skipping its own stack location, or to the next one.

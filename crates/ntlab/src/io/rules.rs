@@ -8,7 +8,7 @@ use windows_sys::{
             IRP_MJ_PNP, IRP_MJ_POWER, IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE,
             IRP_MN_QUERY_CAPABILITIES, IRP_MN_QUERY_POWER, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_QUERY_STOP_DEVICE,
             IRP_MN_REMOVE_DEVICE, IRP_MN_SET_POWER, IRP_MN_START_DEVICE, IRP_MN_STOP_DEVICE, IRP_MN_SURPRISE_REMOVAL,
-            SL_PENDING_RETURNED,
+            SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, SL_PENDING_RETURNED,
         },
     },
     Win32::Foundation::{NTSTATUS, STATUS_NOT_SUPPORTED},
@@ -53,8 +53,11 @@ pub const fn is_judged(major: u8) -> bool {
 
 /// Failure of a request that must succeed: `IRP_MN_REMOVE_DEVICE` has a code of its own.
 pub const fn failed_code(minor: u32) -> u64 {
-    if minor == IRP_MN_REMOVE_DEVICE { 0x306 } else { 0x247 }
+    if minor == IRP_MN_REMOVE_DEVICE { 0x306 } else { MUST_NOT_FAIL }
 }
+
+/// A driver has failed an IRP that must not be failed.
+const MUST_NOT_FAIL: u64 = 0x247;
 
 /// Whether a PnP minor function is one that no driver knows.
 pub const fn is_unknown(major: u8, minor: u8) -> bool {
@@ -81,6 +84,7 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
             "passed down with the next stack location marked pending: its control field was copied, or was marked before it was skipped",
         );
     }
+    check_completion_routine(k, packet, index);
     if head & MINOR_AND_FLAGS != 0 || first | second | third | fourth | file != 0 {
         return;
     }
@@ -98,11 +102,49 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
     }
 }
 
+/// A driver must not call the completion routine of the driver above it: it copied that with the rest of its stack location.
+fn check_completion_routine(k: &Kernel, packet: Ptr<IRP>, index: usize) {
+    /// Where in a stack location the completion routine and its context are.
+    const ROUTINE: usize = 7;
+    let words = |location: Ptr<IO_STACK_LOCATION>| location.cast::<[u64; LOCATION_WORDS]>().read();
+    let of_next = words(irp::next_location(packet));
+    if of_next[0] >> 24 & u64::from(INVOKE_ALWAYS) == 0 || of_next[ROUTINE] == 0 {
+        return;
+    }
+    let here = at!(packet, CurrentLocation).read();
+    let is_own = k.io.irps.call_at(index, here).is_some_and(|call| !call.forwarded);
+    if is_own && words(irp::current_location(packet))[ROUTINE..] == of_next[ROUTINE..] {
+        let what =
+            "passed down with the completion routine of the driver above, which was copied with the stack location";
+        violation(k, 0x207, packet, index, what);
+    }
+}
+
+/// A driver passes a packet to the next lower device, not to one farther down. The packet's current stack location is that device's already.
+pub fn check_next_device(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, index: usize) {
+    let Some(call) = k.io.irps.call_above(index, at!(packet, CurrentLocation).read()) else { return };
+    if device::number(k, call.device) == 0 {
+        return;
+    }
+    let next = device::lower(call.device);
+    if next == device || next.is_null() {
+        return;
+    }
+    let below = std::iter::successors(Some(next), |&next| Some(device::lower(next)).filter(|next| !next.is_null()));
+    if below.skip(1).any(|other| other == device) {
+        let what = "passed down past a device of the stack: to the physical device object, for example, and not to what IoAttachDeviceToDeviceStack returned";
+        violation(k, 0x211, packet, index, what);
+    }
+}
+
+const INVOKE_ALWAYS: u32 = SL_INVOKE_ON_SUCCESS | SL_INVOKE_ON_ERROR | SL_INVOKE_ON_CANCEL;
 const LOCATION_WORDS: usize = size_of::<IO_STACK_LOCATION>() / size_of::<u64>();
 
-/// Judges a PnP or power packet that is sent to a driver; returns its status. Its current stack location is that driver's already.
-pub fn forwarded(k: &Kernel, packet: Ptr<IRP>, index: usize) -> NTSTATUS {
+/// Judges a PnP or power packet that is sent to a driver; returns its status and information. Its current stack location is that driver's
+/// already.
+pub fn forwarded(k: &Kernel, packet: Ptr<IRP>, index: usize) -> (NTSTATUS, u64) {
     let status = irp::status(packet);
+    let information = at!(packet, IoStatus.Information).cast::<u64>().read();
     let location = irp::current_location(packet);
     let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
     let is_pnp = u32::from(major) == IRP_MJ_PNP;
@@ -117,10 +159,15 @@ pub fn forwarded(k: &Kernel, packet: Ptr<IRP>, index: usize) -> NTSTATUS {
                 "a PnP or power IRP is sent with another status than STATUS_NOT_SUPPORTED",
             );
         }
-        return status;
+        return (status, information);
     };
-    if is_unknown(major, minor) && status != call.entered {
-        violation(k, 0x213, packet, index, "a driver changed the status of a PnP request that it does not know");
+    let (entered, brought) = call.entered;
+    if is_unknown(major, minor) && status != entered {
+        violation(k, 0x213, packet, index, STATUS_CHANGED);
+    }
+    if is_unknown(major, minor) && information != brought {
+        let what = "a driver changed the information of a PnP request that it does not know";
+        violation(k, 0x214, packet, index, what);
     }
     if status < 0 && status != STATUS_NOT_SUPPORTED {
         let code = if is_pnp { 0x215 } else { 0x219 };
@@ -132,7 +179,7 @@ pub fn forwarded(k: &Kernel, packet: Ptr<IRP>, index: usize) -> NTSTATUS {
             &format!("passed down with status {status:#010x}: a failed request must be completed"),
         );
     }
-    if status == STATUS_NOT_SUPPORTED && call.entered != STATUS_NOT_SUPPORTED {
+    if status == STATUS_NOT_SUPPORTED && entered != STATUS_NOT_SUPPORTED {
         let code = if is_pnp { 0x216 } else { 0x21A };
         violation(
             k,
@@ -142,23 +189,28 @@ pub fn forwarded(k: &Kernel, packet: Ptr<IRP>, index: usize) -> NTSTATUS {
             "a driver set the status to STATUS_NOT_SUPPORTED, which is the system's to set",
         );
     }
-    status
+    (status, information)
 }
+
+const STATUS_CHANGED: &str = "a driver changed the status of a PnP request that it does not know";
 
 /// Judges a PnP or power packet that a driver completes.
 pub fn completed(k: &Kernel, packet: Ptr<IRP>, index: usize, major: u8, minor: u8) {
     let Some(call) = k.io.irps.call_at(index, at!(packet, CurrentLocation).read()) else { return };
     // A driver that completes the removal of its device may have deleted it.
     let is_above_another = device::number(k, call.device) != 0 && !device::lower(call.device).is_null();
-    if !is_above_another || call.forwarded {
+    if !is_above_another {
         return;
     }
     let status = irp::status(packet);
+    if call.forwarded {
+        return completed_later(k, packet, index, (major, minor), (call.below, status));
+    }
     if is_unknown(major, minor) {
-        let (code, what) = if status == call.entered {
+        let (code, what) = if status == call.entered.0 {
             (0x22D, "a driver completed a PnP request that it does not know; it must pass it down")
         } else {
-            (0x213, "a driver changed the status of a PnP request that it does not know")
+            (0x213, STATUS_CHANGED)
         };
         violation(k, code, packet, index, what);
     }
@@ -169,18 +221,53 @@ pub fn completed(k: &Kernel, packet: Ptr<IRP>, index: usize, major: u8, minor: u
     }
 }
 
+/// A driver completes what a lower driver has completed, with the status `below`, and it took back.
+fn completed_later(
+    k: &Kernel,
+    packet: Ptr<IRP>,
+    index: usize,
+    (major, minor): (u8, u8),
+    (below, status): (Option<NTSTATUS>, NTSTATUS),
+) {
+    let Some(below) = below else { return };
+    if is_unknown(major, minor) && status != below {
+        violation(k, 0x213, packet, index, STATUS_CHANGED);
+    }
+    if status < 0
+        && below >= 0
+        && let Some((code, name)) = must_succeed(major, minor.into())
+    {
+        let what = format!("{name} was completed with {status:#010x} after the lower driver had done it");
+        violation(k, code, packet, index, &what);
+    }
+}
+
+/// What a driver above the bus driver must not fail: the code of doing so, and the request's name.
+pub fn must_succeed(major: u8, minor: u32) -> Option<(u64, &'static str)> {
+    match u32::from(major) {
+        IRP_MJ_PNP => {
+            let (_, name) = MUST_SUCCEED.iter().find(|(number, _)| *number == minor)?;
+            Some((failed_code(minor), name))
+        }
+        IRP_MJ_POWER if minor == IRP_MN_SET_POWER => Some((MUST_NOT_FAIL, "IRP_MN_SET_POWER")),
+        _ => None,
+    }
+}
+
 fn completed_pnp(k: &Kernel, packet: Ptr<IRP>, index: usize, minor: u32, (call, status): (Call, NTSTATUS)) {
-    if status == STATUS_NOT_SUPPORTED && call.entered == status {
+    if status == STATUS_NOT_SUPPORTED && call.entered.0 == status {
         violation(k, 0x22F, packet, index, "a driver completed a PnP request untouched; it must pass it down");
     }
-    if let Some((_, name)) = MUST_SUCCEED.iter().find(|(number, _)| *number == minor)
-        && status < 0
-    {
-        let what = format!("{name} was completed with {status:#010x}; a driver must not fail it");
-        violation(k, failed_code(minor), packet, index, &what);
-    }
+    check_not_failed(k, packet, index, must_succeed(IRP_MJ_PNP as u8, minor), status);
     if status >= 0 && FOR_ALL.contains(&minor) {
         violation(k, 0x22E, packet, index, "a driver completed a PnP request with success and did not pass it down");
+    }
+}
+
+fn check_not_failed(k: &Kernel, packet: Ptr<IRP>, index: usize, rule: Option<(u64, &str)>, status: NTSTATUS) {
+    if let Some((code, name)) = rule.filter(|_| status < 0) {
+        let what = format!("{name} was completed with {status:#010x}; a driver must not fail it");
+        violation(k, code, packet, index, &what);
     }
 }
 
@@ -188,6 +275,7 @@ fn completed_power(k: &Kernel, packet: Ptr<IRP>, index: usize, minor: u32, statu
     if status == STATUS_NOT_SUPPORTED {
         violation(k, 0x232, packet, index, "a driver completed a power request untouched; it must pass it down");
     }
+    check_not_failed(k, packet, index, must_succeed(IRP_MJ_POWER as u8, minor), status);
     if status >= 0 && matches!(minor, IRP_MN_QUERY_POWER | IRP_MN_SET_POWER) {
         violation(k, 0x231, packet, index, "a driver completed a power request with success and did not pass it down");
     }
