@@ -13,6 +13,8 @@ use windows_sys::Wdk::{
 use super::device;
 use crate::{kernel::Kernel, memory::Ptr, registry::Value};
 
+/// What of a `DEVICE_REGISTRY_PROPERTY` drivers pass: the kind of value beside it is for analysis tools, and windows-sys has it.
+const NUMBER: DEVICE_REGISTRY_PROPERTY = 0xFFF;
 /// `InstallStateInstalled`.
 const INSTALLED: u32 = 0;
 
@@ -43,7 +45,7 @@ impl DeviceNode {
             (DevicePropertyPhysicalDeviceObjectName, Value::text(&device::name_of(k, pdo).unwrap_or_default())),
             (DevicePropertyInstallState, Value::dword(INSTALLED)),
         ];
-        let properties = properties.into_iter().map(|(which, value)| (which, value.data)).collect();
+        let properties = properties.into_iter().map(|(which, value)| (which & NUMBER, value.data)).collect();
         Self { instance: instance.into(), properties, ..Self::default() }
     }
 }
