@@ -71,14 +71,14 @@ impl Journal {
     ///
     /// `INVALID_PARAMETER` where the cursor is beyond the next event, `BUFFER_TOO_SMALL` where not even one event fits.
     pub fn read(&self, irp: &IrpRef, cursor: u64, output_length: usize) -> Result<(usize, u32)> {
-        let room = output_length.saturating_sub(JournalOutput::SIZE) / Event::SIZE;
-        if room == 0 {
-            return Err(NtStatus::BUFFER_TOO_SMALL);
-        }
         let found = {
             let ring = self.ring.lock();
             window(cursor, ring.next, ring.events.len() as u64).ok_or(NtStatus::INVALID_PARAMETER)?
         };
+        let room = output_length.saturating_sub(JournalOutput::SIZE) / Event::SIZE;
+        if room == 0 {
+            return Err(NtStatus::BUFFER_TOO_SMALL);
+        }
         let mut at = JournalOutput::SIZE;
         let mut count = 0;
         let wanted = usize::try_from(found.available).unwrap_or(usize::MAX).min(room);

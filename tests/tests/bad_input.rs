@@ -98,6 +98,11 @@ fn a_journal_cursor_beyond_the_next_event() {
         for cursor in [next + 1000, u64::MAX] {
             assert_eq!(workload::journal_from(device, cursor), Err(status::INVALID_PARAMETER));
             refused(device, workload::journal(cursor).0, status::INVALID_PARAMETER);
+            // The output is looked at last.
+            let input = [cursor.to_le_bytes(), [0; 8]].concat();
+            for code in [IOCTL_HOTADD_JOURNAL_READ, IOCTL_HOTADD_JOURNAL_WAIT] {
+                refused(device, control(code, input.clone(), 0), status::INVALID_PARAMETER);
+            }
         }
     });
 }

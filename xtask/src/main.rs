@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::{NotAllowed, Purpose};
-use xtask::{bench, campaign, demo, package, setup, test};
+use xtask::{bench, campaign, demo, fuzz, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -31,6 +31,8 @@ enum Command {
     Demo(demo::Options),
     /// Run hotadd.sys for long: every sequence of events, endurance, interruption at any instruction, every failure.
     Campaign(campaign::Options),
+    /// Send random control requests, and keep those that reach basic blocks of hotadd.sys which no kept one reaches, in tests/corpus.
+    Fuzz(fuzz::Options),
     /// Measure what the driver and the lab take on this machine.
     Bench(bench::Options),
     /// Check formatting, lints and documentation, and run the tests.
@@ -55,6 +57,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Campaign(options) => return campaign::run(&options, hotadd),
         Command::Demo(options) => return demo::run(&options, hotadd),
+        Command::Fuzz(options) => fuzz::run(&options, &hotadd()?)?,
         Command::Setup => println!("Everything the build and the tests need is installed."),
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,

@@ -9,8 +9,8 @@
 //!
 //! | NTSTATUS | when |
 //! |---|---|
-//! | `STATUS_INVALID_DEVICE_REQUEST` | the control code is unknown |
 //! | `STATUS_ACCESS_DENIED` | the handle lacks the access that the code's bits ask for (the I/O manager's answer) |
+//! | `STATUS_INVALID_DEVICE_REQUEST` | the control code is unknown |
 //! | `STATUS_INFO_LENGTH_MISMATCH` | the input is not exactly as long as the code's input structure |
 //! | `STATUS_INVALID_PARAMETER` | a reserved field is not zero, or a field is out of its range |
 //! | `STATUS_BUFFER_TOO_SMALL` | the output does not hold the structure, and, for lists, one entry |

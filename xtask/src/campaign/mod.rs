@@ -18,6 +18,7 @@ use clap::{Args, ValueEnum};
 use ntlab::explore;
 use workload::systematic::{self, Case, Search};
 
+pub(crate) use self::parts::smallest;
 pub use self::results::{PartFound, PartResults};
 use self::{parts::Units, results::Results};
 

@@ -13,7 +13,7 @@ use ntlab::{
 use serde::{Deserialize, Serialize};
 use workload::{
     Demo, Endurance,
-    fuzz::Fuzz,
+    fuzz::{Corpus, Fuzz},
     interference::{Interference, What},
     life,
     sequence::{self, Step},
@@ -119,7 +119,14 @@ fn stepped(number: u64) -> (Unit, Config) {
 }
 
 fn fuzz(number: u64) -> (Unit, Config) {
-    (Unit::Fuzz(Fuzz { requests: FUZZ_REQUESTS, seed: number }), smallest(2).with_seed(number))
+    let config = Config { note_blocks: true, ..smallest(2).with_seed(number) };
+    (Unit::Fuzz(Fuzz { requests: FUZZ_REQUESTS, seed: number }), config)
+}
+
+/// The kept sequences that all units of the fuzz part start from.
+fn corpus() -> &'static Corpus {
+    static CORPUS: OnceLock<Corpus> = OnceLock::new();
+    CORPUS.get_or_init(|| Corpus::load(&crate::fuzz::corpus_folder()).unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Every kernel call of the driver's life, with everything that may happen there.
@@ -177,7 +184,11 @@ impl Scenario for Unit {
                 }
             }),
             Self::Demo(plan) => machine.run(|system| plan.play(system, driver())),
-            Self::Fuzz(plan) => machine.run(|system| plan.play(system, driver())),
+            Self::Fuzz(plan) => machine.run(|system| {
+                let found = plan.play(system, driver(), corpus())?;
+                let kept = ("sequences that reach what the kept ones do not".to_owned(), found.new.len() as u64);
+                Ok(found.tally.statuses.into_iter().chain([kept]).collect())
+            }),
             Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Interference(plan) => machine.run(|system| plan.play(system, driver())),
         }

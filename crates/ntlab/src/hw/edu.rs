@@ -9,6 +9,8 @@ pub struct EduModel {
     pub reach: u64,
     /// Applied to the start address of a transfer.
     pub dma_mask: u64,
+    /// After a bus reset, transfers reach memory as before until the command register is written; else they do not.
+    pub masters_after_reset: bool,
     /// How long a transfer takes, in nanoseconds.
     pub dma_time: u64,
     /// How long starting a factorial takes, in nanoseconds.
@@ -24,6 +26,7 @@ impl EduModel {
     pub const QEMU_7: Self = Self {
         reach: 4095,
         dma_mask: 0x0FFF_FFFF,
+        masters_after_reset: true,
         dma_time: 100_000_000,
         factorial_latency: 25_000,
         multiplication_time: 680,

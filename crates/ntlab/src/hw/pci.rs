@@ -80,13 +80,16 @@ pub struct Function {
     writable: [u8; 256],
     has_messages: bool,
     asserted: bool,
+    /// It is a bus master whatever the command register says.
+    still_masters: bool,
 }
 
 impl Function {
     /// The function after power on. `bar_bytes` is a power of two.
     #[must_use]
     pub fn new(identity: Identity, bar_bytes: u32, has_messages: bool) -> Self {
-        let mut function = Self { bytes: [0; 256], writable: [0; 256], has_messages, asserted: false };
+        let mut function =
+            Self { bytes: [0; 256], writable: [0; 256], has_messages, asserted: false, still_masters: false };
         let [base_class, sub_class, interface] = identity.class;
         function.set(0x00, identity.vendor);
         function.set(0x02, identity.device);
@@ -130,6 +133,9 @@ impl Function {
             let place = &mut self.bytes[offset + index];
             *place = *place & !writable | byte & writable;
         }
+        if (offset..offset + bytes.len()).contains(&COMMAND) {
+            self.still_masters = false;
+        }
         if self.messages_enabled() {
             self.asserted = false;
         }
@@ -143,7 +149,7 @@ impl Function {
             self.asserted = true;
             return self.line_change(line_before);
         }
-        if self.command() & COMMAND_BUS_MASTER == 0 { Signal::Nothing } else { Signal::Message(self.message()) }
+        if self.is_bus_master() { Signal::Message(self.message()) } else { Signal::Nothing }
     }
 
     /// The device model has nothing to signal any more.
@@ -153,8 +159,18 @@ impl Function {
         self.line_change(line_before)
     }
 
+    /// Bus reset as QEMU does it, which turns bus mastering on and off when the command register is written, and only then
+    /// ([`EduModel::masters_after_reset`](super::edu::EduModel::masters_after_reset)).
+    pub fn reset_as_qemu(&mut self) -> Signal {
+        let masters = self.is_bus_master();
+        let signal = self.reset();
+        self.still_masters = masters;
+        signal
+    }
+
     /// Bus reset: command, BAR and message enable fall, and the line with them.
     pub fn reset(&mut self) -> Signal {
+        self.still_masters = false;
         let line_before = self.line();
         let message = if self.has_messages { MSI..MSI_DATA + 2 } else { 0..0 };
         for place in [
@@ -182,7 +198,7 @@ impl Function {
     /// Whether the function may access memory.
     #[must_use]
     pub fn is_bus_master(&self) -> bool {
-        self.command() & COMMAND_BUS_MASTER != 0
+        self.still_masters || self.command() & COMMAND_BUS_MASTER != 0
     }
 
     /// Whether it has a message capability.

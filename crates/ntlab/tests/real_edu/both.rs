@@ -6,7 +6,7 @@ use std::{
 };
 
 use ntlab::hw::{
-    edu::{COMPUTING, DMA_COMMAND, EduModel, FACTORIAL, RUN, STATUS},
+    edu::{BUFFER_START, COMPUTING, DMA_COMMAND, EduModel, FACTORIAL, RUN, STATUS},
     pci::{BAR0, Message},
     qemu::{MAILBOX, Qemu},
 };
@@ -22,6 +22,8 @@ const BAR: u64 = 0xE000_0000;
 /// Memory and bus master.
 const ENABLED: u16 = 0x0006;
 const MSI_ADDRESS: usize = 0x44;
+const RAISE: u64 = 0x60;
+const MEMORY: u64 = 0x0100_0000;
 /// Steps for which the device may be left to work at its own pace.
 const LEEWAY: u32 = 4;
 /// States of the model that are kept before that.
@@ -50,21 +52,71 @@ struct Both {
     line: Vec<bool>,
     message: Option<Message>,
     busy_steps: u32,
+    done: Done,
+}
+
+/// How often both did what, and were compared.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Done {
+    pub reads: usize,
+    pub to_memory: usize,
+    pub to_device: usize,
+    pub line_changes: usize,
+    pub messages: usize,
+    pub resets: usize,
+    pub resets_in_transfer: usize,
 }
 
 /// Runs a program on a device that was just powered on.
-pub fn run(steps: &[Step], interrupts: Interrupts, model: &EduModel) -> Result<(), Difference> {
-    let qemu = Qemu::start().unwrap_or_else(|error| panic!("{error}"));
-    let mut both = Both { qemu, states: vec![State::new(model)], line: vec![], message: None, busy_steps: 0 };
-    both.set_up(interrupts);
+pub fn run(steps: &[Step], interrupts: Interrupts, model: &EduModel) -> Result<Done, Difference> {
+    let mut both = Both::new(interrupts, model);
     for (step, action) in steps.iter().chain([&Step::Wait]).enumerate() {
         let done = both.step(action, interrupts).and_then(|()| both.after_step());
         done.map_err(|sentence| Difference { step, sentence: format!("{action:x?}: {sentence}") })?;
     }
-    Ok(())
+    Ok(both.done)
+}
+
+/// What the comparison says when the device signals an interrupt that the model does not.
+pub fn signal_unknown(interrupts: Interrupts, model: &EduModel) -> Result<(), String> {
+    let mut both = Both::new(interrupts, model);
+    both.qemu.write(BAR + RAISE, 4, 1).expect("the device is there");
+    both.wait()
+}
+
+/// Resets the bus while a transfer to memory is under way, and lets that end before anything else happens.
+pub fn reset_in_transfer(model: &EduModel) -> Result<(), String> {
+    let mut both = Both::new(Interrupts::Line, model);
+    both.fill(MEMORY, 64, 1);
+    for (offset, value) in [(0x80, BUFFER_START), (0x88, MEMORY), (0x90, 64), (DMA_COMMAND, 3)] {
+        both.write(offset, 8, value);
+    }
+    both.qemu.reset().expect("the device is there");
+    both.states.iter_mut().for_each(State::reset);
+    both.states = all_possible(&both.states);
+    // More than the device needs.
+    std::thread::sleep(Duration::from_millis(50));
+    both.states.retain(State::is_idle);
+    both.set_up(Interrupts::Line);
+    both.wait()
+}
+
+/// What it says when the model signals an interrupt that the device does not.
+pub fn miss_signal(interrupts: Interrupts, model: &EduModel) -> Result<(), String> {
+    let mut both = Both::new(interrupts, model);
+    both.states.iter_mut().for_each(|state| state.write(RAISE, 4, 1));
+    both.wait()
 }
 
 impl Both {
+    fn new(interrupts: Interrupts, model: &EduModel) -> Self {
+        let qemu = Qemu::start().unwrap_or_else(|error| panic!("{error}"));
+        let states = vec![State::new(model)];
+        let mut both = Self { qemu, states, line: vec![], message: None, busy_steps: 0, done: Done::default() };
+        both.set_up(interrupts);
+        both
+    }
+
     fn set_up(&mut self, interrupts: Interrupts) {
         let messages = u8::from(interrupts == Interrupts::Message);
         self.configure(MSI_ADDRESS, &MAILBOX.to_le_bytes());
@@ -86,12 +138,14 @@ impl Both {
             Step::Fill { address, length, seed } => self.fill(*address, *length, *seed),
             Step::Wait => self.wait()?,
             Step::Reset => {
-                // A transfer that ends between the reset and the next write to the command register is not compared: QEMU 7.2 seems to
-                // let it reach memory.
-                self.wait()?;
+                self.done.resets += 1;
+                self.done.resets_in_transfer += usize::from(self.states.iter().any(|state| state.transfer().is_some()));
+                self.let_time_pass();
                 self.qemu.reset().expect("the device is there");
+                // What was under way may have ended before it, and may end before the command register is written again.
                 self.let_time_pass();
                 self.states.iter_mut().for_each(State::reset);
+                self.let_time_pass();
                 self.set_up(interrupts);
             }
         }
@@ -104,6 +158,7 @@ impl Both {
 
     fn read(&mut self, offset: u64, size: u8) -> Result<(), String> {
         let found = self.qemu.read(BAR + offset, size).expect("the device is there");
+        self.done.reads += 1;
         self.keep(|state| state.read(offset, size), &found)
     }
 
@@ -114,7 +169,12 @@ impl Both {
         }
         self.states = possible;
         self.qemu.write(BAR + offset, size, value).expect("the device is there");
+        let idle = self.states.iter().all(|state| state.transfer().is_none());
         self.states.iter_mut().for_each(|state| state.write(offset, size, value));
+        if let Some(transfer) = self.states.iter().find_map(State::transfer).filter(|_| idle) {
+            let count = if transfer.to_memory { &mut self.done.to_memory } else { &mut self.done.to_device };
+            *count += 1;
+        }
     }
 
     fn configure(&mut self, offset: usize, bytes: &[u8]) {
@@ -178,6 +238,8 @@ impl Both {
     fn compare_signals(&mut self) -> Result<(), String> {
         let expected: Vec<_> = self.states.iter().map(|state| (state.line.clone(), state.message)).collect();
         let (line, message) = (std::mem::take(&mut self.line), self.message.take());
+        self.done.line_changes += line.len();
+        self.done.messages += usize::from(message.is_some());
         self.states.retain(|state| state.line == line && state.message == message);
         for state in &mut self.states {
             state.line.clear();

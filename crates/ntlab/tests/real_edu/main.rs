@@ -9,7 +9,7 @@ mod program;
 
 use std::env;
 
-use both::{Difference, run};
+use both::{Difference, Done, run};
 use ntlab::hw::{
     edu::EduModel,
     qemu::{self, QemuError},
@@ -22,12 +22,39 @@ const TRIES: u32 = 100;
 
 #[test]
 fn the_model_and_the_real_device_agree_with_line_interrupts() {
-    each_seed(|seed| compare(seed, Interrupts::Line));
+    each_seed(|seed| {
+        let done = compare(seed, Interrupts::Line);
+        assert!(done.line_changes > 100, "{done:?}");
+    });
 }
 
 #[test]
 fn the_model_and_the_real_device_agree_with_messages() {
-    each_seed(|seed| compare(seed, Interrupts::Message));
+    each_seed(|seed| {
+        let done = compare(seed, Interrupts::Message);
+        assert!(done.messages > 100, "{done:?}");
+    });
+}
+
+#[test]
+fn an_interrupt_that_only_one_of_them_signals_is_a_difference() {
+    for interrupts in [Interrupts::Line, Interrupts::Message] {
+        for found in [both::signal_unknown(interrupts, &installed()), both::miss_signal(interrupts, &installed())] {
+            let sentence = found.expect_err("they differ");
+            assert!(sentence.contains("signals"), "{interrupts:?}: {sentence}");
+        }
+    }
+}
+
+#[test]
+fn a_transfer_under_way_reaches_memory_after_a_bus_reset_until_the_command_register_is_written() {
+    let model = installed();
+    assert!(model.masters_after_reset, "QEMU's do");
+    for expected in [true, false] {
+        let model = EduModel { masters_after_reset: expected, ..model.clone() };
+        let found = both::reset_in_transfer(&model);
+        assert_eq!(found.is_ok(), expected, "{found:?}");
+    }
 }
 
 #[test]
@@ -48,10 +75,18 @@ fn each_seed(test: impl Fn(u64)) {
     chosen.map_or(0..3, |seed: u64| seed..seed + 1).for_each(test);
 }
 
-fn compare(seed: u64, interrupts: Interrupts) {
+/// Runs a program on both; nothing that programs are for is missing in it.
+fn compare(seed: u64, interrupts: Interrupts) -> Done {
     let model = installed();
     let steps = program(seed, interrupts, STEPS, &model);
-    let Err(difference) = run(&steps, interrupts, &model) else { return };
+    let difference = match run(&steps, interrupts, &model) {
+        Ok(done) => {
+            let often = [done.reads, done.to_memory, done.to_device].iter().all(|count| *count > 100);
+            assert!(often && done.resets > 30 && done.resets_in_transfer > 0, "seed {seed}: {done:?}");
+            return done;
+        }
+        Err(difference) => difference,
+    };
     eprintln!("seed {seed}: {difference}; looking for a smaller program");
     let (steps, difference) = shrink(steps, difference, |steps| run(steps, interrupts, &model).err());
     panic!(

@@ -51,6 +51,11 @@ impl State {
         }
     }
 
+    /// The transfer that is under way.
+    pub fn transfer(&self) -> Option<Transfer> {
+        self.edu.transfer().ok().filter(|_| self.transferring)
+    }
+
     pub fn is_idle(&self) -> bool {
         !self.computing && !self.transferring && self.tail == Tail::Nothing
     }
@@ -92,7 +97,8 @@ impl State {
     }
 
     pub fn reset(&mut self) {
-        let signal = self.function.reset();
+        let still_masters = self.edu.model().masters_after_reset;
+        let signal = if still_masters { self.function.reset_as_qemu() } else { self.function.reset() };
         self.note(signal);
     }
 
