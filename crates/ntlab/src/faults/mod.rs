@@ -5,6 +5,8 @@
 //! every distinct one of them, run after run, is the systematic search.
 
 mod calls;
+#[cfg(test)]
+mod complete;
 mod steps;
 mod table;
 

@@ -115,7 +115,9 @@ pub static CAN_FAIL: &[CanFail] = &[
     row("ExAllocatePool2", NULL_WITHOUT_MEMORY),
     row("ExAllocatePool3", NULL_WITHOUT_MEMORY),
     row("ExAllocatePoolWithTag", NULL_WITHOUT_MEMORY),
+    row("GetScatterGatherList", ANY_STATUS),
     row("IoAllocateIrp", NULL_WITHOUT_MEMORY),
+    row("IoAllocateMdl", NULL_WITHOUT_MEMORY),
     row("IoAllocateWorkItem", NULL_WITHOUT_MEMORY),
     row("IoAttachDeviceToDeviceStack", &[Failure::other(NULL)]),
     row("IoAttachDeviceToDeviceStackSafe", &[Failure::other(NO_SUCH_DEVICE).with_null(2)]),
@@ -160,7 +162,9 @@ pub static CAN_FAIL: &[CanFail] = &[
     row("MmMapLockedPagesSpecifyCache", NULL_WITHOUT_MEMORY),
     row("PoRequestPowerIrp", ANY_STATUS),
     row("PsCreateSystemThread", ANY_STATUS),
+    row("RtlStringFromGUID", ANY_STATUS),
     row("ZwCreateKey", ANY_STATUS),
+    row("ZwDeleteValueKey", ANY_STATUS),
     row(
         "ZwOpenKey",
         &[
@@ -196,7 +200,7 @@ mod tests {
         assert!(CAN_FAIL.is_sorted_by(|one, next| one.name < next.name), "the look-up needs them in order");
         let unknown: Vec<_> =
             CAN_FAIL.iter().map(|row| row.name).filter(|name| exports::find(name).is_none()).collect();
-        assert_eq!(unknown, ["AllocateCommonBuffer"], "which is of DMA_OPERATIONS");
+        assert_eq!(unknown, ["AllocateCommonBuffer", "GetScatterGatherList"], "which are of DMA_OPERATIONS");
     }
 
     #[test]
