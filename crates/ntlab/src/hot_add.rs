@@ -130,6 +130,13 @@ pub fn inactive_processor(function: &str, group: u16, number: u8) -> Finding {
     Rule::InactiveProcessor.broken([group.into(), number.into(), 0], sentence)
 }
 
+/// What is found where a driver uses a set of processors of which none was ever active.
+#[must_use]
+pub fn inactive_processors(function: &str, group: u16, mask: u64) -> Finding {
+    let sentence = format!("{function} for processors {mask:#x} of group {group}, none of which was ever active");
+    Rule::InactiveProcessor.broken([group.into(), mask.trailing_zeros().into(), mask], sentence)
+}
+
 /// Only one processor is added at a time, and registrations wait for it.
 struct Busy<'k>(&'k Cell<bool>);
 

@@ -250,6 +250,12 @@ impl Tracking {
         self.left(|made| made.device == device || is_other(made))
     }
 
+    /// What of one kind was made for a device.
+    #[must_use]
+    pub fn of_kind_for(&self, kind: Tracked, device: Ptr<DEVICE_OBJECT>) -> Vec<Made> {
+        self.left(|made| made.kind == kind && made.device == device)
+    }
+
     /// By kind, and within that in the order of making.
     fn left(&self, wanted: impl Fn(&Made) -> bool) -> Vec<Made> {
         let mut left: Vec<Made> = self.made.borrow().values().filter(|made| wanted(made)).cloned().collect();

@@ -9,10 +9,14 @@ use wdk_sys::{
     _INTERFACE_TYPE, DEVICE_DESCRIPTION, DEVICE_DESCRIPTION_VERSION3, DEVICE_OBJECT, DMA_ADAPTER, IRP,
     IRP_MJ_DEVICE_CONTROL, LARGE_INTEGER, MDL, NTSTATUS, PHYSICAL_ADDRESS, PSCATTER_GATHER_LIST, PVOID,
     STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS,
-    ntddk::{IoGetDmaAdapter, KeDelayExecutionThread},
+    ntddk::{
+        ExAllocatePool2, ExFreePoolWithTag, IoAllocateMdl, IoFreeMdl, IoGetDmaAdapter, KeDelayExecutionThread,
+        MmBuildMdlForNonPagedPool,
+    },
 };
 
 use crate::{
+    TAG,
     defect::{Defect, Hook},
     device::Device,
     irp,
@@ -28,9 +32,33 @@ pub const DEFECTS: &[Defect] = &[
         "dma_unmapped_in_flight",
         &[Hook::Start(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, unmapped_in_flight), Hook::Remove(release)],
     ),
+    Defect::new(
+        "dma_outside_the_device",
+        &[Hook::Start(prepare), Hook::Request(outside_the_device), Hook::Remove(release)],
+    ),
+    Defect::new(
+        "dma_buffer_freed_twice",
+        &[Hook::Start(prepare), Hook::Request(buffer_freed_twice), Hook::Remove(release)],
+    ),
+    Defect::new("dma_adapter_put_with_buffer", &[Hook::Start(prepare), Hook::Request(put_with_buffer)]),
+    Defect::new("dma_adapter_put_with_list", &[Hook::Start(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, put_with_list)]),
+    Defect::new("dma_adapter_used_after_put", &[Hook::Start(prepare), Hook::Request(used_after_put)]),
+    Defect::new(
+        "dma_list_put_twice",
+        &[Hook::Start(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, list_put_twice), Hook::Remove(release)],
+    ),
+    Defect::new(
+        "dma_outside_the_buffer",
+        &[Hook::Start(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, outside_the_buffer), Hook::Remove(release)],
+    ),
+    Defect::new(
+        "dma_buffer_not_locked",
+        &[Hook::Start(prepare), Hook::Request(buffer_not_locked), Hook::Remove(release)],
+    ),
 ];
 
 const TRUE: u8 = 1;
+const POOL_FLAG_NON_PAGED: u64 = 0x40;
 /// The common buffer's length, and that of every transfer.
 const LENGTH: u32 = 4096;
 const COUNT: u32 = 16;
@@ -246,4 +274,129 @@ fn unmapped_in_flight(device: &Device, request: *mut IRP, correct: bool) -> NTST
     unmap(device); // DEFECT dma_unmapped_in_flight
     // SAFETY: the IRP is the driver's.
     unsafe { irp::complete(request, STATUS_SUCCESS, 0) }
+}
+
+fn outside_the_device(device: &Device, correct: bool) -> NTSTATUS {
+    set_up(device, logical(device));
+    device.hardware.write(SOURCE, if correct { BUFFER } else { BUFFER + LENGTH });
+    run(device); // DEFECT dma_outside_the_device
+    wait(device);
+    STATUS_SUCCESS
+}
+
+fn buffer_freed_twice(device: &Device, correct: bool) -> NTSTATUS {
+    let buffer = kept(device, VIRTUAL).load(Ordering::Relaxed);
+    free_buffer(device);
+    if !correct {
+        let free = operation!(device, FreeCommonBuffer);
+        let address = PHYSICAL_ADDRESS { QuadPart: kept(device, LOGICAL).load(Ordering::Relaxed).cast_signed() };
+        // SAFETY: that the buffer is freed already is the defect.
+        unsafe { free(adapter(device), LENGTH, address, buffer as PVOID, TRUE) }; // DEFECT dma_buffer_freed_twice
+    }
+    STATUS_SUCCESS
+}
+
+fn put(device: &Device) {
+    let put = operation!(device, PutDmaAdapter);
+    // SAFETY: the adapter exists; what of it is still used is the defects'.
+    unsafe { put(adapter(device)) }; // DEFECT dma_adapter_put_with_buffer dma_adapter_put_with_list
+}
+
+fn put_with_buffer(device: &Device, correct: bool) -> NTSTATUS {
+    if correct {
+        free_buffer(device);
+    }
+    put(device);
+    STATUS_SUCCESS
+}
+
+fn used_after_put(device: &Device, correct: bool) -> NTSTATUS {
+    let allocate = operation!(device, AllocateCommonBuffer);
+    let mut address = PHYSICAL_ADDRESS { QuadPart: 0 };
+    free_buffer(device);
+    if correct {
+        put(device);
+        return STATUS_SUCCESS;
+    }
+    let gone = adapter(device);
+    put(device);
+    // SAFETY: that the adapter is gone is the defect.
+    unsafe { allocate(gone, LENGTH, &raw mut address, TRUE) }; // DEFECT dma_adapter_used_after_put
+    STATUS_SUCCESS
+}
+
+/// "`DRIVER_LIST_CONTROL` callback function": keeps the list.
+unsafe extern "C" fn keep_list(_: *mut DEVICE_OBJECT, _: *mut IRP, list: PSCATTER_GATHER_LIST, context: PVOID) {
+    // SAFETY: the context is the device that was passed.
+    keep(unsafe { &*context.cast::<Device>() }, list);
+}
+
+/// Maps `COUNT` bytes of a list of pages for the device; `beyond` is how far behind the start of the buffer they are.
+fn map_part(device: &Device, mdl: *mut MDL, beyond: usize) {
+    // SAFETY: the caller's list exists.
+    let described = unsafe { &*mdl };
+    let address = described.StartVa.wrapping_byte_add(described.ByteOffset as usize + beyond);
+    let get = operation!(device, GetScatterGatherList);
+    let context = ptr::from_ref(device).cast_mut().cast();
+    raised(|| {
+        // SAFETY: the list describes a buffer; what is wrong with that is the defects'.
+        let _ = unsafe { get(adapter(device), device.object, mdl, address, COUNT, Some(keep_list), context, 0) }; // DEFECT dma_outside_the_buffer dma_buffer_not_locked
+    });
+}
+
+/// Ends a request with a locked buffer.
+fn end(request: *mut IRP) -> NTSTATUS {
+    // SAFETY: the IRP is the driver's.
+    unsafe { irp::complete(request, STATUS_SUCCESS, 0) }
+}
+
+fn put_with_list(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    // SAFETY: the test sends a request with METHOD_OUT_DIRECT.
+    map_part(device, unsafe { (*request).MdlAddress }, 0);
+    if correct {
+        unmap(device);
+    }
+    free_buffer(device);
+    put(device);
+    end(request)
+}
+
+fn list_put_twice(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    // SAFETY: the test sends a request with METHOD_OUT_DIRECT.
+    map_part(device, unsafe { (*request).MdlAddress }, 0);
+    unmap(device);
+    if !correct {
+        unmap(device); // DEFECT dma_list_put_twice
+    }
+    end(request)
+}
+
+fn outside_the_buffer(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    // SAFETY: the test sends a request with METHOD_OUT_DIRECT.
+    map_part(device, unsafe { (*request).MdlAddress }, if correct { 0 } else { COUNT as usize });
+    unmap(device);
+    end(request)
+}
+
+fn buffer_not_locked(device: &Device, correct: bool) -> NTSTATUS {
+    // SAFETY: IRQL is PASSIVE_LEVEL.
+    let block = unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED, COUNT.into(), TAG) };
+    if block.is_null() {
+        return STATUS_INSUFFICIENT_RESOURCES;
+    }
+    // SAFETY: the list belongs to no IRP.
+    let list = unsafe { IoAllocateMdl(block, COUNT, 0, 0, ptr::null_mut()) };
+    if !list.is_null() {
+        if correct {
+            // SAFETY: the list describes nonpaged pool.
+            unsafe { MmBuildMdlForNonPagedPool(list) };
+        }
+        map_part(device, list, 0);
+        unmap(device);
+        // SAFETY: allocated above, and not mapped any more.
+        unsafe { IoFreeMdl(list) };
+    }
+    // SAFETY: allocated above, and not used any more.
+    unsafe { ExFreePoolWithTag(block, TAG) };
+    STATUS_SUCCESS
 }

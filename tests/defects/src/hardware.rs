@@ -38,6 +38,7 @@ pub struct Hardware {
     length: AtomicU64,
     physical: AtomicI64,
     interrupt: UnsafeCell<PKINTERRUPT>,
+    connection: UnsafeCell<IO_CONNECT_INTERRUPT_PARAMETERS>,
     dpc: UnsafeCell<KDPC>,
 }
 
@@ -49,6 +50,7 @@ impl Hardware {
             length: AtomicU64::new(0),
             physical: AtomicI64::new(0),
             interrupt: UnsafeCell::new(ptr::null_mut()),
+            connection: UnsafeCell::new(IO_CONNECT_INTERRUPT_PARAMETERS::default()),
             dpc: UnsafeCell::new(KDPC::default()),
         }
     }
@@ -73,6 +75,12 @@ impl Hardware {
     pub fn interrupt(&self) -> PKINTERRUPT {
         // SAFETY: written by a start and a stop only, which nothing else runs beside.
         unsafe { *self.interrupt.get() }
+    }
+
+    /// What the interrupt was connected with, fully specified.
+    pub const fn connection(&self) -> IO_CONNECT_INTERRUPT_PARAMETERS {
+        // SAFETY: written by a start only, which nothing else runs beside.
+        unsafe { *self.connection.get() }
     }
 
     /// The DPC that the interrupt service routine queues.
@@ -182,6 +190,8 @@ impl Hardware {
             ProcessorEnableMask: interrupt.Affinity,
             ..Default::default()
         };
+        // SAFETY: nothing else runs beside a start.
+        unsafe { *self.connection.get() = parameters };
         // SAFETY: IRQL is PASSIVE_LEVEL; the device outlives the connection.
         unsafe { IoConnectInterruptEx(&raw mut parameters) }
     }

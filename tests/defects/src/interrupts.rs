@@ -3,10 +3,14 @@
 use core::sync::atomic::Ordering;
 
 use wdk_sys::{
-    _DEVICE_POWER_STATE, _EVENT_TYPE, _KINTERRUPT, _KWAIT_REASON, _POWER_STATE_TYPE, BOOLEAN, DEVICE_OBJECT,
-    IO_STATUS_BLOCK, IRP, IRP_MJ_POWER, IRP_MN_SET_POWER, IRP_MN_STOP_DEVICE, KEVENT, NTSTATUS, POWER_STATE, PVOID,
-    STATUS_SUCCESS, UCHAR,
-    ntddk::{KeInitializeEvent, KeSetEvent, KeStallExecutionProcessor, KeWaitForSingleObject, PoRequestPowerIrp},
+    _DEVICE_POWER_STATE, _EVENT_TYPE, _KINTERRUPT, _KINTERRUPT_MODE, _KWAIT_REASON, _POWER_STATE_TYPE, BOOLEAN,
+    CONNECT_FULLY_SPECIFIED, CONNECT_LINE_BASED, DEVICE_OBJECT, IO_CONNECT_INTERRUPT_FULLY_SPECIFIED_PARAMETERS,
+    IO_DISCONNECT_INTERRUPT_PARAMETERS, IO_STATUS_BLOCK, IRP, IRP_MJ_POWER, IRP_MN_SET_POWER, IRP_MN_STOP_DEVICE,
+    KEVENT, NTSTATUS, POWER_STATE, PVOID, STATUS_SUCCESS, UCHAR,
+    ntddk::{
+        IoConnectInterruptEx, IoDisconnectInterruptEx, KeAcquireInterruptSpinLock, KeInitializeEvent,
+        KeReleaseInterruptSpinLock, KeSetEvent, KeStallExecutionProcessor, KeWaitForSingleObject, PoRequestPowerIrp,
+    },
 };
 
 use crate::{
@@ -26,6 +30,11 @@ pub const DEFECTS: &[Defect] = &[
     ),
     Defect::new("interrupts_registers_after_stop", &[Hook::Pnp(IRP_MN_STOP_DEVICE, read_after_stop)]),
     Defect::new("interrupts_registers_after_unmap", &[Hook::Pnp(IRP_MN_STOP_DEVICE, read_after_unmap)]),
+    Defect::new("interrupts_connected_after_stop", &[Hook::Pnp(IRP_MN_STOP_DEVICE, stop_connected)]),
+    Defect::new("interrupts_disconnected_as_another", &[Hook::Pnp(IRP_MN_STOP_DEVICE, disconnect_as_another)]),
+    Defect::new("interrupts_connected_at_another_level", &[Hook::Request(connect_at_another_level)]),
+    Defect::new("interrupts_connected_in_another_mode", &[Hook::Request(connect_in_another_mode)]),
+    Defect::new("interrupts_lock_of_none", &[Hook::Pnp(IRP_MN_STOP_DEVICE, lock_of_none)]),
     Defect::new(
         "interrupts_registers_powered_down",
         &[Hook::Request(to_d3_and_back), Hook::Irp(IRP_MJ_POWER, read_after_power_down)],
@@ -117,6 +126,85 @@ fn read_after_unmap(device: &Device, request: *mut IRP, correct: bool) -> NTSTAT
         // SAFETY: that the registers are not mapped any more is the defect.
         let _ = unsafe { register.read_volatile() }; // DEFECT interrupts_registers_after_unmap
     }
+    // SAFETY: the IRP is the driver's.
+    unsafe { pass_down(device, request) }
+}
+
+/// The device stays connected; its registers are not touched any more.
+fn stop_connected(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    if correct {
+        device.hardware.disconnect();
+    } else {
+        device.hardware.unmap();
+    }
+    // SAFETY: the IRP is the driver's; that the interrupt is connected is the defect.
+    unsafe { pass_down(device, request) } // DEFECT interrupts_connected_after_stop
+}
+
+fn disconnect_as_another(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    if !correct {
+        // SAFETY: all members are integers and pointers, for which zero is a value.
+        let mut parameters: IO_DISCONNECT_INTERRUPT_PARAMETERS = unsafe { core::mem::zeroed() };
+        parameters.Version = CONNECT_LINE_BASED;
+        parameters.ConnectionContext.InterruptObject = device.hardware.interrupt();
+        // SAFETY: IRQL is PASSIVE_LEVEL; that the interrupt was connected as another version is the defect.
+        unsafe { IoDisconnectInterruptEx(&raw mut parameters) }; // DEFECT interrupts_disconnected_as_another
+    }
+    device.hardware.disconnect();
+    // SAFETY: the IRP is the driver's.
+    unsafe { pass_down(device, request) }
+}
+
+/// Connects the device's line a second time, with what `change` makes of its parameters, and disconnects it.
+fn connect_again(
+    device: &Device,
+    change: impl FnOnce(&mut IO_CONNECT_INTERRUPT_FULLY_SPECIFIED_PARAMETERS),
+) -> NTSTATUS {
+    let mut parameters = device.hardware.connection();
+    // SAFETY: `connection` filled in this member of the union.
+    let own = unsafe { &mut parameters.__bindgen_anon_1.FullySpecified };
+    own.InterruptObject = device.kept[0].as_ptr().cast();
+    change(own);
+    // SAFETY: IRQL is PASSIVE_LEVEL; what is wrong with the parameters is the defects'.
+    let status = unsafe { IoConnectInterruptEx(&raw mut parameters) }; // DEFECT interrupts_connected_at_another_level interrupts_connected_in_another_mode
+    if irp::succeeded(status) {
+        // SAFETY: all members are integers and pointers, for which zero is a value.
+        let mut parameters: IO_DISCONNECT_INTERRUPT_PARAMETERS = unsafe { core::mem::zeroed() };
+        parameters.Version = CONNECT_FULLY_SPECIFIED;
+        parameters.ConnectionContext.InterruptObject = device.kept[0].load(Ordering::Relaxed) as _;
+        // SAFETY: connected above; IRQL is PASSIVE_LEVEL.
+        unsafe { IoDisconnectInterruptEx(&raw mut parameters) };
+    }
+    status
+}
+
+fn connect_at_another_level(device: &Device, correct: bool) -> NTSTATUS {
+    connect_again(device, |parameters| {
+        if !correct {
+            parameters.Irql += 1;
+            parameters.SynchronizeIrql += 1;
+        }
+    })
+}
+
+fn connect_in_another_mode(device: &Device, correct: bool) -> NTSTATUS {
+    connect_again(device, |parameters| {
+        if !correct {
+            parameters.InterruptMode = _KINTERRUPT_MODE::Latched;
+        }
+    })
+}
+
+fn lock_of_none(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    let interrupt = device.hardware.interrupt();
+    if !correct {
+        device.hardware.stop_listening();
+    }
+    // SAFETY: that the interrupt is not connected any more is the defect.
+    let before = unsafe { KeAcquireInterruptSpinLock(interrupt) }; // DEFECT interrupts_lock_of_none
+    // SAFETY: acquired above.
+    unsafe { KeReleaseInterruptSpinLock(interrupt, before) };
+    device.hardware.disconnect();
     // SAFETY: the IRP is the driver's.
     unsafe { pass_down(device, request) }
 }

@@ -13,6 +13,11 @@ defects! {
     interrupts_dpc_after_stop => 0xC4, 0x1AB_0202, Scenario::edu().with(rebalance_during_a_dpc);
     interrupts_registers_after_stop => 0xC4, 0x1AB_0203, Scenario::edu().with(rebalance);
     interrupts_registers_after_unmap => 0x50, _, Scenario::edu().with(rebalance);
+    interrupts_connected_after_stop => 0xC4, 0x1AB_0206, Scenario::edu().with(rebalance);
+    interrupts_disconnected_as_another => 0xC4, 0x1AB_0205, Scenario::edu().with(rebalance);
+    interrupts_connected_at_another_level => 0xC4, 0x1AB_0205, Scenario::line();
+    interrupts_connected_in_another_mode => 0xC4, 0x1AB_0205, Scenario::line();
+    interrupts_lock_of_none => 0xC4, 0x1AB_0205, Scenario::edu().with(rebalance);
     interrupts_registers_powered_down => 0xC4, 0x1AB_0204, Scenario::edu();
 }
 

@@ -19,6 +19,7 @@ use super::Export;
 use crate::{
     at, export,
     finding::Finding,
+    hot_add,
     hw::interrupts::MESSAGE_ADDRESS,
     irql::{DIRQL_MAX, Irql, PASSIVE_LEVEL, any_level, at_most, exactly},
     kernel::Kernel,
@@ -73,6 +74,9 @@ fn fully_specified(k: &Kernel, parameters: Parameters, version: u32) -> Result<(
         at!(own, InterruptMode).read(),
     );
     let group = if version == CONNECT_FULLY_SPECIFIED_GROUP { at!(own, Group).read() } else { 0 };
+    if k.sched.topology.active_mask(group) & affinity == 0 && !k.hot_add.is_busy() {
+        hot_add::inactive_processors("IoConnectInterruptEx", group, affinity).raise();
+    }
     let service = Service {
         routine: at!(own, ServiceRoutine).cast::<u64>().read(),
         context: at!(own, ServiceContext).cast::<u64>().read(),

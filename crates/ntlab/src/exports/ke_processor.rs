@@ -12,6 +12,7 @@ use super::Export;
 use crate::{
     at, export,
     finding::Finding,
+    hot_add,
     irql::{DISPATCH_LEVEL, any_level, at_most},
     kernel::Kernel,
     memory::Ptr,
@@ -163,13 +164,16 @@ fn ke_query_node_maximum_processor_count(k: &Kernel, node: u16) -> u16 {
     node.map_or(0, |node| u16::try_from(node.mask.count_ones()).unwrap_or(u16::MAX))
 }
 
-/// "`KeSetSystemGroupAffinityThread` function". An affinity without an active processor, or with numbers the group does not have, changes
-/// nothing.
+/// "`KeSetSystemGroupAffinityThread` function". An affinity with numbers the group does not have changes nothing; nor does one without an
+/// active processor, which is right only while one is being added.
 fn ke_set_system_group_affinity_thread(k: &Kernel, affinity: Ptr<GROUP_AFFINITY>, previous: Ptr<GROUP_AFFINITY>) {
     let GROUP_AFFINITY { Mask, Group, Reserved } = affinity.read();
     let mask = Mask as u64;
     let topology = &k.sched.topology;
     let active = mask & topology.active_mask(Group);
+    if active == 0 && mask != 0 && !k.hot_add.is_busy() {
+        hot_add::inactive_processors("KeSetSystemGroupAffinityThread", Group, mask).raise();
+    }
     let valid = Reserved == [0; 3] && mask & !topology.mask(Group) == 0 && active != 0;
     let before = valid.then(|| k.sched.set_affinity(k, Some(Affinity { group: Group, mask: active }))).flatten();
     if !previous.is_null() {

@@ -139,6 +139,9 @@ fn pnp(k: &Kernel, devnode: &Rc<Devnode>, minor: u32, words: Words) -> BusAnswer
             if let Some(hardware) = &devnode.hardware {
                 hardware.set_command(k, 0);
                 k.pnp.connections.check_dpcs(k, devnode.pdo);
+                if minor == IRP_MN_STOP_DEVICE {
+                    k.pnp.connections.check_disconnected(k, devnode.pdo);
+                }
             }
             done
         }

@@ -25,7 +25,7 @@ use crate::{
     memory::Ptr,
     rule::Rule,
     sched::LockKind,
-    tracking::Tracked,
+    tracking::{self, Tracked},
 };
 
 /// The size of what stands for a `KINTERRUPT`.
@@ -221,6 +221,17 @@ impl Connections {
             Rule::DpcAfterStop.broken([dpc, routine, 0], sentence).with_stack("its routine", &[routine]).raise();
         }
         dpcs.retain(|_, (device, _)| *device != pdo);
+    }
+
+    /// The driver of a device has stopped it: stops the run if its interrupt is still connected.
+    pub fn check_disconnected(&self, k: &Kernel, pdo: Ptr<DEVICE_OBJECT>) {
+        let connected = self.of_device(pdo);
+        if connected != 0 {
+            let sentence =
+                format!("a driver passed IRP_MN_STOP_DEVICE down with {connected} interrupts still connected");
+            let finding = Rule::StillConnected.broken([pdo.address(), 0, 0], sentence);
+            tracking::with_stacks(finding, &k.tracking.of_kind_for(Tracked::Interrupt, pdo)).raise();
+        }
     }
 
     fn is_connected(&self, vector: u32) -> bool {
