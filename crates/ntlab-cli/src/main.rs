@@ -58,11 +58,26 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let ended = run(Arguments::parse().command);
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help, which was asked for.
+        Err(help) if !help.use_stderr() => help.exit(),
+        Err(error) => {
+            eprintln!("{}", one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+    };
+    let ended = run(arguments.command);
     if let Err(error) = &ended {
         eprintln!("{error:#}");
     }
     ExitCode::from(code(&ended))
+}
+
+/// What is wrong with a command line, without what to do about it.
+fn one_line(error: &str) -> String {
+    let first = error.split("\n\n").next().unwrap_or_default();
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 const fn code(ended: &Result<Outcome>) -> u8 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use ntlab::exec;
 
-use crate::{Arguments, code, imports, run};
+use crate::{Arguments, code, imports, one_line, run};
 
 fn driver(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ntlab/tests/c").join(name).with_extension("c");
@@ -39,7 +39,7 @@ fn imports_says_of_each_whether_the_lab_has_it_and_how_it_differs() {
 #[test]
 fn imports_ends_with_1_where_the_lab_lacks_any() {
     let table = table("lacking");
-    assert!(table.contains("lacks  IoAllocateErrorLogEntry"), "{table}");
+    assert!(table.contains("lacks  IoGetBootDiskInformation"), "{table}");
     assert!(table.contains("has    IoGetDeviceProperty"), "{table}");
     assert_eq!(ntlab("imports", &driver("lacking"), &["--json"]), (1, String::new()));
 }
@@ -56,6 +56,44 @@ fn run_ends_with_2_and_one_line_where_the_file_is_of_no_use() {
     assert_eq!((code, error.lines().count()), (2, 1), "{error}");
     let (code, error) = ntlab("run", &driver("lacking"), &[]);
     assert_eq!((code, error.lines().count()), (2, 1), "{error}");
-    assert!(error.contains("ntoskrnl.exe!IoAllocateErrorLogEntry"), "{error}");
+    assert!(error.contains("ntoskrnl.exe!IoGetBootDiskInformation"), "{error}");
     assert_eq!(ntlab("imports", Path::new(env!("CARGO_MANIFEST_PATH")), &[]).0, 2);
+}
+
+#[test]
+fn run_plugs_in_the_pci_function_that_is_named() {
+    assert_eq!(ntlab("run", &driver("pci"), &["--pci", "1b36:0005"]), (0, String::new()));
+    assert_eq!(
+        ntlab("run", &driver("pci"), &["--pci", "1b36:0005", "--bar", "0x20000", "--seed", "3"]),
+        (0, String::new())
+    );
+}
+
+#[test]
+fn a_scenario_whose_other_drivers_are_not_there_is_of_no_use() {
+    let path = std::env::temp_dir().join(format!("ntlab-{}.toml", std::process::id()));
+    let text = "[driver]\n[[other-driver]]\nservice = \"a\"\nimage = \"/nowhere.sys\"\n";
+    std::fs::write(&path, text).expect("the file is written");
+    let (code, error) = ntlab("run", &driver("pci"), &["--scenario", &path.display().to_string()]);
+    std::fs::remove_file(&path).expect("it is there");
+    assert_eq!((code, error.as_str()), (2, "/nowhere.sys: there is no such driver image"));
+}
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_said_in_one_line() {
+    let wrong = |line: &[&str]| {
+        let Err(error) = Arguments::try_parse_from(line) else { panic!("{line:?} is right") };
+        one_line(&error.to_string())
+    };
+    let said = [
+        (wrong(&["ntlab", "run"]), "<DRIVER>"),
+        (wrong(&["ntlab", "run", "a.sys", "--pci", "8086"]), "four hexadecimal digits of its vendor"),
+        (wrong(&["ntlab", "run", "a.sys", "--pci", "8086:100e", "--bar", "100"]), "a power of two"),
+        (wrong(&["ntlab", "run", "a.sys", "--bar", "64"]), "--pci"),
+        (wrong(&["ntlab", "run", "a.sys", "--edu", "--pci", "8086:100e"]), "cannot be used with"),
+        (wrong(&["ntlab", "run", "a.sys", "--hardware", "real"]), "possible values: model, qemu"),
+    ];
+    for (said, part) in said {
+        assert!(said.starts_with("error: ") && said.contains(part) && said.lines().count() == 1, "{said}");
+    }
 }

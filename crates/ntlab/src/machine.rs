@@ -103,7 +103,8 @@ impl Machine {
                 k.sched.stop(Stop::Done);
             });
             // SAFETY: `threads` forgets the threads at the end of this block; `system`, `result` and `scenario` outlive it.
-            unsafe { k.sched.start_thread(k, "scenario", body) };
+            let thread = unsafe { k.sched.start_thread(k, "scenario", body) };
+            k.sched.users.borrow_mut().insert(thread);
             let stop = k.sched.run(k);
             drop(threads);
             stop
@@ -161,7 +162,8 @@ impl System {
         let k = &self.kernel;
         // SAFETY: a `&'k System` exists only inside `Machine::run`, which forgets the threads before the system, or anything that was
         // borrowed for as long as it, is gone.
-        unsafe { k.sched.start_thread(k, name, Box::new(move |_| body(self))) };
+        let thread = unsafe { k.sched.start_thread(k, name, Box::new(move |_| body(self))) };
+        k.sched.users.borrow_mut().insert(thread);
     }
 
     /// Lets virtual time pass.

@@ -115,6 +115,15 @@ rules! {
     ResourceLeft = 0x1AB_0902,
     /// A device that is still registered with WMI ("`IoWMIRegistrationControl` function"). Parameter 2: the device.
     WmiProviderLeft = 0x1AB_0903,
+    /// A remove lock acquired more often at a time than its driver allows ("`IoInitializeRemoveLock` macro"). Parameter 2: the lock; 3: how
+    /// often.
+    RemoveLockCount = 0x1AB_0904,
+    /// A remove lock held longer than its driver allows ("`IoInitializeRemoveLock` macro"). Parameter 2: the lock; 3: for how long, in
+    /// virtual nanoseconds.
+    RemoveLockTime = 0x1AB_0905,
+    /// A remove lock of a driver built with `DBG` that is given back with a tag it was not acquired with ("`IoReleaseRemoveLock` macro").
+    /// Parameter 2: the lock; 3: the tag.
+    RemoveLockTag = 0x1AB_0906,
 }
 
 impl Rule {

@@ -56,6 +56,12 @@ fn the_registers_of_a_pci_function_are_memory_and_its_line_is_raised_by_the_scen
 }
 
 #[test]
+fn an_interrupt_is_connected_as_before_windows_vista_too() {
+    let legacy = PCI.replacen("[[device]]", "parameters = { Legacy = 1 }\n[[device]]", 1);
+    assert_eq!(run(&legacy), Ok(()));
+}
+
+#[test]
 fn a_scenario_whose_interrupt_does_not_come_fails() {
     let without = PCI.replacen("    { raise-interrupt = { device = \"memory\" } },\n", "", 1);
     let broken = run(&without).expect_err("the driver counts one less");

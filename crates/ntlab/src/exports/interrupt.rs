@@ -36,6 +36,8 @@ use crate::{
 pub(super) const FUNCTIONS: &[Export] = &[
     export!("IoConnectInterruptEx", exactly(PASSIVE_LEVEL), io_connect_interrupt_ex),
     export!("IoDisconnectInterruptEx", exactly(PASSIVE_LEVEL), io_disconnect_interrupt_ex),
+    export!("IoConnectInterrupt", exactly(PASSIVE_LEVEL), io_connect_interrupt),
+    export!("IoDisconnectInterrupt", exactly(PASSIVE_LEVEL), io_disconnect_interrupt),
     export!("KeSynchronizeExecution", at_most(DIRQL_MAX), ke_synchronize_execution),
     export!("KeAcquireInterruptSpinLock", at_most(DIRQL_MAX), ke_acquire_interrupt_spin_lock),
     export!("KeReleaseInterruptSpinLock", any_level(), ke_release_interrupt_spin_lock),
@@ -174,6 +176,46 @@ fn io_disconnect_interrupt_ex(k: &Kernel, parameters: Ptr<IO_DISCONNECT_INTERRUP
     if version == CONNECT_MESSAGE_BASED {
         k.memory.free_object(Ptr::<IO_INTERRUPT_MESSAGE_INFO>::new(context));
     }
+}
+
+/// "`IoConnectInterrupt` function": the device is the one that has the vector.
+#[allow(clippy::too_many_arguments, reason = "the DDI has them")]
+fn io_connect_interrupt(
+    k: &Kernel,
+    result: Ptr<u64>,
+    routine: u64,
+    context: u64,
+    lock: Ptr<usize>,
+    vector: u32,
+    irql: u8,
+    synchronize: u8,
+    mode: i32,
+    _share: bool,
+    affinity: u64,
+    _save_floating: bool,
+) -> NTSTATUS {
+    result.write(0);
+    let has_vector = |interrupt: &AssignedInterrupt| interrupt.vector == vector;
+    let found = k.pnp.devnodes.all().into_iter().find_map(|devnode| {
+        let interrupt = devnode.interrupts().into_iter().find(has_vector)?;
+        Some((devnode, interrupt))
+    });
+    let Some((devnode, assigned)) = found else { return STATUS_INVALID_PARAMETER };
+    check_level_and_mode(assigned, irql, synchronize, mode);
+    let service = Service { routine, context, message: None, lock, synchronize: Irql(synchronize) };
+    let target = Target { interrupt: assigned, group: 0, affinity };
+    match k.pnp.connections.connect(k, &devnode, CONNECT_FULLY_SPECIFIED, target, service) {
+        Ok(object) => {
+            result.write(object.address());
+            STATUS_SUCCESS
+        }
+        Err(status) => status,
+    }
+}
+
+/// "`IoDisconnectInterrupt` function".
+fn io_disconnect_interrupt(k: &Kernel, object: u64) {
+    k.pnp.connections.disconnect(k, CONNECT_FULLY_SPECIFIED, object);
 }
 
 /// "`KeSynchronizeExecution` function".

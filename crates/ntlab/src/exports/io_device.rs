@@ -16,7 +16,7 @@ use crate::{
         device::{self, NewDevice},
         layout,
         name::{self, Named},
-        remove_lock::{self, RemoveLock},
+        remove_lock::{self, Limits, RemoveLock},
         string,
         work_item::{self, WorkItem},
     },
@@ -118,9 +118,9 @@ fn io_delete_symbolic_link(k: &Kernel, link: Ptr<UNICODE_STRING>) -> NTSTATUS {
     STATUS_SUCCESS
 }
 
-/// "`IoInitializeRemoveLock` macro". The limits on time and count are for drivers built with `DBG`.
-fn io_initialize_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u32, _minutes: u32, _high_water: u32, size: u32) {
-    remove_lock::initialize(k, lock, size);
+/// "`IoInitializeRemoveLock` macro".
+fn io_initialize_remove_lock_ex(k: &Kernel, lock: RemoveLock, _tag: u32, minutes: u32, high_water: u32, size: u32) {
+    remove_lock::initialize(k, lock, Limits::new(minutes, high_water), size);
 }
 
 /// "`IoAcquireRemoveLock` macro".

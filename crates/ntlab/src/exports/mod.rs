@@ -30,11 +30,17 @@ mod memory;
 mod pool;
 
 mod etw;
+mod io_build;
 mod io_device;
 mod io_irp;
 mod io_pnp;
+pub(crate) mod io_timer;
+mod lists;
 mod ob;
 mod rtl;
+mod rtl_registry;
+mod strings;
+mod system;
 pub(crate) mod wmi;
 mod zw;
 
@@ -185,9 +191,15 @@ macro_rules! export {
 /// Every table. Each module of the lab that stands behind kernel functions has one.
 const TABLES: &[&[Export]] = &[
     etw::FUNCTIONS,
+    io_build::FUNCTIONS,
     io_device::FUNCTIONS,
     io_irp::FUNCTIONS,
     io_pnp::FUNCTIONS,
+    io_timer::FUNCTIONS,
+    lists::FUNCTIONS,
+    rtl_registry::FUNCTIONS,
+    strings::FUNCTIONS,
+    system::FUNCTIONS,
     ob::FUNCTIONS,
     rtl::FUNCTIONS,
     wmi::FUNCTIONS,

@@ -71,7 +71,7 @@ fn zw_close(k: &Kernel, handle: u64) -> NTSTATUS {
 
 /// "`IoCreateNotificationEvent` function".
 fn io_create_notification_event(k: &Kernel, name: Ptr<UNICODE_STRING>, handle: Ptr<u64>) -> Ptr<KEVENT> {
-    let Some(event) = object::named_event(k, &string::text(name), true) else { return Ptr::null() };
+    let Some(event) = object::named_event(k, &string::text(name), (true, true)) else { return Ptr::null() };
     handle.write(k.io.handles.open(k, Target::Event(event), EVENT_ALL_ACCESS, true));
     event
 }

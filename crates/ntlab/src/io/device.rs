@@ -337,6 +337,7 @@ fn free_if_unused(k: &Kernel, device: Ptr<DEVICE_OBJECT>) {
     if flags(device) & DOE_DELETE_PENDING == 0 || used {
         return;
     }
+    k.io.timers.forget(device);
     unlink(driver_of(device), device);
     k.io.devices.records.borrow_mut().remove(&device.address());
     name::forget_device(k, device);

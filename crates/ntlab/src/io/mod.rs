@@ -60,6 +60,7 @@ pub struct Io {
     pub(crate) names: name::Names,
     pub(crate) objects: object::Objects,
     pub(crate) properties: property::Properties,
+    pub(crate) timers: crate::exports::io_timer::DeviceTimers,
     pub(crate) requests: request::Requests,
     pub(crate) resources: Resources,
     pub(crate) trace: trace::Trace,

@@ -95,21 +95,40 @@ pub fn dereference(k: &Kernel, object: u64) {
     }
 }
 
-/// The event with this name, made in the given state if there is none (`IoCreateNotificationEvent`), with a reference for the caller.
-pub fn named_event(k: &Kernel, name: &str, signalled: bool) -> Option<Ptr<KEVENT>> {
+/// Whether an event is a notification event, and whether it is signalled.
+pub type Manner = (bool, bool);
+
+/// The event with this name, if there is one.
+pub fn find_event(k: &Kernel, name: &str) -> Option<Ptr<KEVENT>> {
+    match k.io.names.find(name) {
+        Some(Named::Event(event)) => Some(event),
+        _ => None,
+    }
+}
+
+/// The event with this name, made in the given manner if there is none (`IoCreateNotificationEvent`), with a reference for the caller.
+pub fn named_event(k: &Kernel, name: &str, manner: Manner) -> Option<Ptr<KEVENT>> {
     match k.io.names.find(name) {
         Some(Named::Event(event)) => {
             reference(k, event.address());
             Some(event)
         }
         Some(_) => None,
-        None => Some(new_event(k, name, signalled)),
+        None => Some(new_event(k, name, manner)),
     }
 }
 
-fn new_event(k: &Kernel, name: &str, signalled: bool) -> Ptr<KEVENT> {
+/// An event without a name (`ZwCreateEvent`), with a reference for the caller.
+pub fn unnamed_event(k: &Kernel, (notification, signalled): Manner) -> Ptr<KEVENT> {
     let event = k.memory.allocate_object::<KEVENT>();
-    k.sched.initialize_event(event, true, signalled);
+    k.sched.initialize_event(event, notification, signalled);
+    add(k, event.address(), Kind::Event, move |k| k.memory.free_object(event));
+    event
+}
+
+fn new_event(k: &Kernel, name: &str, (notification, signalled): Manner) -> Ptr<KEVENT> {
+    let event = k.memory.allocate_object::<KEVENT>();
+    k.sched.initialize_event(event, notification, signalled);
     k.io.names.insert(name, Named::Event(event));
     let path = name.to_owned();
     add(k, event.address(), Kind::Event, move |k| {
@@ -123,7 +142,7 @@ fn new_event(k: &Kernel, name: &str, signalled: bool) -> Ptr<KEVENT> {
 pub fn set_system_event(k: &Kernel, name: &str, signalled: bool) {
     let event = match k.io.names.find(name) {
         Some(Named::Event(event)) => event,
-        _ => new_event(k, name, signalled),
+        _ => new_event(k, name, (true, signalled)),
     };
     if signalled {
         k.sched.set_event(k, event);

@@ -20,7 +20,7 @@ mod wait;
 use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     rc::Rc,
 };
@@ -87,6 +87,8 @@ pub struct Sched {
     waiters: RefCell<BTreeMap<u64, Vec<Rc<Thread>>>>,
     /// The priorities that drivers gave threads, by the address of their `KTHREAD`.
     pub priorities: RefCell<BTreeMap<u64, i32>>,
+    /// The threads of user processes.
+    pub users: RefCell<BTreeSet<ThreadId>>,
     /// The timers that are set, by address.
     timers: RefCell<BTreeMap<u64, timer::SetTimer>>,
     /// Processors that wait for a spin lock, and for which.
@@ -133,6 +135,7 @@ impl Sched {
             polling: RefCell::new(Vec::new()),
             waiters: RefCell::new(BTreeMap::new()),
             priorities: RefCell::default(),
+            users: RefCell::default(),
             timers: RefCell::new(BTreeMap::new()),
             spinning: RefCell::new(Vec::new()),
             locks: Locks::default(),

@@ -1,4 +1,5 @@
-/* A function driver of a PCI function whose registers are memory: the first holds what is written to it, the second counts interrupts. */
+/* A function driver of a PCI function whose registers are memory: the second counts interrupts. With the parameter Legacy it connects its
+ * interrupt as drivers did before IoConnectInterruptEx. */
 #include "stack.h"
 
 typedef struct {
@@ -9,6 +10,8 @@ typedef struct {
   ULONG version;
   UNICODE_STRING link;
 } EXTENSION;
+
+static ULONG legacy;
 
 static BOOLEAN NTAPI Isr(PKINTERRUPT interrupt, PVOID context) {
   UNREFERENCED_PARAMETER(interrupt);
@@ -28,7 +31,13 @@ static NTSTATUS PassDown(EXTENSION *own, PIRP irp) {
   return IoCallDriver(own->lower, irp);
 }
 
-static NTSTATUS Connect(EXTENSION *own) {
+static NTSTATUS Connect(EXTENSION *own, PCM_PARTIAL_RESOURCE_DESCRIPTOR line) {
+  if (legacy) {
+    if (!line) return STATUS_INSUFFICIENT_RESOURCES;
+    KIRQL irql = (KIRQL)line->u.Interrupt.Level;
+    return IoConnectInterrupt((PKINTERRUPT *)&own->interrupt, Isr, own, NULL, line->u.Interrupt.Vector, irql, irql,
+                              LevelSensitive, TRUE, line->u.Interrupt.Affinity, FALSE);
+  }
   IO_CONNECT_INTERRUPT_PARAMETERS parameters = {.Version = CONNECT_LINE_BASED};
   parameters.LineBased.PhysicalDeviceObject = own->pdo;
   parameters.LineBased.InterruptObject = (PKINTERRUPT *)&own->interrupt;
@@ -40,6 +49,10 @@ static NTSTATUS Connect(EXTENSION *own) {
 }
 
 static void Release(EXTENSION *own) {
+  if (own->interrupt && legacy) {
+    IoDisconnectInterrupt(own->interrupt);
+    own->interrupt = NULL;
+  }
   if (own->interrupt) {
     IO_DISCONNECT_INTERRUPT_PARAMETERS parameters = {.Version = own->version};
     parameters.ConnectionContext.InterruptObject = own->interrupt;
@@ -53,15 +66,31 @@ static void Release(EXTENSION *own) {
 static NTSTATUS UseResources(EXTENSION *own, PCM_RESOURCE_LIST list) {
   if (!list) return STATUS_INSUFFICIENT_RESOURCES;
   PCM_PARTIAL_RESOURCE_LIST resources = &list->List[0].PartialResourceList;
+  PCM_PARTIAL_RESOURCE_DESCRIPTOR line = NULL;
   for (ULONG index = 0; index < resources->Count; index++) {
     PCM_PARTIAL_RESOURCE_DESCRIPTOR resource = &resources->PartialDescriptors[index];
+    if (resource->Type == CmResourceTypeInterrupt) line = resource;
     if (resource->Type != CmResourceTypeMemory) continue;
     own->length = resource->u.Memory.Length;
     own->registers = MmMapIoSpaceEx(resource->u.Memory.Start, own->length, PAGE_READWRITE | PAGE_NOCACHE);
   }
-  NTSTATUS status = own->registers ? Connect(own) : STATUS_INSUFFICIENT_RESOURCES;
+  NTSTATUS status = own->registers ? Connect(own, line) : STATUS_INSUFFICIENT_RESOURCES;
   if (!NT_SUCCESS(status)) Release(own);
   return status;
+}
+
+/* What the PnP manager says of the device must be what it is. */
+static NTSTATUS CheckProperties(EXTENSION *own) {
+  WCHAR text[200];
+  ULONG length;
+  NTSTATUS status = IoGetDeviceProperty(own->pdo, DevicePropertyEnumeratorName, sizeof text, text, &length);
+  if (!NT_SUCCESS(status) || length != sizeof L"PCI" || text[0] != L'P' || text[2] != L'I') return STATUS_DATA_ERROR;
+  if (IoGetDeviceProperty(own->pdo, DevicePropertyHardwareID, 2, text, &length) != STATUS_BUFFER_TOO_SMALL)
+    return STATUS_DATA_ERROR;
+  status = IoGetDeviceProperty(own->pdo, DevicePropertyHardwareID, sizeof text, text, &length);
+  if (!NT_SUCCESS(status) || text[4] != L'V' || text[length / 2 - 1] || text[length / 2 - 2]) return STATUS_DATA_ERROR;
+  status = IoGetDeviceProperty(own->pdo, DevicePropertyPhysicalDeviceObjectName, sizeof text, text, &length);
+  return NT_SUCCESS(status) && text[1] == L'D' ? STATUS_SUCCESS : STATUS_DATA_ERROR;
 }
 
 static NTSTATUS Start(EXTENSION *own, PIRP irp) {
@@ -75,6 +104,7 @@ static NTSTATUS Start(EXTENSION *own, PIRP irp) {
     KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL);
     status = irp->IoStatus.Status;
   }
+  if (NT_SUCCESS(status)) status = CheckProperties(own);
   if (NT_SUCCESS(status)) status = UseResources(own, list);
   /* A restart finds the interface enabled. */
   if (NT_SUCCESS(status)) IoSetDeviceInterfaceState(&own->link, TRUE);
@@ -163,6 +193,7 @@ static void NTAPI Unload(PDRIVER_OBJECT driver) {
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT driver, PUNICODE_STRING path) {
   UNREFERENCED_PARAMETER(path);
+  legacy = Parameter(driver, L"Legacy", FALSE);
   driver->MajorFunction[IRP_MJ_CREATE] = DispatchOpenClose;
   driver->MajorFunction[IRP_MJ_CLEANUP] = DispatchOpenClose;
   driver->MajorFunction[IRP_MJ_CLOSE] = DispatchOpenClose;
