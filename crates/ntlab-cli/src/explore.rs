@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::BufReader,
+    io::{BufReader, IsTerminal as _, Write, stderr},
     path::{Path, PathBuf},
     str::FromStr,
     time::Instant,
@@ -17,7 +17,7 @@ use ntlab::{
 };
 use serde::Serialize;
 
-use crate::{Outcome, files};
+use crate::{Outcome, files, repeat::Line};
 
 /// What `explore` is told.
 #[derive(Args)]
@@ -112,7 +112,7 @@ impl FromStr for ShardName {
 /// # Errors
 ///
 /// What is wrong with the files.
-pub fn explore(options: &Options) -> Result<Outcome> {
+pub fn explore(options: &Options, out: &mut impl Write) -> Result<Outcome> {
     let scenario = files::scenario_with(&options.scenario, options.driver.as_deref())?;
     let mut config = scenario.config()?;
     config.preemption = options.preempt.map(|preempt| preempt.0).unwrap_or_default();
@@ -125,7 +125,7 @@ pub fn explore(options: &Options) -> Result<Outcome> {
         shard: options.shard.0,
         collect: options.collect,
         shrink_runs: options.shrink,
-        progress: true,
+        progress: stderr().is_terminal(),
     };
     let make = |unit: u64| (scenario.clone(), config.clone().with_seed(options.first.saturating_add(unit)));
     let begun = Instant::now();
@@ -133,9 +133,10 @@ pub fn explore(options: &Options) -> Result<Outcome> {
     let seconds = begun.elapsed().as_secs_f64();
     let files = write_replays(&results, &options.out)?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&Printed { seconds, replays: &files, results: &results })?);
+        let printed = Printed { seconds, replays: &files, results: &results };
+        writeln!(out, "{}", serde_json::to_string_pretty(&printed)?)?;
     } else {
-        print(&results, &files, seconds);
+        print(&results, &files, seconds, out)?;
     }
     Ok(if results.findings.is_empty() { Outcome::Nothing } else { Outcome::Found })
 }
@@ -167,32 +168,36 @@ fn numbered(out: &Path, number: usize) -> PathBuf {
     out.with_file_name(format!("{stem}-{number}{extension}"))
 }
 
-fn print(results: &Results<Scenario>, files: &[PathBuf], seconds: f64) {
+fn print(results: &Results<Scenario>, files: &[PathBuf], seconds: f64, out: &mut impl Write) -> Result<()> {
     for ((key, found), file) in results.findings.iter().zip(files) {
         let Found { count, first, repeats, replay, shrunk } = found;
-        println!("{}\n", replay.report);
-        println!("found: {key}, in {count} of {} runs, first in {first}", results.units);
+        writeln!(out, "{}\n", replay.report)?;
+        writeln!(out, "found: {key}, in {count} of {} runs, first in {first}", results.units)?;
         if !repeats {
             eprintln!("warning: it did not come again when that run was repeated");
         }
         let (before, after) = (shrunk.draws_before, shrunk.draws);
-        println!(
+        writeln!(
+            out,
             "made small in {} runs: {after} of {before} switches and events are left, the scenario became smaller {} times",
             shrunk.runs, shrunk.scenario_steps
-        );
-        println!("to repeat it: ntlab replay {}\n", file.display());
+        )?;
+        writeln!(out, "to repeat this: {}\n", Line::new("replay").file(file).text())?;
     }
     let (pairs, new) = (results.covered.pairs(), results.new_in_last_tenth());
-    println!(
+    writeln!(
+        out,
         "{} runs in {seconds:.1} s ({:.0} a second), {} scheduling points; {} kinds of findings",
         results.units,
         per_second(results.units, seconds),
         results.points,
         results.findings.len()
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "{pairs} pairs of events were seen one after the other on different processors or threads, {new} of them first in the last tenth of the runs"
-    );
+    )?;
+    Ok(())
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate to be read by people")]
@@ -205,7 +210,7 @@ fn per_second(count: u64, seconds: f64) -> f64 {
 /// # Errors
 ///
 /// What is wrong with the file, or that it ends in another way.
-pub fn replay(path: &Path) -> Result<Outcome> {
+pub fn replay(path: &Path, out: &mut impl Write) -> Result<Outcome> {
     let file = File::open(path).with_context(|| format!("{}", path.display()))?;
     let replay: Replay<Scenario> =
         serde_json::from_reader(BufReader::new(file)).with_context(|| format!("{}", path.display()))?;
@@ -213,7 +218,7 @@ pub fn replay(path: &Path) -> Result<Outcome> {
     match replay.run()? {
         None => bail!("{}: nothing is found now; it was: {}", path.display(), replay.finding),
         Some(report) => {
-            println!("{report}");
+            writeln!(out, "{report}")?;
             if report != replay.report {
                 eprintln!("\nwarning: the report was another one when the file was written");
             }
@@ -221,3 +226,6 @@ pub fn replay(path: &Path) -> Result<Outcome> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

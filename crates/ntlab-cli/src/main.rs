@@ -5,11 +5,12 @@
 mod explore;
 mod files;
 mod imports;
+mod repeat;
 mod run;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::stdout, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -92,7 +93,7 @@ fn run(command: Command) -> Result<Outcome> {
     match command {
         Command::Run(options) => run::run(&options),
         Command::Imports { driver, json } => imports::list(&driver, json),
-        Command::Explore(options) => explore::explore(&options),
-        Command::Replay { file } => explore::replay(&file),
+        Command::Explore(options) => explore::explore(&options, &mut stdout()),
+        Command::Replay { file } => explore::replay(&file, &mut stdout()),
     }
 }

@@ -13,7 +13,7 @@ use ntlab::{
 };
 use serde::Serialize;
 
-use crate::{Outcome, files};
+use crate::{Outcome, files, repeat::Line};
 
 /// What `run` is told.
 #[derive(Args)]
@@ -79,6 +79,21 @@ struct Told {
     found: Option<String>,
 }
 
+impl Options {
+    /// What repeats the run.
+    fn repeat(&self) -> String {
+        let line = Line::new("run").file(&self.driver).option("--seed", &self.seed);
+        let line = match &self.scenario {
+            Some(path) => line.option("--scenario", &path.display()),
+            None => line.option("--processors", &self.processors).option("--maximum", &self.maximum),
+        };
+        let line = self.root_device.iter().fold(line, |line, id| line.option("--root-device", id));
+        let line = self.pci.iter().fold(line, |line, id| line.option("--pci", id).option("--bar", &self.bar));
+        let line = if self.hardware == Some(Behind::Qemu) { line.option("--hardware", &"qemu") } else { line };
+        if self.edu { line.word("--edu") } else { line }.text()
+    }
+}
+
 /// Runs a driver and tells what came of it.
 pub fn run(options: &Options) -> Result<Outcome> {
     ensure!(options.driver.is_file(), "{}: there is no such driver image", options.driver.display());
@@ -91,7 +106,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
             if scenario.needs_qemu() {
                 qemu::version()?;
             }
-            let config = scenario.config()?.with_seed(options.seed);
+            let config = Config { repeat: Some(options.repeat()), ..scenario.config()?.with_seed(options.seed) };
             tell(options, scenario.run(config), |()| "the scenario came to its end".to_owned())
         }
         None => alone(options)?,
@@ -119,7 +134,10 @@ fn alone(options: &Options) -> Result<Told> {
     if options.edu && options.hardware == Some(Behind::Qemu) {
         qemu::version()?;
     }
-    let config = Config::new(options.processors, options.maximum)?.with_seed(options.seed);
+    let config = Config {
+        repeat: Some(options.repeat()),
+        ..Config::new(options.processors, options.maximum)?.with_seed(options.seed)
+    };
     let service = options.driver.file_stem().map_or_else(|| "driver".into(), |name| name.to_string_lossy());
     let package = DriverPackage::new(&service, &options.driver);
     let (package, spec) = match device(options) {
@@ -193,5 +211,11 @@ mod tests {
         assert_eq!((told.seed, told.done), (3, None));
         let report = told.found.expect("it leaves a block behind");
         assert!(report.contains("pool is still allocated") && report.contains("leaking!DriverEntry"), "{report}");
+
+        let (_, command) = report.rsplit_once("to repeat this: ").expect("it ends with a command");
+        let words = shlex::split(command.trim_end()).expect("a shell takes it");
+        let words = words.into_iter().skip_while(|word| word != "run");
+        let again = alone(&Line::parse_from(words).options).expect("the command parses");
+        assert_eq!(again.found, Some(report));
     }
 }

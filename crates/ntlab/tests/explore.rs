@@ -30,6 +30,10 @@ fn last_message() -> Scenario {
     scenario(include_str!("scenarios/last-message.toml"), racy())
 }
 
+fn history() -> Scenario {
+    scenario(include_str!("scenarios/history.toml"), racy())
+}
+
 fn config(scenario: &Scenario) -> Config {
     scenario.config().expect("the machine makes sense")
 }
@@ -38,7 +42,7 @@ fn search(scenario: &Scenario, config: &Config, units: u64, options: &Options) -
     explore::run(units, |unit| (scenario.clone(), config.clone().with_seed(unit)), options)
 }
 
-fn only<S>(results: &Results<S>) -> (&str, &Found<S>) {
+fn only<S>(results: &Results<S>) -> (&String, &Found<S>) {
     let (key, found) = results.findings.first_key_value().expect("something is found");
     assert_eq!(results.findings.len(), 1, "{:?}", results.findings.keys());
     (key, found)
@@ -66,6 +70,36 @@ fn a_race_is_found_soon_and_becomes_small_and_comes_again_byte_for_byte() {
     for _ in 0..2 {
         assert_eq!(replay.run(), Ok(Some(found.replay.report.clone())));
     }
+}
+
+#[test]
+fn what_was_found_in_a_long_schedule_needs_a_few_switches_and_ends_the_same() {
+    let scenario = last_message();
+    let dense = Config { switch_every: 2, ..config(&scenario) };
+    let results = search(&scenario, &dense, SEEDS, &Options::default());
+    let (key, found) = only(&results);
+    let Found { replay, shrunk, .. } = found;
+    assert!(shrunk.draws_before >= 20, "{shrunk:?}");
+    assert!(shrunk.draws <= 4, "{shrunk:?}: {:?}", replay.config.tape);
+    assert!(size(&replay.scenario) <= 5, "{:?}", replay.scenario);
+    assert_eq!((&replay.finding, replay.run()), (key, Ok(Some(replay.report.clone()))));
+}
+
+/// In how many of `units` a race is found.
+fn count(scenario: &Scenario, config: &Config, units: u64) -> u64 {
+    let options = Options { collect: true, shrink_runs: 0, ..Options::default() };
+    search(scenario, config, units, &options).findings.values().map(|found| found.count).sum()
+}
+
+#[test]
+fn a_race_that_needs_a_long_delay_is_found_by_priorities_and_hardly_by_uniform_chance() {
+    const UNITS: u64 = 300;
+    let scenario = history();
+    let uniform = config(&scenario);
+    let policy = explore::pct(&scenario, &uniform, 4);
+    let by_priorities = count(&scenario, &Config { policy, ..uniform.clone() }, UNITS);
+    let by_chance = count(&scenario, &uniform, UNITS);
+    assert!(by_priorities >= 8 && by_priorities >= 3 * by_chance, "{by_priorities} and {by_chance} of {UNITS}");
 }
 
 #[test]

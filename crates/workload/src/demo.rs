@@ -9,8 +9,6 @@ use crate::{Counts, Load, Manner, Plan, Target, open_twice, package, processors,
 
 /// Virtual nanoseconds that requests may take: a minute.
 const PATIENCE: u64 = 60_000_000_000;
-/// Bytes of a memory module.
-const MODULE: u64 = 2 << 30;
 
 /// An `edu` and a software device under load, while processors and memory are added; each addition has the resources rebalanced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -21,8 +19,10 @@ pub struct Demo {
     pub lanes: u32,
     /// Processors that are added.
     pub processors: u32,
-    /// Memory modules that are added, of 2 GiB.
+    /// Memory modules that are added.
     pub modules: u32,
+    /// MiB of each.
+    pub module_mib: u32,
     /// Decides what is asked.
     pub seed: u64,
 }
@@ -36,10 +36,14 @@ enum Change {
 }
 
 impl Demo {
-    /// 200 requests while a machine with 6 free places gets 6 processors and 2 memory modules.
+    /// 200 requests while a machine with 6 free places gets 6 processors, and memory as much as the smallest machine has, twice.
     #[must_use]
     pub const fn with_seed(seed: u64) -> Self {
-        Self { requests: 200, lanes: 16, processors: 6, modules: 2, seed }
+        Self { requests: 200, lanes: 16, processors: 6, modules: 2, module_mib: 64, seed }
+    }
+
+    fn module_bytes(&self) -> u64 {
+        u64::from(self.module_mib) << 20
     }
 
     /// Smaller ones, the smallest first.
@@ -80,7 +84,11 @@ impl Demo {
             same("requests that were sent", counts.submitted, self.requests.into()),
             same("requests that failed", counts.failed, 0),
             same("requests that were lost", counts.lost, 0),
-            same("bytes of memory added", after.memory_bytes - before.memory_bytes, u64::from(self.modules) * MODULE),
+            same(
+                "bytes of memory added",
+                after.memory_bytes - before.memory_bytes,
+                u64::from(self.modules) * self.module_bytes(),
+            ),
             same("processors added", active.len() as u64, u64::from(before.processors_active + self.processors)),
         ];
         broken.extend(checks.into_iter().flatten());
@@ -122,7 +130,7 @@ impl Demo {
         let added = match change {
             Change::Nothing => Ok(()),
             Change::Processor => system.add_processor(NewProcessor::default()).map(drop),
-            Change::Module => system.add_memory(MODULE, 0),
+            Change::Module => system.add_memory(self.module_bytes(), 0),
         };
         let (counts, mut broken) = load.finish(PATIENCE);
         broken.extend(added.err().map(|status| format!("nothing was added: {status}")));

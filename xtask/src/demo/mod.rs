@@ -49,8 +49,15 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     let sys = sys()?;
     let scenario = Scenario::new(options, seed, &config);
     let view = Rc::new(View::new(options.quiet, scenario.stages()));
+    let repeat = config.repeat.clone().unwrap_or_default();
     match play(&scenario, config, &sys, &view)? {
-        Ok(results) => finish(files, &view, &results),
+        Ok(results) => {
+            let code = finish(files, &view, &results)?;
+            if !results.broken.is_empty() {
+                eprintln!("to repeat this: {repeat}");
+            }
+            Ok(code)
+        }
         Err(report) => {
             View::broken(&report.to_string());
             Ok(ExitCode::FAILURE)

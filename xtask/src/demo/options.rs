@@ -100,9 +100,24 @@ impl Options {
             .checked_mul(1 << 30)
             .filter(|bytes| *bytes <= 1 << 46)
             .ok_or_else(|| format!("--memory {memory}: at most 65536 GiB"))?;
-        let config = Config { seed, memory: bytes, ..grouped(processors, max, groups)? };
+        let repeat = Some(self.command(seed));
+        let config = Config { seed, memory: bytes, repeat, ..grouped(processors, max, groups)? };
         config.check().map_err(|error| error.to_string())?;
         Ok(config)
+    }
+}
+
+impl Options {
+    /// The command line of this demo with `seed`, whatever files it writes.
+    fn command(&self, seed: u64) -> String {
+        let Self { processors, max, groups, memory, requests, hardware, .. } = self;
+        let hardware = match hardware {
+            Hardware::Model => "",
+            Hardware::Qemu => " --hardware qemu",
+        };
+        format!(
+            "cargo xtask demo --seed {seed} --processors {processors} --max {max} --groups {groups} --memory {memory} --requests {requests}{hardware}"
+        )
     }
 }
 
@@ -147,6 +162,20 @@ mod tests {
         assert!(refusal(&["--max", "65"]).starts_with("--max 65 needs more than --groups 1: "));
         assert!(refusal(&["--processors", "0"]).contains("at least one active processor"));
         assert!(refusal(&["--memory", "0"]).contains("64 MiB"));
+    }
+
+    #[test]
+    fn the_command_in_a_report_makes_the_same_machine() {
+        let arguments =
+            ["demo", "--processors", "3", "--max", "9", "--groups", "3", "--memory", "2", "--requests", "5"];
+        let line = Line::try_parse_from(arguments).expect("these parse");
+        let config = line.options.machine(12).expect("these make a machine");
+        let command = config.repeat.clone().expect("reports have a command");
+        let words = command.strip_prefix("cargo xtask ").expect("it is a command of cargo's").split(' ');
+        let again = Line::try_parse_from(words).expect("the command parses").options;
+        assert_eq!(again.seed, Some(12));
+        assert_eq!(again.machine(12), Ok(config));
+        assert_eq!(again.requests, 5);
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub struct Place {
 pub struct Exec {
     pub(crate) space: Rc<Space>,
     border: NonNull<Border>,
-    thunks: RefCell<Thunks>,
+    thunks: Thunks,
     variables: Variables,
     /// Every image that was ever loaded: stacks may still lead through it.
     images: RefCell<Vec<Rc<Image>>>,
@@ -111,7 +111,7 @@ impl Exec {
         let exec = Self {
             space: Rc::clone(space),
             border: border::allocate(space),
-            thunks: RefCell::new(Thunks::new(space, stepper.is_some())),
+            thunks: Thunks::new(space, stepper.is_some()),
             variables: Variables::new(space),
             images: RefCell::default(),
             registers: Registers::new(space),
@@ -131,12 +131,12 @@ impl Exec {
     /// The address at which the driver can call an exported function: for imports, and for tables of functions such as
     /// `DMA_OPERATIONS`.
     pub fn thunk(&self, export: &'static Export) -> u64 {
-        self.thunks.borrow_mut().address(&self.space, export)
+        self.thunks.address(export)
     }
 
     /// The address of a C runtime function that the kernel exports and that is no kernel call.
     pub fn runtime_function(&self, name: &str) -> Option<u64> {
-        self.thunks.borrow().runtime_function(name)
+        self.thunks.runtime_function(name)
     }
 
     /// The address of a variable that the kernel exports.
@@ -246,7 +246,7 @@ impl Exec {
 
     /// Whether the address lies in the C runtime functions.
     fn is_runtime(&self, address: u64) -> bool {
-        self.thunks.borrow().runtime_offset(address).is_some()
+        self.thunks.runtime_offset(address).is_some()
     }
 
     /// Gives `act` the code from an address on, as it was loaded; None where no code of a driver or the runtime is.
@@ -255,7 +255,7 @@ impl Exec {
             let bytes = image.bytes.get(host::to_usize(rip - image.base)..)?;
             return Some(act(Source { bytes, rip, counts: true }));
         }
-        let offset = self.thunks.borrow().runtime_offset(rip)?;
+        let offset = self.thunks.runtime_offset(rip)?;
         let bytes = crt::code().get(host::to_usize(offset)..)?;
         Some(act(Source { bytes, rip, counts: false }))
     }

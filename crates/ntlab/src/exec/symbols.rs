@@ -62,7 +62,7 @@ impl Exec {
     }
 
     fn outside(&self, address: u64) -> StackFrame {
-        let name = self.thunks.borrow().runtime_offset(address).and_then(super::crt::name_at);
+        let name = self.thunks.runtime_offset(address).and_then(super::crt::name_at);
         let module = name.map_or("", |_| "ntoskrnl").to_owned();
         StackFrame { module, offset: 0, function: name.map(str::to_owned), line: None }
     }

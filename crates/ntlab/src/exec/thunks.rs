@@ -1,65 +1,76 @@
 //! Where imports lead: a few bytes of code for each exported function, in the machine's memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::{
     crt,
     entry::{stepped_trap_entry, trap_entry},
 };
 use crate::{
-    exports::Export,
-    finding::Finding,
+    exports::{self, Export},
     memory::{Arena, PAGE, PageKind, Space},
 };
 
-/// Room for all thunks.
-const ROOM: u64 = 64 * PAGE;
-const THUNK: u64 = 32;
+const THUNK: usize = 32;
 
-/// The kernel's code as the driver sees it: C runtime functions, then a thunk for each function that was asked for.
+/// The kernel's code as drivers see it, which does not depend on where it lies: C runtime functions, then a thunk for each function.
+#[derive(Debug)]
+struct Code {
+    bytes: Vec<u8>,
+    /// Where the thunks are in it.
+    offsets: BTreeMap<&'static str, u64>,
+}
+
+/// The code for driver code that runs as it is, and for driver code that is stepped.
+static CODE: LazyLock<[Code; 2]> =
+    LazyLock::new(|| [Code::leading_to(trap_entry), Code::leading_to(stepped_trap_entry)]);
+
+impl Code {
+    /// The code whose thunks lead to `entry`.
+    fn leading_to(entry: unsafe extern "win64" fn()) -> Self {
+        let mut bytes = crt::code().to_vec();
+        let mut offsets = BTreeMap::new();
+        for export in exports::all() {
+            bytes.resize(bytes.len().next_multiple_of(THUNK), 0);
+            let twice = offsets.insert(export.name, bytes.len() as u64);
+            assert_eq!(twice, None, "{} is one function", export.name);
+            bytes.extend(thunk(export, entry as *const () as u64));
+        }
+        Self { bytes, offsets }
+    }
+}
+
+/// `mov rax, export; jmp entry`.
+fn thunk(export: &'static Export, entry: u64) -> Vec<u8> {
+    let mut code = vec![0x48, 0xB8];
+    code.extend((&raw const *export as u64).to_le_bytes());
+    code.extend([0xFF, 0x25, 0, 0, 0, 0]);
+    code.extend(entry.to_le_bytes());
+    code
+}
+
+/// The kernel's code in one machine.
 #[derive(Debug)]
 pub struct Thunks {
     base: u64,
-    next: u64,
-    /// What they all lead to.
-    entry: u64,
-    by_name: BTreeMap<&'static str, u64>,
+    offsets: &'static BTreeMap<&'static str, u64>,
 }
 
 impl Thunks {
-    /// Makes room, and copies the C runtime functions.
+    /// Puts the code into the machine.
     pub fn new(space: &Space, stepped: bool) -> Self {
-        let base = space.take(Arena::Kernel, ROOM);
-        space.open(base, ROOM, PageKind::KernelCode);
-        let code = crt::code();
-        write(space, base, code);
-        let next = base + (code.len() as u64).next_multiple_of(THUNK);
-        let entry = if stepped { stepped_trap_entry } else { trap_entry } as unsafe extern "win64" fn();
-        Self { base, next, entry: entry as *const () as u64, by_name: BTreeMap::new() }
+        let Code { bytes, offsets } = &CODE[usize::from(stepped)];
+        let length = (bytes.len() as u64).next_multiple_of(PAGE);
+        let base = space.take(Arena::Kernel, length);
+        space.open(base, length, PageKind::Object);
+        space.write(base, bytes);
+        space.protect(base, length, PageKind::KernelCode);
+        Self { base, offsets }
     }
 
     /// The address at which the driver can call `export`.
-    pub fn address(&mut self, space: &Space, export: &'static Export) -> u64 {
-        if let Some(address) = self.by_name.get(export.name) {
-            return *address;
-        }
-        let address = self.next;
-        if address + THUNK > self.base + ROOM {
-            Finding::not_modelled("more exported functions than there is room for thunks").raise();
-        }
-        self.next += THUNK;
-        write(space, address, &self.thunk(export));
-        self.by_name.insert(export.name, address);
-        address
-    }
-
-    /// `mov rax, export; jmp entry`.
-    fn thunk(&self, export: &'static Export) -> Vec<u8> {
-        let mut code = vec![0x48, 0xB8];
-        code.extend((&raw const *export as u64).to_le_bytes());
-        code.extend([0xFF, 0x25, 0, 0, 0, 0]);
-        code.extend(self.entry.to_le_bytes());
-        code
+    pub fn address(&self, export: &Export) -> u64 {
+        self.base + self.offsets[export.name]
     }
 
     /// The address of a C runtime function.
@@ -71,12 +82,4 @@ impl Thunks {
     pub fn runtime_offset(&self, address: u64) -> Option<u64> {
         address.checked_sub(self.base).filter(|offset| *offset < crt::code().len() as u64)
     }
-}
-
-fn write(space: &Space, address: u64, code: &[u8]) {
-    let page = address / PAGE * PAGE;
-    let length = (address + code.len() as u64).next_multiple_of(PAGE) - page;
-    space.protect(page, length, PageKind::Object);
-    space.write(address, code);
-    space.protect(page, length, PageKind::KernelCode);
 }

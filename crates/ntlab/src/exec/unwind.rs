@@ -231,7 +231,7 @@ impl Exec {
         if let Some(image) = self.images.borrow().iter().find(|image| image.contains(rip)) {
             return CodeAt::Image(Rc::clone(image));
         }
-        let offset = self.thunks.borrow().runtime_offset(rip);
+        let offset = self.thunks.runtime_offset(rip);
         offset.map_or(CodeAt::Nowhere, |offset| CodeAt::Runtime(super::crt::pushed(offset)))
     }
 }

@@ -17,6 +17,7 @@ mod replay;
 mod results;
 mod search;
 mod shrink;
+mod simpler;
 
 use std::{collections::BTreeMap, num::NonZero, path::PathBuf, thread};
 

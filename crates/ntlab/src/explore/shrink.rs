@@ -1,11 +1,17 @@
 //! Makes a finding small: first the scenario, then the schedule.
 
+use std::collections::BTreeSet;
+
 use super::{
     Found, Replay, Scenario, Shrunk,
     attempt::{Failure, attempt},
     replay::images,
+    simpler::{WAYS, Way, weight, without},
 };
-use crate::{choices::Tape, config::Config};
+use crate::{
+    choices::{Draw, Tape},
+    config::Config,
+};
 
 /// How many seeds a smaller scenario is tried with, besides the recorded schedule.
 const SEEDS: u64 = 8;
@@ -17,6 +23,8 @@ struct Shrinker<S> {
     failure: Failure,
     /// What was drawn; none where a schedule cannot be recorded.
     tape: Option<Tape>,
+    /// The schedules that were tried with the scenario.
+    tried: BTreeSet<Vec<Draw>>,
     runs: u64,
     budget: u64,
     steps: u64,
@@ -29,7 +37,8 @@ pub(super) fn shrink<S: Scenario>(
     first: u64,
     budget: u64,
 ) -> Found<S> {
-    let mut shrinker = Shrinker { scenario, config, failure, tape: None, runs: 0, budget, steps: 0 };
+    let mut shrinker =
+        Shrinker { scenario, config, failure, tape: None, tried: BTreeSet::new(), runs: 0, budget, steps: 0 };
     // Once more, to have its schedule.
     let repeats = shrinker.try_out(shrinker.scenario.clone(), shrinker.config.clone());
     let before = shrinker.draws();
@@ -79,6 +88,7 @@ impl<S: Scenario> Shrinker<S> {
     fn shrink_scenario(&mut self) {
         while self.scenario.shrink().into_iter().any(|smaller| self.ends_alike(&smaller)) {
             self.steps += 1;
+            self.tried.clear();
         }
     }
 
@@ -91,16 +101,34 @@ impl<S: Scenario> Shrinker<S> {
         configs.into_iter().any(|config| self.has_budget() && self.try_out(smaller.clone(), config))
     }
 
-    /// Takes draws out, large spans first, then one by one, until none can go.
+    /// Makes the schedule simpler in all ways, until none helps.
     fn shrink_schedule(&mut self) {
+        loop {
+            let before = self.weight();
+            self.take_out_spans();
+            for way in WAYS {
+                self.go(way);
+            }
+            if self.weight() == before || !self.has_budget() {
+                return;
+            }
+        }
+    }
+
+    fn weight(&self) -> (usize, u64, u64) {
+        weight(self.schedule())
+    }
+
+    fn schedule(&self) -> &[Draw] {
+        self.tape.as_ref().map_or(&[], |tape| &tape.draws)
+    }
+
+    /// Takes draws out, large spans first, then one by one.
+    fn take_out_spans(&mut self) {
         let mut span = self.draws();
         while span > 0 && self.has_budget() {
-            let before = self.draws();
             self.take_out(span);
-            // What is left may have become superfluous only now.
-            if span > 1 || self.draws() == before {
-                span /= 2;
-            }
+            span /= 2;
         }
     }
 
@@ -109,13 +137,31 @@ impl<S: Scenario> Shrinker<S> {
         let mut end = self.draws();
         while end > 0 && self.has_budget() {
             let start = end.saturating_sub(span);
-            let Some(tape) = self.tape.clone() else { return };
-            let mut draws = tape.draws;
-            draws.drain(start..end);
-            let config = Config { tape: Some(Tape { draws }), ..self.config.clone() };
-            let scenario = self.scenario.clone();
-            self.try_out(scenario, config);
+            self.try_schedule(without(self.schedule(), start..end));
             end = start.min(self.draws());
         }
+    }
+
+    /// Tries a way at each draw, the last first, as long as it helps there.
+    fn go(&mut self, way: Way) {
+        let mut at = self.draws();
+        while at > 0 && self.has_budget() {
+            at -= 1;
+            while at < self.draws() {
+                let tried = way(self.schedule(), at);
+                if !tried.into_iter().any(|draws| self.try_schedule(draws)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Keeps a schedule that ends as before; one that was tried already does not.
+    fn try_schedule(&mut self, draws: Vec<Draw>) -> bool {
+        if !self.has_budget() || !self.tried.insert(draws.clone()) {
+            return false;
+        }
+        let config = Config { tape: Some(Tape { draws }), ..self.config.clone() };
+        self.try_out(self.scenario.clone(), config)
     }
 }

@@ -44,6 +44,8 @@ mod system;
 pub(crate) mod wmi;
 mod zw;
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
 use crate::{irql::IrqlRange, kernel::Kernel, memory::Ptr};
 
 /// One exported kernel function.
@@ -237,7 +239,14 @@ pub(crate) fn documented() -> impl Iterator<Item = &'static Export> {
 /// The export called `name`.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Export> {
-    TABLES.iter().flat_map(|table| table.iter()).find(|export| export.name == name)
+    static BY_NAME: LazyLock<BTreeMap<&'static str, &'static Export>> =
+        LazyLock::new(|| TABLES.iter().flat_map(|table| table.iter()).map(|export| (export.name, export)).collect());
+    BY_NAME.get(name).copied()
+}
+
+/// Every function that drivers can call: those they import, and those that tables of functions have.
+pub fn all() -> impl Iterator<Item = &'static Export> {
+    TABLES.iter().flat_map(|table| table.iter()).chain(&dma::OPERATIONS)
 }
 
 #[cfg(test)]
