@@ -126,8 +126,16 @@ impl State {
 
     /// The state after `step`; none if Windows does not take it now. The PnP manager does nothing while the system is about to sleep, and
     /// nothing is added to a system that is asleep. A driver that is loaded anew registers its processor change callback, which waits until
-    /// no processor is being added: step by step, the device is enabled before or after that.
+    /// no processor is being added: step by step, the device is enabled before or after that. So does a driver that is unloaded because its
+    /// device is gone, and the system does not go to sleep meanwhile.
     pub(super) fn after(self, step: Step) -> Option<Self> {
+        let waits = |state: &Self| {
+            state.device == Device::Gone && state.power != Power::Working && state.addition != Addition::None
+        };
+        self.next(step).filter(|state| !waits(state))
+    }
+
+    fn next(self, step: Step) -> Option<Self> {
         match step {
             Step::Enable if self.addition != Addition::None => None,
             Step::Pnp(_) | Step::FailedRestart | Step::Enable => {
