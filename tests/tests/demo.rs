@@ -1,12 +1,16 @@
 //! The demo: what it writes depends on its options and its seed alone, but for what the host's clock says.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 use hotadd_tests::{each_seed, sys};
 use ntlab::{config::Config, machine::Machine};
 use serde_json::{Map, Value};
 use workload::Demo;
-use xtask::demo::{self, Options};
+use xtask::demo::{self, Hardware, Options};
 
 /// The demo as it is without options, but that it writes its results to `json` alone.
 fn quiet(json: &Path) -> Options {
@@ -73,4 +77,24 @@ fn the_short_demo_sends_its_200_requests_and_keeps_every_promise() {
         let done = outcome.result.unwrap_or_else(|report| panic!("{report}")).expect("every promise is kept");
         assert_eq!(["requests", "processors added", "rebalances"].map(|what| done[what]), [200, 6, 6], "{done:?}");
     });
+}
+
+#[test]
+fn without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line() {
+    const ALONE: &str = "HOTADD_TEST_WITHOUT_QEMU";
+    if env::var_os(ALONE).is_some() {
+        let options = Options { hardware: Hardware::Qemu, quiet: true, ..Options::default() };
+        let code = demo::run(&options, || unreachable!("nothing is built for a demo that cannot run"));
+        assert_eq!(code.expect("it says why, and ends"), ExitCode::from(2));
+        return;
+    }
+    // What programs are found is the whole process's: another one runs this test where there are none.
+    let name = "without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line";
+    let mut again = Command::new(env::current_exe().expect("the host knows it"));
+    let ended = again.args(["--exact", name, "--nocapture"]).env("PATH", "/nonexistent").env(ALONE, "1").output();
+    let ended = ended.expect("it starts");
+    assert!(ended.status.success(), "{ended:?}");
+    let said =
+        "qemu-system-x86_64 is not installed; on Debian: apt-get install --no-install-recommends qemu-system-x86\n";
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), said);
 }

@@ -9,7 +9,7 @@ use hotadd_tests::{Bench, Traffic, each_seed, end, quick_edu, run, small, status
 use ntlab::{
     hot_add::NewProcessor,
     hw::qemu,
-    machine::System,
+    machine::{Machine, System},
     pnp::{DeviceSpec, DeviceState, Hardware, Rebalance},
     power::SystemState,
     user,
@@ -134,6 +134,17 @@ fn loses_its_device(bench: Bench<'_>, seed: u64, lose: impl FnOnce(&System)) {
     drop((keeper, software));
     bench.system.settle();
     assert_eq!(bench.edu.state(bench.system), DeviceState::Removed);
+}
+
+#[test]
+fn a_device_that_gets_stuck_on_request_is_refused_by_name() {
+    let machine = Machine::new(small()).expect("the machine makes sense");
+    let outcome = machine.run(|system| {
+        let edu = quick_edu().on_hardware(Hardware::Qemu);
+        Bench::with(system, workload::package(sys()), edu).edu.set_stuck(system, true);
+    });
+    let report = outcome.result.expect_err("real hardware cannot do it").to_string();
+    assert!(report.contains("real hardware that gets stuck on request"), "{report}");
 }
 
 /// Kills the only child process that this thread has.

@@ -16,7 +16,7 @@ use crate::client;
 
 /// Virtual nanoseconds after which a request is cancelled: one that waits for the next event would wait for long.
 const PATIENCE: u64 = 10_000_000;
-/// Virtual nanoseconds between two looks whether all threads are done.
+/// Virtual nanoseconds until the first look whether all threads are done; each that follows comes after twice as long.
 const LOOK: u64 = 20_000;
 /// The ways in which each device is opened.
 const WAYS: [Access; 5] = [Access::ReadWrite, Access::Read, Access::Write, Access::Attributes, Access::ReadWrite];
@@ -108,8 +108,10 @@ impl<'k> Bench<'k> {
             });
         }
         self.shared.play(&first);
+        let mut pause = LOOK;
         while self.shared.running.get() > 0 {
-            self.system.sleep(LOOK);
+            self.system.sleep(pause);
+            pause *= 2;
         }
     }
 
