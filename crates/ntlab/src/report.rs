@@ -61,6 +61,9 @@ impl Report {
             processor: place.processor,
             thread: place.thread,
         });
+        // What is noticed when nothing runs any more, such as that all wait, was noticed where something ran last.
+        let is_bug_check = matches!(finding.cause, Cause::BugCheck { .. });
+        let place = place.or_else(|| is_bug_check.then(|| last_place(k)));
         let parameters = match finding.cause {
             Cause::BugCheck { parameters, .. } => Some(parameters.map(|parameter| say(k, parameter))),
             Cause::NotModelled | Cause::BrokenPromise => None,
@@ -69,6 +72,11 @@ impl Report {
         let (seed, repeat, guard_method) = (k.config.seed, k.config.repeat.clone(), k.memory.space.guard_method());
         Self { finding, place, related, events: k.log.last(EVENTS), seed, repeat, guard_method, parameters }
     }
+}
+
+fn last_place(k: &Kernel) -> Place {
+    let (irql, processor, thread) = k.sched.last_place();
+    Place { stack: Vec::new(), irql, processor, thread }
 }
 
 fn say(k: &Kernel, parameter: u64) -> String {
@@ -166,7 +174,7 @@ impl fmt::Display for Place {
 }
 
 /// The bug checks that the lab makes, by the pages of the bug check code reference.
-const NAMES: [(u32, &str); 32] = [
+const NAMES: [(u32, &str); 34] = [
     (0x0A, "IRQL_NOT_LESS_OR_EQUAL"),
     (0x0C, "MAXIMUM_WAIT_OBJECTS_EXCEEDED"),
     (0x0F, "SPIN_LOCK_ALREADY_OWNED"),
@@ -197,8 +205,10 @@ const NAMES: [(u32, &str); 32] = [
     (0xE2, "MANUALLY_INITIATED_CRASH"),
     (0xE3, "RESOURCE_NOT_OWNED"),
     (0xE6, "DRIVER_VERIFIER_DMA_VIOLATION"),
+    (0xF2, "HARDWARE_INTERRUPT_STORM"),
     (0xFC, "ATTEMPTED_EXECUTE_OF_NOEXECUTE_MEMORY"),
     (0x139, "KERNEL_SECURITY_CHECK_FAILURE"),
+    (0x1D5, "DRIVER_PNP_WATCHDOG"),
 ];
 
 /// The name of a bug check; none where only drivers make it.

@@ -1,7 +1,8 @@
 //! The verifier's checks, each shown to fire: `tests/defects` breaks one rule at a time, and its correct twin passes.
 //!
 //! A line of a topic's table is two tests: `defect_…`, in which the run must be stopped with the right bug check at the line of the driver
-//! that has the comment `// DEFECT …`, and `correct_…`, in which the same thing done well must run, and unload, without a finding.
+//! that has the comment `// DEFECT …`, with a report that says all it has to, and `correct_…`, in which the same thing done well must run, and
+//! unload, without a finding.
 
 /// The tests of a topic, one line for each defect: its name, the bug check's code, a pattern for its first parameter, and the scenario.
 macro_rules! defects {
@@ -24,6 +25,7 @@ macro_rules! defects {
     };
 }
 
+mod report;
 mod scenario;
 mod sources;
 

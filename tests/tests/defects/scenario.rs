@@ -14,7 +14,7 @@ use ntlab::{
     user::Access,
 };
 
-use crate::sources;
+use crate::{report, sources};
 
 /// The class of the interface that the driver registers.
 pub const CLASS: (u32, u16, u16, [u8; 8]) =
@@ -107,6 +107,7 @@ impl Scenario {
             };
             assert_eq!(found, code, "the bug check is another one: {report}");
             self.check_place(&report, test, name);
+            report::check(&report, seed, &command(seed));
             first.set(parameters[0]);
         });
         first.get()

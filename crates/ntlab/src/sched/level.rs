@@ -1,6 +1,6 @@
 //! IRQL, kernel calls and calls into the driver.
 
-use super::{Processor, Sched};
+use super::{Processor, Sched, ThreadId};
 use crate::{
     events::Kind,
     exports::{Export, callbacks, contract},
@@ -19,6 +19,12 @@ const LOWERED_TO_HIGHER: u64 = 0x31;
 const INSIDE_DPC: u64 = 1;
 
 impl Sched {
+    /// The IRQL and the index of the processor that ran last, and the thread that it ran.
+    pub(crate) fn last_place(&self) -> (Irql, u32, ThreadId) {
+        let processor = self.current_processor();
+        (processor.irql(), processor.index, processor.last.get())
+    }
+
     pub(crate) fn enter(&self, k: &Kernel, export: &'static Export) {
         let irql = self.current_processor().irql();
         if !export.irql.contains(irql) {
