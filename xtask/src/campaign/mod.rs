@@ -9,7 +9,7 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
-    thread,
+    slice, thread,
     time::Instant,
 };
 
@@ -42,6 +42,9 @@ pub struct Options {
     /// Run this unit alone, with one --only: a number, or a case of the faults.
     #[arg(long, value_name = "UNIT", conflicts_with_all = ["shard", "one_in"])]
     pub unit: Option<String>,
+    /// Go on with the faults from the merged results in this file: each shard leaves failures that it was the first to meet to the others.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "unit", "one_in"])]
+    pub from: Option<PathBuf>,
     /// Go on after a finding.
     #[arg(long)]
     pub collect: bool,
@@ -52,7 +55,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Run nothing: merge the results in these files.
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["only", "shard", "unit", "one_in"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["only", "shard", "unit", "one_in", "from"])]
     pub merge: Vec<PathBuf>,
 }
 
@@ -60,7 +63,17 @@ impl Default for Options {
     fn default() -> Self {
         let shard = Shard { index: 0, count: NonZero::<u32>::MIN };
         let one_in = NonZero::<u32>::MIN;
-        Self { only: Vec::new(), one_in, shard, unit: None, collect: false, jobs: None, json: None, merge: Vec::new() }
+        Self {
+            only: Vec::new(),
+            one_in,
+            shard,
+            unit: None,
+            from: None,
+            collect: false,
+            jobs: None,
+            json: None,
+            merge: Vec::new(),
+        }
     }
 }
 
@@ -107,16 +120,17 @@ fn shard(text: &str) -> Result<Shard, String> {
 /// The driver is not there, or a file could not be written to the end.
 pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
     let prepared = prepare(options);
-    let (file, merged) = match prepared {
+    let Prepared { file, merged, from } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             eprintln!("{error:#}");
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let results = match merged {
-        Some(results) => results,
-        None => play(options, &sys()?),
+    let results = match (merged, from) {
+        (Some(results), _) => results,
+        (None, Some(from)) => go_on(options, from, &sys()?),
+        (None, None) => play(options, &sys()?),
     };
     println!("{}", results.table());
     let findings = results.findings();
@@ -130,15 +144,26 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What the options name.
+struct Prepared {
+    /// The file for the results.
+    file: Option<File>,
+    /// What was to be merged.
+    merged: Option<Results>,
+    /// What is to be gone on from.
+    from: Option<Results>,
+}
+
 /// Looks at the options; opens the file for the results, and merges what is to be merged.
-fn prepare(options: &Options) -> Result<(Option<File>, Option<Results>)> {
+fn prepare(options: &Options) -> Result<Prepared> {
     if let Some(unit) = &options.unit {
         ensure!(options.only.len() == 1, "--unit needs one --only");
         check_unit(options.only[0], unit)?;
     }
     let merged = if options.merge.is_empty() { None } else { Some(merge(&options.merge)?) };
     let create = |path: &Path| File::create(path).with_context(|| format!("{} cannot be written", path.display()));
-    Ok((options.json.as_deref().map(create).transpose()?, merged))
+    let from = options.from.as_ref().map(|path| merge(slice::from_ref(path))).transpose()?;
+    Ok(Prepared { file: options.json.as_deref().map(create).transpose()?, merged, from })
 }
 
 fn check_unit(part: Part, unit: &str) -> Result<()> {
@@ -166,6 +191,16 @@ fn merge(files: &[PathBuf]) -> Result<Results> {
     Ok(all)
 }
 
+/// Runs what the shards have left to each other of the faults in `from`. What was run before stays in the files that it was merged from.
+fn go_on(options: &Options, from: Results, sys: &Path) -> Results {
+    let start = Instant::now();
+    let known = systematic::Results { runs: 0, ..from.into_faults() };
+    let found = PartFound::Faults(play_faults(options, sys, known));
+    let mut results = Results::default();
+    results.add(Part::Faults, PartResults { found, host_seconds: start.elapsed().as_secs_f64() });
+    results
+}
+
 fn play(options: &Options, sys: &Path) -> Results {
     parts::set_driver(sys);
     let chosen = if options.only.is_empty() { Part::value_variants() } else { &options.only };
@@ -173,7 +208,7 @@ fn play(options: &Options, sys: &Path) -> Results {
     for &part in chosen {
         let start = Instant::now();
         let found = parts::units(part).map_or_else(
-            || PartFound::Faults(play_faults(options, sys)),
+            || PartFound::Faults(play_faults(options, sys, systematic::Results::default())),
             |units| PartFound::Units(play_units(options, units)),
         );
         results.add(part, PartResults { found, host_seconds: start.elapsed().as_secs_f64() });
@@ -221,7 +256,7 @@ fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> 
     results
 }
 
-fn play_faults(options: &Options, sys: &Path) -> systematic::Results {
+fn play_faults(options: &Options, sys: &Path, from: systematic::Results) -> systematic::Results {
     // One case in so many is one shard of so many.
     let count = options.shard.count.saturating_mul(options.one_in);
     let search = Search {
@@ -233,7 +268,7 @@ fn play_faults(options: &Options, sys: &Path) -> systematic::Results {
     };
     let case: Option<Case> = options.unit.as_ref().and_then(|unit| serde_json::from_str(unit).ok());
     let Some(case) = case else {
-        return search.run(systematic::Results::default(), |results| options.collect || results.broken.is_empty());
+        return search.run(from, |results| options.collect || results.broken.is_empty());
     };
     let broken = search.run_case(&case).map(|what| systematic::Broken { what, case });
     systematic::Results { runs: 1, broken: broken.into_iter().collect(), ..systematic::Results::default() }

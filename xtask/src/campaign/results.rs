@@ -55,6 +55,15 @@ impl Results {
         }
     }
 
+    /// What the faults found; nothing where they were not run.
+    pub fn into_faults(self) -> systematic::Results {
+        let faults = |part: PartResults| match part.found {
+            PartFound::Faults(found) => Some(found),
+            PartFound::Units(_) => None,
+        };
+        self.parts.into_values().find_map(faults).unwrap_or_default()
+    }
+
     /// A row for each part.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
