@@ -351,12 +351,11 @@ fn a_driver_sees_groups_with_gaps_as_they_are() {
 }
 
 #[test]
-fn a_thread_can_visit_active_processors_only() {
+fn a_thread_can_visit_active_processors() {
     result(|driver| {
         for number in [0, 1, 1, 0] {
             assert_eq!(driver.call("visit", number, 0), number);
         }
-        assert!(driver.call("visit", 5, 0) < 2, "a processor that is not active");
         assert_eq!(driver.k.irql(), PASSIVE_LEVEL);
     });
 }
