@@ -9,7 +9,6 @@ use ntlab::{
     pnp::{Device, DeviceSpec, DeviceState, DriverPackage},
     registry::Value,
     report::Report,
-    rule::Rule,
     user::{Access, Class, Handle, Status},
 };
 
@@ -129,6 +128,6 @@ fn a_filter_that_stays_attached_after_its_device_was_removed_is_found() {
         device.disable(system)
     });
     let report = found.expect_err("it is still attached");
-    let Cause::BugCheck { parameters, .. } = report.finding.cause else { panic!("{report}") };
-    assert_eq!(parameters[0], Rule::DeviceLeft as u64, "{report}");
+    let Cause::BugCheck { code, parameters } = report.finding.cause else { panic!("{report}") };
+    assert_eq!((code, parameters[0]), (0xC9, 0x21E), "a driver has not deleted its device object: {report}");
 }
