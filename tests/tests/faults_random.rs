@@ -1,7 +1,12 @@
-//! Calls that fail now and then, each function's or all, through the driver's whole life: nothing is lost, nothing leaks, unload succeeds.
+//! Calls that fail now and then or for good, each function's or all, through the driver's whole life: nothing is lost, nothing leaks, unload succeeds.
 
 use hotadd_tests::{Bench, each_seed, on_bench, run, small, sys};
-use ntlab::{faults::Plan, hot_add::NewProcessor, pnp::DeviceState, power::SystemState};
+use ntlab::{
+    faults::{Fault, Lasting, Plan},
+    hot_add::NewProcessor,
+    pnp::DeviceState,
+    power::SystemState,
+};
 
 fn lives_though(seed: u64, plan: Plan) {
     run(small().with_seed(seed).with_faults(plan), |system| workload::life::live(system, sys()));
@@ -20,6 +25,21 @@ fn one_call_in_ten() {
 #[test]
 fn one_allocation_in_four() {
     each_seed(8, |seed| lives_though(seed, Plan::of_function("ExAllocatePool2", 4)));
+}
+
+/// The first 1400 or so of the calls that can fail reach to the end of the driver's life.
+#[test]
+fn no_memory_from_some_call_on() {
+    let mut failed = 0;
+    for call in (1..1400).step_by(99) {
+        let fault = Fault { call, failure: 0, lasting: Lasting::Memory };
+        let plan = Plan { faults: vec![fault], ..Plan::default() };
+        failed += run(small().with_faults(plan), |system| {
+            workload::life::live(system, sys());
+            system.failed_calls().len()
+        });
+    }
+    assert!(failed > 100, "{failed} calls found no memory");
 }
 
 #[test]
