@@ -171,6 +171,11 @@ impl System {
         self.kernel.sleep(ns);
     }
 
+    /// Lets virtual time pass until `condition` holds; `what` is waited for, in the report of a run in which it never does.
+    pub fn wait_until(&self, what: &'static str, condition: impl Fn() -> bool) {
+        self.kernel.block_until(what, |_| condition(), None);
+    }
+
     /// Virtual nanoseconds since the machine started.
     pub const fn now(&self) -> u64 {
         self.kernel.now()

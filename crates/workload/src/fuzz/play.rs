@@ -16,8 +16,6 @@ use crate::client;
 
 /// Virtual nanoseconds after which a request is cancelled: one that waits for the next event would wait for long.
 const PATIENCE: u64 = 10_000_000;
-/// Virtual nanoseconds until the first look whether all threads are done; each that follows comes after twice as long.
-const LOOK: u64 = 20_000;
 /// The ways in which each device is opened.
 const WAYS: [Access; 5] = [Access::ReadWrite, Access::Read, Access::Write, Access::Attributes, Access::ReadWrite];
 
@@ -108,11 +106,7 @@ impl<'k> Bench<'k> {
             });
         }
         self.shared.play(&first);
-        let mut pause = LOOK;
-        while self.shared.running.get() > 0 {
-            self.system.sleep(pause);
-            pause *= 2;
-        }
+        self.system.wait_until("the threads of the sequence", || self.shared.running.get() == 0);
     }
 
     /// How many requests were sent.
