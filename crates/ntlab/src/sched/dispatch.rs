@@ -77,7 +77,8 @@ impl Sched {
         let locks: Vec<String> =
             spinning.iter().map(|(processor, _)| format!("processor {processor} spins on a lock")).collect();
         let in_driver = |thread: &Rc<Thread>| !k.exec.driver_stack_of(thread.context.get()).is_empty();
-        if locks.is_empty()
+        if matches!(rule, Rule::AllWait)
+            && locks.is_empty()
             && !threads.iter().flatten().any(in_driver)
             && let Some(lost) = lost::find(k, u64::MAX, "nothing is left to be done")
         {
