@@ -14,8 +14,9 @@ fn corpus() -> Corpus {
 #[test]
 fn random_control_requests_end_as_documented() {
     each_seed(2, |seed| {
-        let config = Config { note_blocks: true, ..small() }.with_seed(seed);
-        let found = run(config, |system| Fuzz { requests: REQUESTS, seed }.play(system, sys(), &corpus()));
+        let plan = Fuzz { requests: REQUESTS, seed };
+        let config = Config { note_blocks: true, time_limit_ns: plan.time_limit_ns(), ..small() }.with_seed(seed);
+        let found = run(config, |system| plan.play(system, sys(), &corpus()));
 
         let tally = found.expect("no promise is broken").tally;
         assert!(tally.requests >= REQUESTS);

@@ -80,8 +80,6 @@ const STEPPED_POINT: u32 = 40;
 /// 10 million requests.
 const FUZZ_UNITS: u64 = 1000;
 const FUZZ_REQUESTS: u64 = 10_000;
-/// Virtual nanoseconds that they may take, 10 s each: `edu` works for seconds at the factorial of a large number.
-const FUZZ_TIME: u64 = FUZZ_REQUESTS * 10_000_000_000;
 
 /// Processors of the machine in which something happens at each kernel call.
 const INTERFERENCE_PROCESSORS: u32 = 2;
@@ -122,8 +120,9 @@ fn stepped(number: u64) -> (Unit, Config) {
 }
 
 fn fuzz(number: u64) -> (Unit, Config) {
-    let config = Config { note_blocks: true, time_limit_ns: FUZZ_TIME, ..smallest(2).with_seed(number) };
-    (Unit::Fuzz(Fuzz { requests: FUZZ_REQUESTS, seed: number }), config)
+    let plan = Fuzz { requests: FUZZ_REQUESTS, seed: number };
+    let time_limit_ns = plan.time_limit_ns();
+    (Unit::Fuzz(plan), Config { note_blocks: true, time_limit_ns, ..smallest(2).with_seed(number) })
 }
 
 /// The kept sequences that all units of the fuzz part start from.

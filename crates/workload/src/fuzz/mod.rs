@@ -51,6 +51,13 @@ pub struct Found {
 }
 
 impl Fuzz {
+    /// Virtual nanoseconds that the requests may take, for [`Config::time_limit_ns`](ntlab::config::Config::time_limit_ns): 10 s each, for
+    /// `edu` works for seconds at the factorial of a large number.
+    #[must_use]
+    pub const fn time_limit_ns(&self) -> u64 {
+        self.requests.saturating_mul(10_000_000_000)
+    }
+
     /// Plays the corpus on an `edu` and a software device, then random sequences and changed ones of the corpus and of those that reached
     /// something new; looks whether the devices still answer, and unloads the driver.
     ///
