@@ -166,7 +166,11 @@ impl Hardware {
     /// Where it does not fit the registers or the common buffer.
     pub fn collect(&self, request: &mut Request) -> Result<u32> {
         match request.work {
-            Work::Factorial(_) => self.registers.read_u32(register::FACTORIAL),
+            // No factorial modulo 2^32 has all bits set: the device was pulled out since it said that it was done.
+            Work::Factorial(_) => match self.registers.read_u32(register::FACTORIAL)? {
+                GONE => Err(NtStatus::DELETE_PENDING),
+                result => Ok(result),
+            },
             Work::Read(_) => self.common.read(0, request.bytes()).map(|()| 0),
             Work::Write(_) => Ok(0),
         }
