@@ -164,22 +164,8 @@ static NTSTATUS PassDown(BUS *bus, PIRP irp) {
   return IoCallDriver(bus->lower, irp);
 }
 
-static NTSTATUS NTAPI Lowered(PDEVICE_OBJECT device, PIRP irp, PVOID event) {
-  UNREFERENCED_PARAMETER(device);
-  if (irp->PendingReturned) KeSetEvent(event, IO_NO_INCREMENT, FALSE);
-  return STATUS_MORE_PROCESSING_REQUIRED;
-}
-
 static NTSTATUS Start(BUS *bus, PIRP irp) {
-  KEVENT event;
-  KeInitializeEvent(&event, NotificationEvent, FALSE);
-  IoCopyCurrentIrpStackLocationToNext(irp);
-  IoSetCompletionRoutine(irp, Lowered, &event, TRUE, TRUE, TRUE);
-  NTSTATUS status = IoCallDriver(bus->lower, irp);
-  if (status == STATUS_PENDING) {
-    KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL);
-    status = irp->IoStatus.Status;
-  }
+  NTSTATUS status = PassAndWait(bus->lower, irp);
   for (UCHAR serial = 0; NT_SUCCESS(status) && serial < SLOTS; serial++)
     if (initial & 1u << serial) status = Plug(bus, serial);
   if (NT_SUCCESS(status)) status = IoSetDeviceInterfaceState(&bus->link, TRUE);

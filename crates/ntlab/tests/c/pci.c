@@ -20,12 +20,6 @@ static BOOLEAN NTAPI Isr(PKINTERRUPT interrupt, PVOID context) {
   return TRUE;
 }
 
-static NTSTATUS NTAPI Lowered(PDEVICE_OBJECT device, PIRP irp, PVOID event) {
-  UNREFERENCED_PARAMETER(device);
-  if (irp->PendingReturned) KeSetEvent(event, IO_NO_INCREMENT, FALSE);
-  return STATUS_MORE_PROCESSING_REQUIRED;
-}
-
 static NTSTATUS PassDown(EXTENSION *own, PIRP irp) {
   IoSkipCurrentIrpStackLocation(irp);
   return IoCallDriver(own->lower, irp);
@@ -94,16 +88,8 @@ static NTSTATUS CheckProperties(EXTENSION *own) {
 }
 
 static NTSTATUS Start(EXTENSION *own, PIRP irp) {
-  KEVENT event;
   PCM_RESOURCE_LIST list = IoGetCurrentIrpStackLocation(irp)->Parameters.StartDevice.AllocatedResourcesTranslated;
-  KeInitializeEvent(&event, NotificationEvent, FALSE);
-  IoCopyCurrentIrpStackLocationToNext(irp);
-  IoSetCompletionRoutine(irp, Lowered, &event, TRUE, TRUE, TRUE);
-  NTSTATUS status = IoCallDriver(own->lower, irp);
-  if (status == STATUS_PENDING) {
-    KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL);
-    status = irp->IoStatus.Status;
-  }
+  NTSTATUS status = PassAndWait(own->lower, irp);
   if (NT_SUCCESS(status)) status = CheckProperties(own);
   if (NT_SUCCESS(status)) status = UseResources(own, list);
   /* A restart finds the interface enabled. */

@@ -28,27 +28,8 @@ static NTSTATUS Refuse(PIRP irp, NTSTATUS status) {
   return Complete(irp, status, 0);
 }
 
-static NTSTATUS NTAPI Lowered(PDEVICE_OBJECT device, PIRP irp, PVOID event) {
-  UNREFERENCED_PARAMETER(device);
-  if (irp->PendingReturned) KeSetEvent(event, IO_NO_INCREMENT, FALSE);
-  return STATUS_MORE_PROCESSING_REQUIRED;
-}
-
-static NTSTATUS PassAndWait(EXTENSION *own, PIRP irp) {
-  KEVENT event;
-  KeInitializeEvent(&event, NotificationEvent, FALSE);
-  IoCopyCurrentIrpStackLocationToNext(irp);
-  IoSetCompletionRoutine(irp, Lowered, &event, TRUE, TRUE, TRUE);
-  NTSTATUS status = IoCallDriver(own->lower, irp);
-  if (status == STATUS_PENDING) {
-    KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL);
-    status = irp->IoStatus.Status;
-  }
-  return status;
-}
-
 static NTSTATUS Start(EXTENSION *own, PIRP irp) {
-  NTSTATUS status = PassAndWait(own, irp);
+  NTSTATUS status = PassAndWait(own->lower, irp);
   if (NT_SUCCESS(status) && function) status = IoSetDeviceInterfaceState(&own->link, TRUE);
   Complete(irp, status, irp->IoStatus.Information);
   IoReleaseRemoveLock(&own->lock, irp);
@@ -105,7 +86,7 @@ static NTSTATUS Trail(EXTENSION *own, PIRP irp) {
   }
   trail[++trail[0]] = (UCHAR)place;
   if (!function) return PassAndRelease(own, irp);
-  PassAndWait(own, irp);
+  PassAndWait(own->lower, irp);
   Complete(irp, STATUS_SUCCESS, (ULONG_PTR)trail[0] + 1);
   IoReleaseRemoveLock(&own->lock, irp);
   return STATUS_SUCCESS;

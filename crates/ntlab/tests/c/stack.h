@@ -1,4 +1,4 @@
-/* What stack.c and bus.c answer. */
+/* What the drivers of a PnP stack share, and what stack.c and bus.c answer. */
 #pragma once
 
 #include "common.h"
@@ -28,4 +28,24 @@ static inline ULONG Parameter(PDRIVER_OBJECT driver, PCWSTR name, ULONG otherwis
   NTSTATUS status = ZwQueryValueKey(key, &text, KeyValuePartialInformation, &room, sizeof room, &length);
   ZwClose(key);
   return NT_SUCCESS(status) && room.value.Type == REG_DWORD ? *(ULONG *)room.value.Data : otherwise;
+}
+
+static inline NTSTATUS NTAPI Lowered(PDEVICE_OBJECT device, PIRP irp, PVOID event) {
+  UNREFERENCED_PARAMETER(device);
+  if (irp->PendingReturned) KeSetEvent(event, IO_NO_INCREMENT, FALSE);
+  return STATUS_MORE_PROCESSING_REQUIRED;
+}
+
+/* Sends a request to the drivers below and waits for them; its status. The caller completes it. */
+static inline NTSTATUS PassAndWait(PDEVICE_OBJECT lower, PIRP irp) {
+  KEVENT event;
+  KeInitializeEvent(&event, NotificationEvent, FALSE);
+  IoCopyCurrentIrpStackLocationToNext(irp);
+  IoSetCompletionRoutine(irp, Lowered, &event, TRUE, TRUE, TRUE);
+  NTSTATUS status = IoCallDriver(lower, irp);
+  if (status == STATUS_PENDING) {
+    KeWaitForSingleObject(&event, Executive, KernelMode, FALSE, NULL);
+    status = irp->IoStatus.Status;
+  }
+  return status;
 }
