@@ -9,7 +9,8 @@ use std::{
 use super::{
     PciDevice,
     edu::{Edu, EduModel, Effect, OutOfBuffer, Transfer},
-    pci::{self, Function, Message, Signal},
+    pci::{self, Function, Message},
+    slot::Slot,
 };
 use crate::{kernel::Kernel, pnp::dma};
 
@@ -20,15 +21,7 @@ pub const BAR_BYTES: u32 = 0x10_0000;
 #[derive(Debug)]
 pub struct EduDevice {
     edu: RefCell<Edu>,
-    function: RefCell<Function>,
-    /// The interrupt line that its pin is wired to.
-    line: u32,
-    /// Whether it is still plugged in.
-    present: Cell<bool>,
-    /// Whether it is in D0.
-    powered: Cell<bool>,
-    /// What the bus keeps of its function while it is not in D0.
-    kept: RefCell<Option<Function>>,
+    slot: Slot,
     /// Counts power losses: what was under way before one never ends.
     life: Cell<u32>,
     /// What it has taken on while it was stuck.
@@ -41,23 +34,10 @@ impl EduDevice {
     pub fn new(model: EduModel, has_messages: bool, line: u32) -> Rc<Self> {
         Rc::new(Self {
             edu: RefCell::new(Edu::new(model)),
-            function: RefCell::new(Function::new(pci::EDU, BAR_BYTES, has_messages)),
-            line,
-            present: Cell::new(true),
-            powered: Cell::new(true),
-            kept: RefCell::default(),
+            slot: Slot::new(Function::new(pci::EDU, BAR_BYTES, has_messages), line),
             life: Cell::new(0),
             stuck_work: RefCell::default(),
         })
-    }
-
-    fn configure(&self, k: &Kernel, change: impl FnOnce(&mut Function) -> Signal) {
-        let signal = change(&mut self.function.borrow_mut());
-        self.signal(k, signal);
-    }
-
-    fn answers(&self) -> bool {
-        self.present.get() && self.powered.get() && self.function.borrow().bar0().is_some()
     }
 
     fn apply(self: &Rc<Self>, k: &Kernel, effect: Effect) {
@@ -79,8 +59,8 @@ impl EduDevice {
                     device.end(k, Edu::finish_dma);
                 });
             }
-            Effect::Interrupt => self.configure(k, Function::raise),
-            Effect::Acknowledged => self.configure(k, Function::acknowledge),
+            Effect::Interrupt => self.slot.configure(k, Function::raise),
+            Effect::Acknowledged => self.slot.configure(k, Function::acknowledge),
         }
     }
 
@@ -109,7 +89,7 @@ impl EduDevice {
             dma::violation(address, "a device was given a DMA address with more bits than it has").raise();
         }
         let transfer = inside_buffer(edu.transfer());
-        if self.function.borrow().is_bus_master() {
+        if self.slot.is_bus_master() {
             check_reach(k, transfer.address, transfer.count);
         }
         transfer
@@ -117,7 +97,7 @@ impl EduDevice {
 
     fn move_bytes(&self, k: &Kernel) {
         let Transfer { address, offset, count, to_memory } = self.check_transfer(k);
-        let bus_master = self.function.borrow().is_bus_master();
+        let bus_master = self.slot.is_bus_master();
         let mut edu = self.edu.borrow_mut();
         let bytes = &mut edu.buffer_mut()[offset..offset + count];
         match (to_memory, bus_master) {
@@ -125,15 +105,6 @@ impl EduDevice {
             (true, false) => {}
             (false, true) => k.memory.dma_read(address, bytes),
             (false, false) => bytes.fill(0),
-        }
-    }
-
-    fn signal(&self, k: &Kernel, signal: Signal) {
-        match signal {
-            Signal::Message(message) => k.hardware.interrupts.message(k, message),
-            Signal::LineUp => k.hardware.interrupts.line_up(k, self.line),
-            Signal::LineDown => k.hardware.interrupts.line_down(self.line),
-            Signal::Nothing => {}
         }
     }
 }
@@ -156,20 +127,20 @@ pub(super) fn check_reach(k: &Kernel, address: u64, count: usize) {
 
 impl PciDevice for EduDevice {
     fn line(&self) -> u32 {
-        self.line
+        self.slot.line()
     }
 
     fn bar(&self) -> Option<Range<u64>> {
-        let base = self.function.borrow().bar0()?;
+        let base = self.slot.bar0()?;
         Some(base..base + u64::from(BAR_BYTES))
     }
 
     fn read(self: Rc<Self>, _: &Kernel, offset: u64, size: u8) -> u64 {
-        if self.answers() { self.edu.borrow().read(offset, size) } else { u64::MAX }
+        if self.slot.answers() { self.edu.borrow().read(offset, size) } else { u64::MAX }
     }
 
     fn write(self: Rc<Self>, k: &Kernel, offset: u64, size: u8, value: u64) {
-        if !self.answers() {
+        if !self.slot.answers() {
             return;
         }
         let effects = self.edu.borrow_mut().write(offset, size, value);
@@ -179,30 +150,24 @@ impl PciDevice for EduDevice {
     }
 
     fn read_config(&self, _: &Kernel, offset: usize, bytes: &mut [u8]) {
-        if self.present.get() { self.function.borrow().read_config(offset, bytes) } else { bytes.fill(0xFF) }
+        self.slot.read_config(offset, bytes);
     }
 
     fn write_config(&self, k: &Kernel, offset: usize, bytes: &[u8]) {
-        self.configure(k, |function| function.write_config(offset, bytes));
+        self.slot.configure(k, |function| function.write_config(offset, bytes));
     }
 
     fn set_message(&self, k: &Kernel, message: Option<Message>) {
-        self.configure(k, |function| function.set_message(message));
+        self.slot.configure(k, |function| function.set_message(message));
     }
 
     fn unplug(&self, k: &Kernel) {
         self.life.set(self.life.get() + 1);
-        self.configure(k, Function::reset);
-        self.present.set(false);
+        self.slot.unplug(k);
     }
 
     fn power_down(&self, k: &Kernel, registers_lost: bool) {
-        if !self.powered.replace(false) {
-            return;
-        }
-        *self.kept.borrow_mut() = Some(self.function.borrow().clone());
-        self.configure(k, Function::reset);
-        if registers_lost {
+        if self.slot.power_down(k) && registers_lost {
             self.life.set(self.life.get() + 1);
             self.stuck_work.borrow_mut().clear();
             let model = self.edu.borrow().model().clone();
@@ -211,24 +176,18 @@ impl PciDevice for EduDevice {
     }
 
     fn power_up(&self, _: &Kernel) {
-        if self.powered.replace(true) {
-            return;
-        }
-        if let Some(mut kept) = self.kept.take() {
-            kept.acknowledge();
-            *self.function.borrow_mut() = kept;
-        }
+        self.slot.power_up();
     }
 
     fn transfer(&self) -> Option<Range<u64>> {
         let edu = self.edu.borrow();
-        let reaches = self.answers() && self.function.borrow().is_bus_master() && edu.is_transferring();
+        let reaches = self.slot.answers() && self.slot.is_bus_master() && edu.is_transferring();
         let Transfer { address, count, .. } = edu.transfer().ok().filter(|_| reaches)?;
         Some(address..address + count as u64)
     }
 
     fn is_powered(&self) -> bool {
-        self.powered.get()
+        self.slot.is_powered()
     }
 
     fn set_latency(&self, ns: u64) {

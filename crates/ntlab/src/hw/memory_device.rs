@@ -1,27 +1,19 @@
 //! A PCI function whose registers are memory: what is written can be read again, and its line is raised when the scenario says so.
 
-use std::{
-    cell::{Cell, RefCell},
-    ops::Range,
-    rc::Rc,
-};
+use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use super::{
     PciDevice,
-    pci::{Function, Identity, Message, Signal},
+    pci::{Function, Identity, Message},
+    slot::Slot,
 };
 use crate::kernel::Kernel;
 
 /// A function with one memory BAR and one interrupt line. Its line falls at the next write to the BAR.
 #[derive(Debug)]
 pub struct MemoryDevice {
-    function: RefCell<Function>,
+    slot: Slot,
     bytes: RefCell<Vec<u8>>,
-    line: u32,
-    present: Cell<bool>,
-    powered: Cell<bool>,
-    /// What the bus keeps of its function while it is not in D0.
-    kept: RefCell<Option<Function>>,
 }
 
 impl MemoryDevice {
@@ -30,12 +22,8 @@ impl MemoryDevice {
     pub fn new(vendor: u16, device: u16, bar_bytes: u32, line: u32) -> Rc<Self> {
         let identity = Self::identity(vendor, device);
         Rc::new(Self {
-            function: RefCell::new(Function::new(identity, bar_bytes, false)),
+            slot: Slot::new(Function::new(identity, bar_bytes, false), line),
             bytes: RefCell::new(vec![0; bar_bytes as usize]),
-            line,
-            present: Cell::new(true),
-            powered: Cell::new(true),
-            kept: RefCell::default(),
         })
     }
 
@@ -43,19 +31,6 @@ impl MemoryDevice {
     #[must_use]
     pub const fn identity(vendor: u16, device: u16) -> Identity {
         Identity { vendor, device, revision: 0, class: [0xFF, 0, 0], subsystem_vendor: 0, subsystem: 0 }
-    }
-
-    fn configure(&self, k: &Kernel, change: impl FnOnce(&mut Function) -> Signal) {
-        let signal = change(&mut self.function.borrow_mut());
-        match signal {
-            Signal::LineUp => k.hardware.interrupts.line_up(k, self.line),
-            Signal::LineDown => k.hardware.interrupts.line_down(self.line),
-            Signal::Message(_) | Signal::Nothing => {}
-        }
-    }
-
-    fn answers(&self) -> bool {
-        self.present.get() && self.powered.get() && self.function.borrow().bar0().is_some()
     }
 
     /// The bytes of an access that lie in the BAR.
@@ -68,16 +43,16 @@ impl MemoryDevice {
 
 impl PciDevice for MemoryDevice {
     fn line(&self) -> u32 {
-        self.line
+        self.slot.line()
     }
 
     fn bar(&self) -> Option<Range<u64>> {
-        let base = self.function.borrow().bar0()?;
+        let base = self.slot.bar0()?;
         Some(base..base + self.bytes.borrow().len() as u64)
     }
 
     fn read(self: Rc<Self>, _: &Kernel, offset: u64, size: u8) -> u64 {
-        if !self.answers() {
+        if !self.slot.answers() {
             return u64::MAX;
         }
         let mut value = [0; 8];
@@ -87,55 +62,43 @@ impl PciDevice for MemoryDevice {
     }
 
     fn write(self: Rc<Self>, k: &Kernel, offset: u64, size: u8, value: u64) {
-        if !self.answers() {
+        if !self.slot.answers() {
             return;
         }
         let place = self.place(offset, size);
         let length = place.len();
         self.bytes.borrow_mut()[place].copy_from_slice(&value.to_le_bytes()[..length]);
-        self.configure(k, Function::acknowledge);
+        self.slot.configure(k, Function::acknowledge);
     }
 
     fn read_config(&self, _: &Kernel, offset: usize, bytes: &mut [u8]) {
-        if self.present.get() { self.function.borrow().read_config(offset, bytes) } else { bytes.fill(0xFF) }
+        self.slot.read_config(offset, bytes);
     }
 
     fn write_config(&self, k: &Kernel, offset: usize, bytes: &[u8]) {
-        self.configure(k, |function| function.write_config(offset, bytes));
+        self.slot.configure(k, |function| function.write_config(offset, bytes));
     }
 
     fn set_message(&self, k: &Kernel, message: Option<Message>) {
-        self.configure(k, |function| function.set_message(message));
+        self.slot.configure(k, |function| function.set_message(message));
     }
 
     fn unplug(&self, k: &Kernel) {
-        self.configure(k, Function::reset);
-        self.present.set(false);
+        self.slot.unplug(k);
     }
 
     fn power_down(&self, k: &Kernel, registers_lost: bool) {
-        if !self.powered.replace(false) {
-            return;
-        }
-        *self.kept.borrow_mut() = Some(self.function.borrow().clone());
-        self.configure(k, Function::reset);
-        if registers_lost {
+        if self.slot.power_down(k) && registers_lost {
             self.bytes.borrow_mut().fill(0);
         }
     }
 
     fn power_up(&self, _: &Kernel) {
-        if self.powered.replace(true) {
-            return;
-        }
-        if let Some(mut kept) = self.kept.take() {
-            kept.acknowledge();
-            *self.function.borrow_mut() = kept;
-        }
+        self.slot.power_up();
     }
 
     fn is_powered(&self) -> bool {
-        self.powered.get()
+        self.slot.is_powered()
     }
 
     fn set_stuck(self: Rc<Self>, _: &Kernel, _: bool) {
@@ -143,8 +106,8 @@ impl PciDevice for MemoryDevice {
     }
 
     fn raise(&self, k: &Kernel) {
-        if self.answers() {
-            self.configure(k, Function::raise);
+        if self.slot.answers() {
+            self.slot.configure(k, Function::raise);
         }
     }
 }

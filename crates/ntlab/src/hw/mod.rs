@@ -7,6 +7,7 @@ pub mod interrupts;
 pub mod memory_device;
 pub mod pci;
 pub mod qemu;
+mod slot;
 
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
