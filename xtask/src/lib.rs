@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod campaign;
 pub mod demo;
+pub mod docs;
 pub mod fuzz;
 pub mod package;
 pub mod setup;

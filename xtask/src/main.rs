@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::{NotAllowed, Purpose};
-use xtask::{bench, campaign, demo, fuzz, package, setup, test};
+use xtask::{bench, campaign, demo, docs, fuzz, package, setup, test};
 
 /// What a developer of hotadd runs; each command does first what it needs and finds missing.
 #[derive(Parser)]
@@ -35,6 +35,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Measure what the driver and the lab take on this machine.
     Bench(bench::Options),
+    /// Write the documents that are generated from the sources.
+    Docs,
     /// Check formatting, lints and documentation, and run the tests.
     Test,
     /// Put hotadd.sys, its symbols and its INF into target/package.
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     // These look at their options before anything is installed for them.
-    if !matches!(command, Command::Demo(_) | Command::Campaign(_) | Command::Bench(_)) {
+    if !matches!(command, Command::Demo(_) | Command::Campaign(_) | Command::Bench(_) | Command::Docs) {
         setup::run(purpose(&command))?;
     }
     match command {
@@ -62,6 +64,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
         Command::Bench(options) => return bench::run(&options, hotadd),
+        Command::Docs => {
+            for path in docs::run(kit::root())? {
+                println!("wrote {path}");
+            }
+        }
         Command::Test => test::run()?,
         Command::Package => {
             println!("{}", package::run()?.display());

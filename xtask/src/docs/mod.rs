@@ -1,0 +1,49 @@
+//! `docs`: the documents that are generated from the sources.
+
+mod control_codes;
+mod source;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// A document of which every word comes from the sources.
+pub struct Generated {
+    /// Where it is, in the repository.
+    pub path: &'static str,
+    make: fn(&Path) -> Result<String>,
+}
+
+/// All of them.
+pub const GENERATED: [Generated; 1] = [Generated { path: "docs/control-codes.md", make: control_codes::document }];
+
+impl Generated {
+    /// As it should be.
+    ///
+    /// # Errors
+    ///
+    /// A source cannot be read, or does not look as expected.
+    pub fn contents(&self, root: &Path) -> Result<String> {
+        (self.make)(root).with_context(|| format!("generating {}", self.path))
+    }
+}
+
+/// Writes those that are not as they should be; returns which.
+///
+/// # Errors
+///
+/// A source cannot be read or does not look as expected, or a document cannot be written.
+pub fn run(root: &Path) -> Result<Vec<&'static str>> {
+    let mut written = Vec::new();
+    for document in &GENERATED {
+        let contents = document.contents(root)?;
+        let path = root.join(document.path);
+        if fs::read_to_string(&path).is_ok_and(|old| old == contents) {
+            continue;
+        }
+        fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
+        written.push(document.path);
+    }
+    Ok(written)
+}
