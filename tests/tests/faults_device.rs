@@ -103,3 +103,16 @@ fn requests_end_on_a_device_that_is_gone_before_anybody_is_told() {
         });
     });
 }
+
+#[test]
+fn a_device_that_is_pulled_out_when_it_was_done_gives_no_result() {
+    /// The register that a factorial is read from, which is read for nothing else.
+    const FACTORIAL: u64 = 0x08;
+    on_bench(1, |bench| {
+        let handle = bench.open_edu();
+        bench.edu.vanish_before_read(bench.system, FACTORIAL);
+        assert_eq!(workload::factorial(&handle, 5), Err(status::DELETE_PENDING));
+        bench.edu.surprise_remove(bench.system);
+        drop(handle);
+    });
+}

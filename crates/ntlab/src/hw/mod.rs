@@ -22,6 +22,8 @@ pub const DEVICE_MEMORY: Range<u64> = 0xC000_0000..0xFEC0_0000;
 #[derive(Debug, Default)]
 pub struct Hardware {
     devices: RefCell<Vec<Rc<dyn PciDevice>>>,
+    /// Devices that are pulled out by the next read at an offset of their BAR.
+    doomed: RefCell<Vec<(Rc<dyn PciDevice>, u64)>>,
     /// The interrupt controller.
     pub interrupts: Interrupts,
 }
@@ -32,6 +34,11 @@ impl Hardware {
         self.devices.borrow_mut().push(device);
     }
 
+    /// Has a device pulled out when a driver is about to read at this offset of its BAR.
+    pub fn unplug_before_read(&self, device: Rc<dyn PciDevice>, offset: u64) {
+        self.doomed.borrow_mut().push((device, offset));
+    }
+
     /// Reads device memory at a physical address: ones where no device answers.
     pub fn read(&self, k: &Kernel, address: u64, size: u8) -> u64 {
         let ones = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
@@ -39,6 +46,11 @@ impl Hardware {
             pnp::check_registers(k, address);
             return ones;
         };
+        let is_due = |doomed: &mut (Rc<dyn PciDevice>, u64)| Rc::ptr_eq(&doomed.0, &device) && doomed.1 == offset;
+        let due = self.doomed.borrow_mut().extract_if(.., is_due).count();
+        if due > 0 {
+            device.unplug(k);
+        }
         device.read(k, offset, size) & ones
     }
 

@@ -304,6 +304,13 @@ impl Device {
         }
     }
 
+    /// The same, just before its driver reads the register at this offset of its BAR the next time.
+    pub fn vanish_before_read(self, system: &System, offset: u64) {
+        if let Some(hardware) = &self.devnode(system).hardware {
+            system.kernel.hardware.unplug_before_read(Rc::clone(hardware), offset);
+        }
+    }
+
     /// Removes its driver, as "disable" does.
     ///
     /// # Errors
