@@ -172,11 +172,15 @@ fn touch_late(_: &Device, correct: bool) -> NTSTATUS {
             // SAFETY: that the level allows it is what the defect gets wrong.
             unsafe { block.cast::<u8>().write_volatile(3) }; // DEFECT paging_pool_touched_at_a_late_raise
         };
-        for _ in 0..1000 {
+        let maybe_touch = |wrong| {
+            if wrong {
+                touch()
+            }
+        };
+        for turn in 1..=1000 {
             touch();
-            raised(|| ());
+            raised(|| maybe_touch(turn == 1000 && !correct));
         }
-        if correct { touch() } else { raised(touch) }
     })
 }
 

@@ -85,7 +85,6 @@ impl Memory {
 
     /// Makes what is left to chance in it another.
     pub(crate) fn seed(&self, seed: u64) {
-        self.space.seed(seed);
         self.pool.seed(seed);
     }
 

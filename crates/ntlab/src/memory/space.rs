@@ -28,12 +28,6 @@ const GROWTH: u64 = MIB;
 /// Freed ranges wait behind so many others of their size before they are used again, so that late accesses still fault.
 const QUARANTINE: usize = 64;
 
-/// Pageable memory is paged out at so many of the first raises to `DISPATCH_LEVEL`, the first few times that a driver comes there at each
-/// place of its code, and at one in so many of the later raises: each costs system calls, and what a driver does wrong it does again.
-const PAGED_OUT_FIRST: u64 = 64;
-const PAGED_OUT_AT_PLACE: u64 = 4;
-const PAGED_OUT_ONCE_IN: u64 = 256;
-
 /// The parts of the reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arena {
@@ -107,11 +101,6 @@ pub struct Space {
     paged_out: Cell<bool>,
     /// What is checked of this memory.
     checks: Cell<Checks>,
-    /// Raises to `DISPATCH_LEVEL`, and the generator that picks those at which pageable memory is paged out.
-    raises: Cell<u64>,
-    generator: Cell<u64>,
-    /// How often pageable memory could have been paged out at each place of a driver's code.
-    places: RefCell<BTreeMap<u64, u64>>,
     /// Pageable ranges with what they are; without paged pool where guard markers keep that in one mapping.
     pageable: RefCell<BTreeMap<u64, (u64, PageKind)>>,
 }
@@ -139,10 +128,7 @@ impl Space {
             ranges: RefCell::new(ranges),
             irql: Cell::new(PASSIVE_LEVEL),
             paged_out: Cell::new(false),
-            raises: Cell::new(0),
             checks: Cell::new(Checks::All),
-            generator: Cell::new(1),
-            places: RefCell::default(),
             pageable: RefCell::default(),
         })
     }
@@ -230,24 +216,13 @@ impl Space {
         self.irql.get()
     }
 
-    /// Says at which IRQL the machine goes on: the scheduler, when that changes. What kernel functions see of a driver, its calls and its
-    /// pointers, is always checked; what it touches on its own, at some of the raises to `DISPATCH_LEVEL`.
+    /// Says at which IRQL the machine goes on: the scheduler, when that changes. What was brought in since pageable memory was taken away
+    /// the last time is taken away again where it may not be touched.
     pub fn set_irql(&self, irql: Irql) {
         let before = self.irql.replace(irql);
-        if irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL && !self.paged_out.get() && self.is_picked() {
+        let rises = irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL;
+        if rises && !self.paged_out.get() && self.checks.get() == Checks::All {
             self.page_out();
-        }
-    }
-
-    /// A driver has come to a place of its code: it has raised the IRQL there, or the kernel calls a routine of its.
-    pub(crate) fn comes_to(&self, place: u64) {
-        if self.checks.get() == Checks::All && self.paging_forbidden() && !self.paged_out.get() {
-            let mut places = self.places.borrow_mut();
-            let times = places.entry(place).or_default();
-            *times += 1;
-            if *times <= PAGED_OUT_AT_PLACE {
-                self.page_out();
-            }
         }
     }
 
@@ -264,26 +239,6 @@ impl Space {
     /// What is checked of this memory.
     pub(crate) const fn checks(&self) -> Checks {
         self.checks.get()
-    }
-
-    /// Makes the choice of raises another one.
-    pub(crate) fn seed(&self, seed: u64) {
-        self.generator.set(seed | 1 << 63);
-    }
-
-    fn is_picked(&self) -> bool {
-        if self.checks.get() < Checks::All {
-            return false;
-        }
-        let raises = self.raises.get();
-        self.raises.set(raises + 1);
-        // "Xorshift RNGs" (Marsaglia): no more than that is asked of it.
-        let mut next = self.generator.get();
-        next ^= next << 13;
-        next ^= next >> 7;
-        next ^= next << 17;
-        self.generator.set(next);
-        raises < PAGED_OUT_FIRST || next.is_multiple_of(PAGED_OUT_ONCE_IN)
     }
 
     /// Stops the run if the driver runs at `address`, pageable code, where it may not.

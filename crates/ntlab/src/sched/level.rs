@@ -78,7 +78,6 @@ impl Sched {
         }
         Self::set_irql(k, processor, to);
         processor.changed_at.set(k.exec.caller());
-        k.memory.space.comes_to(processor.changed_at.get());
         from
     }
 
@@ -118,7 +117,6 @@ impl Sched {
         );
         k.record(Kind::CallDriver(what));
         k.interleavings.pass(k, function);
-        k.memory.space.comes_to(function);
         let apcs_disabled = self.apcs_disabled();
         let value = crate::exec::call(k, function, arguments);
         let after = self.current_processor();
