@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register};
 use object::pe::{
-    IMAGE_DIRECTORY_ENTRY_EXCEPTION, IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE, IMAGE_DLLCHARACTERISTICS_FORCE_INTEGRITY,
-    IMAGE_DLLCHARACTERISTICS_HIGH_ENTROPY_VA, IMAGE_DLLCHARACTERISTICS_NX_COMPAT, IMAGE_FILE_MACHINE_AMD64,
-    IMAGE_SCN_MEM_DISCARDABLE, IMAGE_SCN_MEM_EXECUTE, IMAGE_SCN_MEM_WRITE, IMAGE_SUBSYSTEM_NATIVE, ImageNtHeaders64,
-    SectionFlags,
+    IMAGE_DIRECTORY_ENTRY_DEBUG, IMAGE_DIRECTORY_ENTRY_EXCEPTION, IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE,
+    IMAGE_DLLCHARACTERISTICS_FORCE_INTEGRITY, IMAGE_DLLCHARACTERISTICS_HIGH_ENTROPY_VA,
+    IMAGE_DLLCHARACTERISTICS_NX_COMPAT, IMAGE_FILE_MACHINE_AMD64, IMAGE_SCN_MEM_DISCARDABLE, IMAGE_SCN_MEM_EXECUTE,
+    IMAGE_SCN_MEM_WRITE, IMAGE_SUBSYSTEM_NATIVE, ImageNtHeaders64, SectionFlags,
 };
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, Import, PeFile64};
 use object::{LittleEndian as LE, U32};
@@ -181,6 +181,53 @@ fn the_checksum_is_that_of_the_file() {
     }
 
     assert_eq!(u64::from(headers.optional_header().check_sum()), sum + bytes().len() as u64);
+}
+
+/// The linker marks what it made so; without, there is the time of linking in it.
+#[test]
+fn the_image_is_marked_as_reproducible() {
+    const REPRODUCIBLE: u32 = 16;
+    let directory =
+        image().data_directories().get(IMAGE_DIRECTORY_ENTRY_DEBUG).expect("there is debug data").to_owned();
+    let data = directory.data(bytes(), &image().section_table()).expect("it lies in the file");
+
+    let kinds: Vec<_> =
+        data.chunks_exact(28).map(|entry| u32::from_le_bytes([entry[12], entry[13], entry[14], entry[15]])).collect();
+
+    assert!(kinds.contains(&REPRODUCIBLE), "debug data of the kinds {kinds:?}");
+}
+
+/// Read by a library that did not write it.
+#[test]
+fn the_version_resource_says_what_the_driver_is() {
+    let image = pelite::PeFile::from_bytes(bytes()).expect("the driver is an image");
+    let resources = image.resources().expect("it has resources");
+
+    let version = resources.version_info().expect("it has a version");
+
+    let fixed = version.fixed().expect("it has the numbers of a version");
+    let number = [fixed.dwFileVersion.Major, fixed.dwFileVersion.Minor, fixed.dwFileVersion.Patch];
+    assert_eq!(number.map(|part| part.to_string()).join("."), env!("CARGO_PKG_VERSION"));
+    assert_eq!(fixed.dwProductVersion, fixed.dwFileVersion);
+    assert_eq!((fixed.dwFileType, fixed.dwFileSubtype), (3, 7), "a driver of the system");
+    let [language] = version.translation() else { panic!("one language") };
+    let text = |name| version.value(*language, name).unwrap_or_default();
+    assert_eq!(text("OriginalFilename"), "hotadd.sys");
+    assert_eq!(text("FileVersion"), concat!(env!("CARGO_PKG_VERSION"), ".0"));
+    assert_eq!([text("ProductName"), text("CompanyName")], ["hotadd"; 2]);
+}
+
+/// Neither what the linker was given nor what a panic would print names the machine that built it.
+#[test]
+fn no_path_of_the_machine_is_in_the_image() {
+    let root = kit::root().to_str().expect("a path in UTF-8");
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/home/".to_owned());
+
+    // A home such as `/` says nothing.
+    for path in [root, home.as_str()].into_iter().filter(|path| path.len() > 4) {
+        let found = bytes().windows(path.len()).position(|window| window.eq_ignore_ascii_case(path.as_bytes()));
+        assert_eq!(found, None, "{path} is in the image");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `package`: the files of a driver package in `target/package`.
 
+pub mod inf;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -31,8 +33,12 @@ pub fn run() -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Writes architecture, date and version into the text of an INX, as the WDK's stampinf does.
-fn stamp(inx: &str, date: &str, version: &str) -> Result<String> {
+/// Writes architecture, date (month/day/year) and version into the text of an INX, as the WDK's stampinf does.
+///
+/// # Errors
+///
+/// The INX has no place for the architecture, or not one for the version.
+pub fn stamp(inx: &str, date: &str, version: &str) -> Result<String> {
     ensure!(inx.contains(ARCHITECTURE), "the INX has no {ARCHITECTURE}");
     let is_version = |line: &&str| line.trim_start().starts_with("DriverVer");
     ensure!(inx.lines().filter(is_version).count() == 1, "the INX must have one DriverVer");
