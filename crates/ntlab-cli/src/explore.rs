@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ntlab::{
     config::Preemption,
@@ -114,6 +114,7 @@ impl FromStr for ShardName {
 /// What is wrong with the files.
 pub fn explore(options: &Options, out: &mut impl Write) -> Result<Outcome> {
     let scenario = files::scenario_with(&options.scenario, options.driver.as_deref())?;
+    ensure_repeatable(&scenario, &options.scenario)?;
     let mut config = scenario.config()?;
     config.preemption = options.preempt.map(|preempt| preempt.0).unwrap_or_default();
     if let PolicyName::Pct(depth) = options.policy {
@@ -139,6 +140,16 @@ pub fn explore(options: &Options, out: &mut impl Write) -> Result<Outcome> {
         print(&results, &files, seconds, out)?;
     }
     Ok(if results.findings.is_empty() { Outcome::Nothing } else { Outcome::Found })
+}
+
+/// Whether the same seed is the same run. A QEMU takes the time that the host gives it, which no seed decides.
+fn ensure_repeatable(scenario: &Scenario, path: &Path) -> Result<()> {
+    ensure!(
+        !scenario.needs_qemu(),
+        "{}: no run with real hardware (`qemu = true`) is the same again, so it cannot be explored; explore it with the model, without `qemu`",
+        path.display()
+    );
+    Ok(())
 }
 
 /// The results as JSON.
@@ -214,6 +225,7 @@ pub fn replay(path: &Path, out: &mut impl Write) -> Result<Outcome> {
     let file = File::open(path).with_context(|| format!("{}", path.display()))?;
     let replay: Replay<Scenario> =
         serde_json::from_reader(BufReader::new(file)).with_context(|| format!("{}", path.display()))?;
+    ensure_repeatable(&replay.scenario, path)?;
     replay.config.check().with_context(|| format!("{}", path.display()))?;
     match replay.run()? {
         None => bail!("{}: nothing is found now; it was: {}", path.display(), replay.finding),

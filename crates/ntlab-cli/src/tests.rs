@@ -1,6 +1,13 @@
 //! `ntlab imports` and `ntlab run`, with the drivers in C of crates/ntlab/tests/c.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command as Process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use clap::Parser;
 use ntlab::exec;
@@ -71,11 +78,11 @@ fn run_plugs_in_the_pci_function_that_is_named() {
 
 #[test]
 fn a_scenario_whose_other_drivers_are_not_there_is_of_no_use() {
-    let path = std::env::temp_dir().join(format!("ntlab-{}.toml", std::process::id()));
+    let path = env::temp_dir().join(format!("ntlab-{}.toml", std::process::id()));
     let text = "[driver]\n[[other-driver]]\nservice = \"a\"\nimage = \"/nowhere.sys\"\n";
-    std::fs::write(&path, text).expect("the file is written");
+    fs::write(&path, text).expect("the file is written");
     let (code, error) = ntlab("run", &driver("pci"), &["--scenario", &path.display().to_string()]);
-    std::fs::remove_file(&path).expect("it is there");
+    fs::remove_file(&path).expect("it is there");
     assert_eq!((code, error.as_str()), (2, "/nowhere.sys: there is no such driver image"));
 }
 
@@ -96,4 +103,80 @@ fn what_is_wrong_with_a_command_line_is_said_in_one_line() {
     for (said, part) in said {
         assert!(said.starts_with("error: ") && said.contains(part) && said.lines().count() == 1, "{said}");
     }
+}
+
+/// A driver that reads the identification of an `edu`.
+const IDENTIFICATION: &str = r#"
+[driver]
+ids = ['PCI\VEN_1234&DEV_11E8']
+[[device]]
+name = "edu"
+hardware = { edu = { messages = "never" } }
+[[thread]]
+steps = [
+    { open = { handle = "h", interface = "{5b0f9d1c-60e2-4f0b-8f9d-2c6f0d1b7a31}", expect = "STATUS_SUCCESS" } },
+    { read = { handle = "h", length = 4, offset = 0, returns = "ed000001" } },
+]
+"#;
+
+/// What `ntlab run` of it comes to, and whether a QEMU with an `edu` ran meanwhile.
+fn identify(options: &[&str]) -> ((u8, String), bool) {
+    let directory = tempfile::tempdir().expect("there is room");
+    let file = directory.path().join("identification.toml");
+    fs::write(&file, IDENTIFICATION).expect("there is room");
+    let options = [&["--scenario", file.to_str().expect("the path is text")], options].concat();
+    let image = driver("pci");
+
+    let children =
+        Path::new("/proc").join(fs::read_link("/proc/thread-self").expect("the host tells")).join("children");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watches = scope.spawn(|| {
+            let mut seen = false;
+            while !is_over.load(Ordering::Relaxed) {
+                seen |= has_edu(&children);
+                thread::sleep(Duration::from_millis(2));
+            }
+            seen
+        });
+        let ended = ntlab("run", &image, &options);
+        is_over.store(true, Ordering::Relaxed);
+        (ended, watches.join().expect("it ends"))
+    })
+}
+
+/// Whether one of the processes in the file is a QEMU with an `edu`.
+fn has_edu(children: &Path) -> bool {
+    // The thread, and each child, may have ended meanwhile.
+    let children = fs::read_to_string(children).unwrap_or_default();
+    let line = |child| fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+    children.split_whitespace().map(line).any(|line| line.starts_with("qemu-system") && line.contains("edu,"))
+}
+
+#[test]
+fn run_puts_the_real_device_behind_edu_where_it_is_asked_to() {
+    assert_eq!(identify(&[]), ((0, String::new()), false));
+    assert_eq!(identify(&["--hardware", "model"]), ((0, String::new()), false));
+    assert_eq!(identify(&["--hardware", "qemu"]), ((0, String::new()), true));
+    assert_eq!(ntlab("run", &driver("pci"), &["--edu", "--hardware", "qemu"]), (0, String::new()));
+}
+
+#[test]
+fn run_on_real_hardware_names_the_package_in_one_line_where_qemu_is_absent() {
+    const ALONE: &str = "NTLAB_TEST_WITHOUT_QEMU";
+    if let Some(image) = env::var_os(ALONE) {
+        let (code, error) = ntlab("run", Path::new(&image), &["--edu", "--hardware", "qemu"]);
+        eprintln!("{error}");
+        assert_eq!(code, 2);
+        return;
+    }
+    // What programs are found is the whole process's: another one runs this test where there are none.
+    let name = "tests::run_on_real_hardware_names_the_package_in_one_line_where_qemu_is_absent";
+    let mut again = Process::new(env::current_exe().expect("the host knows it"));
+    let again = again.args(["--exact", name, "--nocapture"]).env("PATH", "/nonexistent").env(ALONE, driver("pci"));
+    let ended = again.output().expect("it starts");
+    assert!(ended.status.success(), "{ended:?}");
+    let said =
+        "qemu-system-x86_64 is not installed; on Debian: apt-get install --no-install-recommends qemu-system-x86\n";
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), said);
 }

@@ -69,6 +69,26 @@ fn files_that_are_not_there_and_wrong_options_have_exit_code_2() {
 }
 
 #[test]
+fn real_hardware_cannot_be_explored_or_replayed_and_one_line_says_so() {
+    let directory = tempfile::tempdir().expect("there is room");
+    let file = directory.path().join("scenario.toml");
+    let scenario = "[driver]\n[[device]]\nname = \"edu\"\nhardware = { edu = { qemu = true } }\n";
+    fs::write(&file, scenario).expect("there is room");
+    let (code, error, printed) = ended(&["explore", text(&file), "--driver", text(&driver("racy"))]);
+    let begins = format!("{}: no run with real hardware (`qemu = true`) is the same again", file.display());
+    assert!(code == 2 && error.starts_with(&begins) && !error.contains('\n'), "{code} {error}");
+    assert_eq!(printed, "");
+
+    let replayed = directory.path().join("replay.json");
+    find_race(&replayed, &[]);
+    let mut replay: Value = serde_json::from_slice(&fs::read(&replayed).expect("it is there")).expect("JSON");
+    replay["scenario"]["device"] = serde_json::json!([{ "name": "edu", "hardware": { "edu": { "qemu": true } } }]);
+    fs::write(&replayed, replay.to_string()).expect("there is room");
+    let (code, error, _) = ended(&["replay", text(&replayed)]);
+    assert!(code == 2 && error.contains("no run with real hardware") && !error.contains('\n'), "{code} {error}");
+}
+
+#[test]
 fn the_command_that_explore_prints_repeats_the_report_to_the_same_end() {
     let directory = tempfile::tempdir().expect("there is room");
     let out = directory.path().join("a replay.json");
