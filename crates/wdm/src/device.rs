@@ -48,31 +48,45 @@ impl LowerDevice {
 
 /// What a function device does: its dispatch routines.
 ///
-/// The remove lock is held while any of them runs. What goes on after it returns holds a [`DeviceRef`].
+/// The remove lock is held while any of them runs. What goes on after it returns holds a [`DeviceRef`]. A routine that a
+/// device does not need can be left out: everyone whom the device's security lets in may open it, it reads, writes and
+/// controls nothing, and leaves power to the drivers below.
 pub trait Function: Send + Sync + Sized + 'static {
     /// `IRP_MJ_CREATE`. IRQL: PASSIVE_LEVEL.
-    fn create<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a>;
+    fn create<'a>(_: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {
+        irp.complete(NtStatus::SUCCESS)
+    }
 
     /// `IRP_MJ_CLEANUP`: the last handle is closed; what it has pending is to be cancelled. IRQL: PASSIVE_LEVEL.
     fn cleanup<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a>;
 
     /// `IRP_MJ_CLOSE`. IRQL: PASSIVE_LEVEL.
-    fn close<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a>;
+    fn close<'a>(_: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {
+        irp.complete(NtStatus::SUCCESS)
+    }
 
     /// `IRP_MJ_READ`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn read<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a>;
+    fn read<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+        irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
+    }
 
     /// `IRP_MJ_WRITE`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn write<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a>;
+    fn write<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+        irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
+    }
 
     /// `IRP_MJ_DEVICE_CONTROL`. IRQL: <= DISPATCH_LEVEL.
-    fn device_control<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a>;
+    fn device_control<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+        irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
+    }
 
     /// `IRP_MJ_PNP` but for `IRP_MN_REMOVE_DEVICE`. IRQL: PASSIVE_LEVEL.
     fn pnp<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a>;
 
     /// `IRP_MJ_POWER`; the device is marked `DO_POWER_PAGABLE`. IRQL: PASSIVE_LEVEL.
-    fn power<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a>;
+    fn power<'a>(device: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {
+        irp.pass_down(device.lower())
+    }
 
     /// `IRP_MJ_SYSTEM_CONTROL` (WMI). IRQL: PASSIVE_LEVEL.
     fn system_control<'a>(device: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {

@@ -1,6 +1,7 @@
-//! `docs`: the documents that are generated from the sources.
+//! `docs`: the documents, and parts of documents, that are generated from the sources.
 
 mod control_codes;
+mod embedded;
 mod source;
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// A document of which every word comes from the sources.
+/// A document that comes from the sources, or shows some.
 pub struct Generated {
     /// Where it is, in the repository.
     pub path: &'static str,
@@ -16,7 +17,12 @@ pub struct Generated {
 }
 
 /// All of them.
-pub const GENERATED: [Generated; 1] = [Generated { path: "docs/control-codes.md", make: control_codes::document }];
+pub const GENERATED: [Generated; 2] = [
+    Generated { path: "docs/control-codes.md", make: control_codes::document },
+    Generated { path: WRITING, make: |root| embedded::document(root, WRITING) },
+];
+
+const WRITING: &str = "docs/writing-a-driver.md";
 
 impl Generated {
     /// As it should be.
