@@ -79,6 +79,36 @@ fn the_short_demo_sends_its_200_requests_and_keeps_every_promise() {
     });
 }
 
+/// What a demo that runs in a process of its own writes to stderr, which is the whole process's.
+fn said_alone(name: &str, alone: &str, path: Option<&str>) -> String {
+    let mut again = Command::new(env::current_exe().expect("the host knows it"));
+    again.args(["--exact", name, "--nocapture"]).env(alone, "1").envs(path.map(|path| ("PATH", path)));
+    let ended = again.output().expect("it starts");
+    assert!(ended.status.success(), "{ended:?}");
+    String::from_utf8_lossy(&ended.stderr).into_owned()
+}
+
+#[test]
+fn a_broken_promise_ends_with_the_command_that_repeats_it_and_exit_code_1() {
+    const ALONE: &str = "HOTADD_TEST_BROKEN_PROMISE";
+    // One request at a time stays in the group of those who send it: the other group's processors get none.
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.json");
+    let options = Options { seed: Some(9), max: 128, groups: 2, requests: 1, ..quiet(&json) };
+    if env::var_os(ALONE).is_some() {
+        let code = demo::run(&options, || Ok(sys().to_owned()));
+        assert_eq!(code.expect("the demo runs"), ExitCode::FAILURE);
+        return;
+    }
+    let name = "a_broken_promise_ends_with_the_command_that_repeats_it_and_exit_code_1";
+    let said = said_alone(name, ALONE, None);
+    let lines: Vec<&str> = said.lines().rev().take(2).collect();
+    let command = "cargo xtask demo --seed 9 --processors 2 --max 128 --groups 2 --memory 4 --requests 1";
+    assert_eq!(lines[0], format!("to repeat this: {command}"), "{said}");
+    let broken = lines[1].strip_prefix("broken promise: ").expect("the promise comes before");
+    let results: Value = serde_json::from_slice(&fs::read(json).expect("it is there")).expect("JSON");
+    assert_eq!(results["broken"], Value::from(vec![broken]));
+}
+
 #[test]
 fn without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line() {
     const ALONE: &str = "HOTADD_TEST_WITHOUT_QEMU";
@@ -88,13 +118,8 @@ fn without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line() {
         assert_eq!(code.expect("it says why, and ends"), ExitCode::from(2));
         return;
     }
-    // What programs are found is the whole process's: another one runs this test where there are none.
     let name = "without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line";
-    let mut again = Command::new(env::current_exe().expect("the host knows it"));
-    let ended = again.args(["--exact", name, "--nocapture"]).env("PATH", "/nonexistent").env(ALONE, "1").output();
-    let ended = ended.expect("it starts");
-    assert!(ended.status.success(), "{ended:?}");
     let said =
         "qemu-system-x86_64 is not installed; on Debian: apt-get install --no-install-recommends qemu-system-x86\n";
-    assert_eq!(String::from_utf8_lossy(&ended.stderr), said);
+    assert_eq!(said_alone(name, ALONE, Some("/nonexistent")), said, "programs are not found");
 }

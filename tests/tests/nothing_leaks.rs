@@ -50,6 +50,7 @@ const FUNCTIONS: &[&str] = &[
 fn search() -> Search<'static> {
     Search {
         sys: sys(),
+        life: workload::life::live,
         machine: Config { processors: 1, ..small() },
         seeds: 2,
         shard: Shard { index: 0, count: PART },

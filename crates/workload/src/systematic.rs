@@ -1,6 +1,6 @@
 //! The systematic search for what a failure breaks, run after run until no new call stack appears.
 //!
-//! Every call of the driver's that can fail, told apart by function, stage of the [`life`] and call stack, fails once in each way that its
+//! Every call of the driver's that can fail, told apart by function, stage of the [`life`](crate::life) and call stack, fails once in each way that its
 //! page documents, with and without later success.
 //!
 //! A search can be split: each of N shards runs its part of the cases, and what they found [merges](Results::merge). What one shard's
@@ -19,11 +19,9 @@ use std::{
 use ntlab::{
     config::Config,
     faults::{Call, Fault, Lasting, Plan, Site},
-    machine::Machine,
+    machine::{Machine, System},
 };
 use serde::{Deserialize, Serialize};
-
-use crate::life;
 
 /// The input of a run: with the same driver, the same run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -163,6 +161,8 @@ fn keyed(known: Known) -> (Site, Known) {
 pub struct Search<'s> {
     /// The driver.
     pub sys: &'s Path,
+    /// What is lived with the driver: its whole [`life`](crate::life::live), or a part.
+    pub life: fn(&System, &Path),
     /// The machine, but for its seed and what fails.
     pub machine: Config,
     /// Seeds of the runs without a failure that it starts from.
@@ -242,7 +242,7 @@ impl Search<'_> {
         let plan = Plan { faults: case.faults.clone(), watch: true, ..Plan::default() };
         let machine = Machine::new(self.machine.clone().with_seed(case.seed).with_faults(plan));
         let machine = machine.expect("the machine makes sense");
-        let lived = panic::catch_unwind(AssertUnwindSafe(|| machine.run(|system| life::live(system, self.sys))));
+        let lived = panic::catch_unwind(AssertUnwindSafe(|| machine.run(|system| (self.life)(system, self.sys))));
         match lived {
             Ok(outcome) => {
                 let places = outcome.failed.join("\n");

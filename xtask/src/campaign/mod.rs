@@ -9,7 +9,9 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
-    slice, thread,
+    slice,
+    str::FromStr,
+    thread,
     time::Instant,
 };
 
@@ -37,7 +39,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = NonZero::<u32>::MIN)]
     pub one_in: NonZero<u32>,
     /// Run this shard of so many, such as 0/4; the results of all are merged with --merge.
-    #[arg(long, value_name = "I/N", value_parser = shard, default_value = "0/1")]
+    #[arg(long, value_name = "I/N", default_value = "0/1")]
     pub shard: Shard,
     /// Run this unit alone, with one --only: a number, or a case of the faults.
     #[arg(long, value_name = "UNIT", conflicts_with_all = ["shard", "one_in"])]
@@ -103,13 +105,17 @@ pub struct Shard {
     count: NonZero<u32>,
 }
 
-fn shard(text: &str) -> Result<Shard, String> {
-    let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
-    let (index, count) = numbers.ok_or_else(|| format!("{text}: not a shard, such as 0/4"))?;
-    if index < NonZero::get(count) {
-        Ok(Shard { index, count })
-    } else {
-        Err(format!("{text}: there are shards 0 to {}", count.get() - 1))
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        let (index, count) = numbers.ok_or_else(|| format!("{text}: not a shard, such as 0/4"))?;
+        if index < NonZero::get(count) {
+            Ok(Self { index, count })
+        } else {
+            Err(format!("{text}: there are shards 0 to {}", count.get() - 1))
+        }
     }
 }
 
@@ -261,6 +267,7 @@ fn play_faults(options: &Options, sys: &Path, from: systematic::Results) -> syst
     let count = options.shard.count.saturating_mul(options.one_in);
     let search = Search {
         sys,
+        life: workload::life::live,
         machine: parts::smallest(1),
         seeds: FAULT_SEEDS,
         shard: systematic::Shard { index: options.shard.index, count },
