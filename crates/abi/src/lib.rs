@@ -52,6 +52,11 @@ use wire::wire;
 pub const INTERFACE_CLASS: (u32, u16, u16, [u8; 8]) =
     (0x6093_C858, 0x810B, 0x4477, [0x96, 0x54, 0x1C, 0xB3, 0xCD, 0xD4, 0x34, 0xB4]);
 
+/// The ETW provider `Hotadd`, `{CDF4AFC0-7793-5B37-FE52-55FE53685FE9}`, which `TraceLogging` makes of that name. It writes every event of the
+/// journal, as `docs/tracing.md` describes.
+pub const TRACE_PROVIDER: (u32, u16, u16, [u8; 8]) =
+    (0xCDF4_AFC0, 0x7793, 0x5B37, [0xFE, 0x52, 0x55, 0xFE, 0x53, 0x68, 0x5F, 0xE9]);
+
 /// The size of the device's buffer in bytes.
 pub const BUFFER_BYTES: u32 = 4096;
 

@@ -121,6 +121,9 @@ pub struct Config {
     /// Whether to note which calls and callbacks followed each other on different processors and threads
     /// ([`Outcome::interleavings`](crate::machine::Outcome::interleavings)).
     pub keep_interleavings: bool,
+    /// Whether to note interrupts, DPCs and requests of users with their beginnings and ends
+    /// ([`System::take_timeline`](crate::machine::System::take_timeline)). All of them stay in memory until they are taken.
+    pub keep_timeline: bool,
     /// Whether a panic of the scenario, as a failed assertion is, becomes the report of a promise that the driver broke
     /// ([`Cause::BrokenPromise`](crate::finding::Cause::BrokenPromise)), instead of a panic of the caller.
     pub report_panics: bool,
@@ -209,6 +212,7 @@ impl Default for Config {
             tape: None,
             keep_tape: false,
             keep_interleavings: false,
+            keep_timeline: false,
             report_panics: false,
             time_limit_ns: 600_000_000_000,
             checks: Checks::All,

@@ -21,6 +21,7 @@ use crate::{
     power::Power,
     registry::Registry,
     sched::{AlarmId, Interrupt, Processor, Sched, Thread, ThreadId},
+    timeline::Timeline,
     tracking::Tracking,
 };
 
@@ -56,6 +57,8 @@ pub struct Kernel {
     pub tracking: Tracking,
     /// Which code followed which on another processor or thread.
     pub interleavings: Interleavings,
+    /// What took time, from when to when.
+    pub timeline: Timeline,
     /// The trace of the run.
     pub log: Log,
 }
@@ -81,6 +84,7 @@ impl Kernel {
             faults: Faults::new(&config.faults),
             tracking: Tracking::default(),
             interleavings: Interleavings::new(config.keep_interleavings),
+            timeline: Timeline::new(config.keep_timeline),
             log: Log::new(config.keep_trace),
             config,
         }

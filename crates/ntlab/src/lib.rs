@@ -24,5 +24,6 @@ pub mod report;
 pub mod rule;
 pub mod scenario;
 pub mod sched;
+pub mod timeline;
 pub mod tracking;
 pub mod user;

@@ -26,7 +26,12 @@ use windows_sys::Win32::{
     Storage::FileSystem::{FILE_READ_DATA, FILE_WRITE_DATA, SYNCHRONIZE},
 };
 
-pub use crate::io::{interface::Class, request::Request, trace::TraceEvent};
+pub use crate::io::{
+    interface::Class,
+    request::Request,
+    trace::TraceEvent,
+    tracelogging::{Field as TraceField, Value as TraceValue},
+};
 use crate::{
     io::{
         file::{self, FileId},

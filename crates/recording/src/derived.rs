@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hotadd_abi::EventKind;
+use hotadd_abi::{EventKind, hold::PNP_STOP};
 
 use crate::{Event, Recording};
 
@@ -74,7 +74,7 @@ pub enum Ending {
 pub struct Rebalance {
     /// The device, by number.
     pub device: u32,
-    /// When it was asked.
+    /// When it was asked: when its gate closed for that, where that is told.
     pub begin: u64,
     /// When it stopped, where it did.
     pub stopped: Option<u64>,
@@ -123,10 +123,16 @@ impl Recording {
     #[must_use]
     pub fn rebalances(&self) -> Vec<Rebalance> {
         let mut open: BTreeMap<u32, Rebalance> = BTreeMap::new();
+        // The driver tells of QUERY_STOP when it answers, after the gate has closed and nothing is in flight any more.
+        let mut closed: BTreeMap<u32, u64> = BTreeMap::new();
         let mut over = Vec::new();
         for event in &self.events {
+            if event.kind == EventKind::GateClosed.into() && event.count & u64::from(PNP_STOP) != 0 {
+                closed.insert(event.device, event.time);
+            }
             if event.kind == EventKind::QueryStop.into() {
-                open.insert(event.device, asked(event));
+                let begin = closed.remove(&event.device).unwrap_or(event.time);
+                open.insert(event.device, Rebalance { begin, ..asked(event) });
             }
             let Some(rebalance) = open.get_mut(&event.device) else { continue };
             if let Some(ending) = step(rebalance, event) {
@@ -247,6 +253,7 @@ mod tests {
         let connected =
             |time, affinity| hotadd_abi::Event { affinity, group: 1, ..event(time, EventKind::InterruptConnected, 1) };
         let recording = recording(&[
+            hotadd_abi::Event { count: PNP_STOP.into(), ..event(18, EventKind::GateClosed, 1) },
             event(20, EventKind::QueryStop, 1),
             event(21, EventKind::QueryStop, 2),
             event(22, EventKind::CancelStop, 2),
@@ -265,7 +272,7 @@ mod tests {
         let told: Vec<_> = rebalances.iter().map(|row| (row.device, row.begin, row.end, row.ending)).collect();
         let expected = [
             (2, 2100, 2200, Ending::Cancelled),
-            (1, 2000, 3500, Ending::Restarted),
+            (1, 1800, 3500, Ending::Restarted),
             (1, 4000, 4000, Ending::Refused),
             (1, 5000, 5200, Ending::Lost),
             (1, 6000, 6100, Ending::Lost),

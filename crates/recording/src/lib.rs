@@ -11,6 +11,8 @@ pub mod derived;
 mod event;
 mod file;
 mod machine;
+pub mod perfetto;
+mod tracks;
 mod traffic;
 pub mod words;
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ns;
 
-/// A request that a user sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A request that a user sent. There may be very many: in the file each is an array, of its fields in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RequestRow", into = "RequestRow")]
 pub struct Request {
     /// The device it was sent to, by number.
     pub device: u32,
@@ -19,8 +20,22 @@ pub struct Request {
     /// The NTSTATUS it ended with.
     pub status: i32,
     /// The processor on which it was finished, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processor: Option<u32>,
+}
+
+type RequestRow = (u32, RequestKind, u64, u64, i32, Option<u32>);
+
+impl From<RequestRow> for Request {
+    fn from((device, kind, begin, end, status, processor): RequestRow) -> Self {
+        Self { device, kind, begin, end, status, processor }
+    }
+}
+
+impl From<Request> for RequestRow {
+    fn from(request: Request) -> Self {
+        let Request { device, kind, begin, end, status, processor } = request;
+        (device, kind, begin, end, status, processor)
+    }
 }
 
 /// What a request asks for.
@@ -35,8 +50,10 @@ pub enum RequestKind {
     Write,
 }
 
-/// What a processor did for a driver. Activities of a processor nest: an interrupt may come in the middle of a DPC.
+/// What a processor did for a driver. Activities of a processor nest: an interrupt may come in the middle of a DPC. In the file each is an
+/// array, of its fields in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "ActivityRow", into = "ActivityRow")]
 pub struct Activity {
     /// What.
     pub kind: ActivityKind,
@@ -46,6 +63,20 @@ pub struct Activity {
     pub begin: u64,
     /// When it ended.
     pub end: u64,
+}
+
+type ActivityRow = (ActivityKind, u32, u64, u64);
+
+impl From<ActivityRow> for Activity {
+    fn from((kind, processor, begin, end): ActivityRow) -> Self {
+        Self { kind, processor, begin, end }
+    }
+}
+
+impl From<Activity> for ActivityRow {
+    fn from(activity: Activity) -> Self {
+        (activity.kind, activity.processor, activity.begin, activity.end)
+    }
 }
 
 /// What a processor can be doing.
@@ -87,6 +118,15 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_and_activities_are_rows() {
+        let request = Request { device: 1, kind: RequestKind::Read, begin: 2, end: 3, status: -4, processor: Some(5) };
+        let activity = Activity { kind: ActivityKind::Dpc, processor: 1, begin: 2, end: 3 };
+        let text = serde_json::to_string(&(request, activity)).expect("rows are JSON");
+        assert_eq!(text, r#"[[1,"read",2,3,-4,5],["dpc",1,2,3]]"#);
+        assert_eq!(serde_json::from_str::<(Request, Activity)>(&text).expect("it was written so"), (request, activity));
+    }
 
     #[test]
     fn in_flight_is_what_was_accepted_and_neither_ended_nor_waits() {

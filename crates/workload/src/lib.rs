@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod interference;
 pub mod life;
 mod load;
+pub mod record;
 pub mod sequence;
 pub mod systematic;
 

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use hotadd_abi::INTERFACE_CLASS;
+use hotadd_abi::{INTERFACE_CLASS, TRACE_PROVIDER};
 use ntlab::{
     hot_add::NewProcessor,
     machine::System,
@@ -20,9 +20,6 @@ use ntlab::{
 
 use crate::{Load, Manner, Plan, SERVICE, Target, client};
 
-/// `TraceLogging` makes the GUID of a provider of its name: `{CDF4AFC0-7793-5B37-FE52-55FE53685FE9}`.
-const PROVIDER: (u32, u16, u16, [u8; 8]) =
-    (0xCDF4_AFC0, 0x7793, 0x5B37, [0xFE, 0x52, 0x55, 0xFE, 0x53, 0x68, 0x5F, 0xE9]);
 /// Informational.
 const LEVEL: u8 = 4;
 /// Virtual nanoseconds in which a request must have ended.
@@ -67,7 +64,7 @@ pub fn live(system: &System, sys: &Path) {
 pub fn live_with(system: &System, sys: &Path, before_unload: impl FnOnce()) {
     let stage = |name| system.begin_stage(name);
     stage("load");
-    system.trace(PROVIDER, LEVEL);
+    system.trace(TRACE_PROVIDER, LEVEL);
     system.install(crate::package(sys).with_parameter("HighMemoryNotification", Value::dword(1)));
     stage("first start");
     let devices = [system.plug(crate::quick_edu()), system.plug(crate::software())];

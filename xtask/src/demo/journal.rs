@@ -9,7 +9,9 @@ use std::{
 use hotadd_abi::{Event, EventKind};
 use ntlab::{machine::System, user::Handle};
 
-use super::{results::Rebalance, view::View, words};
+use recording::words;
+
+use super::{results::Rebalance, view::View};
 
 /// How long one look at the end of the watch may take.
 const PATIENCE: u64 = 1_000_000;
@@ -37,7 +39,10 @@ impl Watch {
             while let Some(part) = next(&handle, cursor, &stopping) {
                 cursor = part.next;
                 missed.update(|count| count + part.missed);
-                part.events.iter().filter(|event| is_shown(event)).for_each(|event| view.event(&words::line(event)));
+                part.events
+                    .iter()
+                    .filter(|event| is_shown(event))
+                    .for_each(|event| view.event(&words::line(&event.into())));
                 events.borrow_mut().extend(part.events);
             }
             drop(handle);

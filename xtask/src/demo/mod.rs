@@ -5,7 +5,6 @@ mod options;
 mod results;
 mod scenario;
 mod view;
-mod words;
 
 use std::{
     fs::File,
@@ -20,7 +19,11 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use ntlab::{config::Config, hw::qemu, machine::Machine, report::Report};
 
 pub use self::options::{Hardware, Options};
-use self::{results::Results, scenario::Scenario, view::View};
+use self::{
+    results::Results,
+    scenario::{Played, Scenario},
+    view::View,
+};
 
 /// Exit code of options that cannot be served.
 const USAGE: u8 = 2;
@@ -51,9 +54,9 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     let view = Rc::new(View::new(options.quiet, scenario.stages()));
     let repeat = config.repeat.clone().unwrap_or_default();
     match play(&scenario, config, &sys, &view)? {
-        Ok(results) => {
-            let code = finish(files, &view, &results)?;
-            if !results.broken.is_empty() {
+        Ok(played) => {
+            let code = finish(files, &view, &played)?;
+            if !played.results.broken.is_empty() {
                 eprintln!("to repeat this: {repeat}");
             }
             Ok(code)
@@ -75,20 +78,21 @@ pub fn seconds(sys: &Path) -> Result<f64> {
     let config = options.machine(1).map_err(|contradiction| anyhow!(contradiction))?;
     let scenario = Scenario::new(&options, 1, &config);
     let view = Rc::new(View::new(true, scenario.stages()));
-    let results = play(&scenario, config, sys, &view)?.map_err(|report| anyhow!("{report}"))?;
+    let Played { results, .. } = play(&scenario, config, sys, &view)?.map_err(|report| anyhow!("{report}"))?;
     ensure!(results.broken.is_empty(), "broken promises: {}", results.broken.join("; "));
     Ok(results.host_seconds)
 }
 
-fn play(scenario: &Scenario, config: Config, sys: &Path, view: &Rc<View>) -> Result<Result<Results, Box<Report>>> {
+fn play(scenario: &Scenario, config: Config, sys: &Path, view: &Rc<View>) -> Result<Result<Played, Box<Report>>> {
     let machine = Machine::new(config)?;
     let start = Instant::now();
     let outcome = machine.run(|system| scenario.play(system, sys, view));
     let host_seconds = start.elapsed().as_secs_f64();
-    Ok(outcome.result.map(|results| Results { host_seconds, ..results }))
+    Ok(outcome.result.map(|played| Played { results: Results { host_seconds, ..played.results }, ..played }))
 }
 
-fn finish(files: Files, view: &View, results: &Results) -> Result<ExitCode> {
+fn finish(files: Files, view: &View, played: &Played) -> Result<ExitCode> {
+    let Played { results, recording } = played;
     view.tables(&results.tables());
     for sentence in &results.broken {
         View::broken(sentence);
@@ -96,6 +100,9 @@ fn finish(files: Files, view: &View, results: &Results) -> Result<ExitCode> {
     if let Some(mut json) = files.json {
         serde_json::to_writer_pretty(&mut json, results)?;
         writeln!(json)?;
+    }
+    if let (Some(mut file), Some(recording)) = (files.record, recording) {
+        file.write_all(recording.to_json()?.as_bytes())?;
     }
     if let Some(mut picture) = files.picture {
         picture.write_all(view.picture().as_bytes())?;
@@ -106,6 +113,7 @@ fn finish(files: Files, view: &View, results: &Results) -> Result<ExitCode> {
 /// The files that were asked for, made before the run: what cannot be written is told at once.
 struct Files {
     json: Option<File>,
+    record: Option<File>,
     picture: Option<File>,
 }
 
@@ -117,7 +125,7 @@ impl Files {
                 .map(|path| File::create(path).with_context(|| format!("{} cannot be written", path.display())));
             file.transpose()
         };
-        Ok(Self { json: create(&options.json)?, picture: create(&options.picture)? })
+        Ok(Self { json: create(&options.json)?, record: create(&options.record)?, picture: create(&options.picture)? })
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Options {
     /// Write the results to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a recording of the run to this file, of which `hotaddctl report` makes a page and a Perfetto trace.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Write what is printed to this file as a picture (SVG).
     #[arg(long, value_name = "FILE", conflicts_with = "quiet")]
     pub picture: Option<PathBuf>,
@@ -73,6 +76,7 @@ impl Default for Options {
             requests: 64,
             hardware: Hardware::Model,
             json: None,
+            record: None,
             picture: None,
             quiet: false,
         }
@@ -101,7 +105,8 @@ impl Options {
             .filter(|bytes| *bytes <= 1 << 46)
             .ok_or_else(|| format!("--memory {memory}: at most 65536 GiB"))?;
         let repeat = Some(self.command(seed));
-        let config = Config { seed, memory: bytes, repeat, ..grouped(processors, max, groups)? };
+        let keep_timeline = self.record.is_some();
+        let config = Config { seed, memory: bytes, repeat, keep_timeline, ..grouped(processors, max, groups)? };
         config.check().map_err(|error| error.to_string())?;
         Ok(config)
     }

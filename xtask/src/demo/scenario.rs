@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use hotadd_abi::{EngineKind, ProcessorStatistics};
-use ntlab::{config::Config, hot_add::NewProcessor, machine::System, user::Status};
-use workload::{Load, Plan, Target};
+use ntlab::{config::Config, hot_add::NewProcessor, machine::System, pnp::Device, user::Status};
+use recording::{Origin, Recording};
+use workload::{
+    Load, Plan, Target,
+    record::{Recorded, Recorder},
+};
 
 use super::{
     journal::{self, Watch},
@@ -33,6 +37,16 @@ pub struct Scenario {
     hardware: Hardware,
     processors: u32,
     added: u32,
+    /// Where a recording comes from, if one is wanted.
+    origin: Option<Origin>,
+}
+
+/// What the demo ended with.
+pub struct Played {
+    /// The figures.
+    pub results: Results,
+    /// The recording, where one was wanted.
+    pub recording: Option<Recording>,
 }
 
 /// The devices while the load runs.
@@ -52,6 +66,7 @@ impl Scenario {
             hardware: options.hardware,
             processors,
             added: config.maximum_processors() - processors,
+            origin: options.record.as_ref().map(|_| Origin::Lab { seed, command: config.repeat.clone() }),
         }
     }
 
@@ -65,24 +80,27 @@ impl Scenario {
     /// # Panics
     ///
     /// If the driver does not load, start or answer at all.
-    pub fn play(&self, system: &System, sys: &Path, view: &Rc<View>) -> Results {
+    pub fn play(&self, system: &System, sys: &Path, view: &Rc<View>) -> Played {
         view.stage(&format!(
             "{} processors, an edu and a software device, {} requests in flight",
             self.processors, self.requests
         ));
         system.install(workload::package(sys));
-        system.plug(workload::quick_edu().on_hardware(self.hardware.into()));
-        system.plug(workload::software());
+        let plugged = [workload::quick_edu().on_hardware(self.hardware.into()), workload::software()];
+        let plugged = plugged.map(|spec| system.plug(spec));
         let devices = Devices::open(system).expect("the driver starts its two devices");
         let watch = Watch::start(system, Rc::clone(devices.targets[0].handle()), Rc::clone(view));
+        let recorder = self.record(system, &plugged, &devices);
         let load =
             Load::start(system, &devices.targets, Plan { lanes: self.requests, seed: self.seed, cancel_one_in: 16 });
 
         let mut broken = Vec::new();
         let first = devices.status();
         self.keep_flowing(&load, view, &mut broken);
+        recorder.iter().for_each(Recorder::snapshot);
         self.add(system, &load, view, &mut broken);
         system.settle();
+        recorder.iter().for_each(Recorder::snapshot);
         let middle = devices.processors();
         view.stage("all are there");
         let until = system.now() + LAST_STAGE;
@@ -93,6 +111,7 @@ impl Scenario {
 
         let (counts, wrong) = load.stop(PATIENCE);
         broken.extend(wrong);
+        let recording = recorder.map(|recorder| recorder.finish().expect("the driver always tells its status"));
         let (events, missed) = watch.stop(system);
         let results = Results {
             seed: self.seed,
@@ -106,7 +125,20 @@ impl Scenario {
             host_seconds: 0.0,
         };
         drop(devices);
-        self.judge(results, missed, system.unload("hotadd").err().map(|error| error.to_string()))
+        let not_unloaded = system.unload("hotadd").err().map(|error| error.to_string());
+        Played { results: self.judge(results, missed, not_unloaded), recording }
+    }
+
+    /// Starts to record, if that is wanted.
+    fn record<'k>(&self, system: &'k System, plugged: &[Device], devices: &Devices<'k>) -> Option<Recorder<'k>> {
+        let origin = self.origin.clone()?;
+        let recorded = plugged.iter().zip(devices.names.values()).zip(devices.targets.chunks(2));
+        let recorded = recorded.map(|((device, name), targets)| Recorded {
+            device: *device,
+            name: (*name).to_owned(),
+            handle: Rc::clone(targets[0].handle()),
+        });
+        Some(Recorder::start(system, origin, recorded.collect()).expect("the driver always tells its status"))
     }
 
     /// Processors one by one; the memory modules after a third and two thirds of them.

@@ -32,6 +32,7 @@ pub(crate) mod rules;
 pub mod send;
 pub mod string;
 pub mod trace;
+pub mod tracelogging;
 pub mod work_item;
 
 use std::{cell::RefCell, collections::BTreeSet};

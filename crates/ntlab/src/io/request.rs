@@ -21,7 +21,7 @@ use windows_sys::{
 use super::{
     buffer::{self, Buffer, Place},
     cancel, device,
-    file::{self, FileId},
+    file::{self, FileId, Opened},
     irp::{self, Owner},
     layout::{self, MDL_WRITE_OPERATION, Words},
     mdl,
@@ -32,8 +32,10 @@ use crate::{
     finding::Finding,
     kernel::Kernel,
     memory::{Ptr, unwritten::SYSTEM_BUFFER},
+    pnp,
     rule::Rule,
     sched::ThreadId,
+    timeline::{Asked, What},
 };
 
 const METHOD_BUFFERED: u32 = 0;
@@ -108,6 +110,8 @@ struct Slot {
     transfer: Transfer,
     done: Option<Done>,
     waiter: Option<ThreadId>,
+    /// For the timeline: what was asked, and when.
+    asked: Option<(Asked, u64)>,
     /// The user gave the request up: nobody will take its result.
     abandoned: bool,
 }
@@ -166,7 +170,15 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
             return Err(status);
         }
     };
-    let slot = Slot { file: id, irp: Ptr::null(), transfer: plan.transfer, done: None, waiter: None, abandoned: false };
+    let slot = Slot {
+        file: id,
+        irp: Ptr::null(),
+        transfer: plan.transfer,
+        done: None,
+        waiter: None,
+        asked: k.timeline.is_kept().then(|| (asked(k, &file, request, plan.major), k.now())),
+        abandoned: false,
+    };
     let index = k.io.requests.add(slot);
     let packet = irp::allocate(k, at!(top, StackSize).read(), Owner::User(index));
     k.io.requests.with(index, |slot| slot.irp = packet);
@@ -189,6 +201,15 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
     layout::store(at!(location, FileObject), file.object);
     irp::call_driver(k, top, packet);
     Ok(index)
+}
+
+/// A request as the timeline has it.
+fn asked(k: &Kernel, file: &Opened, request: &Request, major: u32) -> Asked {
+    let code = match request {
+        Request::Control { code, .. } | Request::ControlAt { code, .. } => *code,
+        Request::Read { .. } | Request::Write { .. } => 0,
+    };
+    Asked { device: pnp::device_of(k, file.device), major: major as u8, code, status: 0 }
 }
 
 /// What the I/O manager checks before it makes a packet.
@@ -339,11 +360,14 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
         buffer::give_back(k, buffer);
     }
     irp::free(k, packet);
-    let (waiter, abandoned) = k.io.requests.with(index, |slot| {
+    let (waiter, abandoned, asked) = k.io.requests.with(index, |slot| {
         slot.irp = Ptr::null();
         slot.done = Some(Done { status, information, output });
-        (slot.waiter.take(), slot.abandoned)
+        (slot.waiter.take(), slot.abandoned, slot.asked.take())
     });
+    if let Some((asked, begin)) = asked {
+        k.timeline.end(k, What::Request(Asked { status, ..asked }), begin);
+    }
     if abandoned {
         k.io.requests.remove(index);
     }

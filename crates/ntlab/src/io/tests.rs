@@ -387,6 +387,7 @@ fn an_event_reaches_the_session_that_asked_for_its_provider_and_level() {
     assert_eq!(told, Ok(103_u32.to_le_bytes().to_vec()));
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!((event.name.as_str(), event.level, &event.payload[..]), ("Counted", 3, &[7][..]));
+    assert!(event.to_string().ends_with(" us level 3 /Counted count=7"), "{event}");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Event tracing: providers that drivers registered, sessions that listen to them, and what was written ("Adding Event Tracing to
 //! Kernel-Mode Drivers").
 
-use std::cell::RefCell;
+use std::{cell::RefCell, fmt};
 
-use super::interface::Class;
+use super::{
+    interface::Class,
+    tracelogging::{self, Field},
+};
 use crate::{kernel::Kernel, memory::Ptr, tracking::Tracked};
 
 /// `EVENT_CONTROL_CODE_ENABLE_PROVIDER`.
@@ -24,10 +27,12 @@ pub struct Session {
 }
 
 /// An event that a session received.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct TraceEvent {
     /// The provider.
     pub provider: Class,
+    /// The provider's name, where it carries `TraceLogging` metadata.
+    pub provider_name: String,
     /// Virtual nanoseconds since the machine started.
     pub time: u64,
     /// Its id in a manifest; 0 for `TraceLogging`.
@@ -38,8 +43,49 @@ pub struct TraceEvent {
     pub keywords: u64,
     /// Its name, where it carries `TraceLogging` metadata.
     pub name: String,
+    /// Its fields as its `TraceLogging` metadata describe them, or why they are not known.
+    pub fields: Result<Vec<Field>, String>,
     /// Its fields, as bytes one after the other.
     pub payload: Vec<u8>,
+}
+
+impl TraceEvent {
+    fn new(provider: Class, time: u64, descriptor: Descriptor, parts: Parts) -> Self {
+        let Descriptor { id, level, keywords, .. } = descriptor;
+        let Parts { provider: about_provider, event: about_event, values } = parts;
+        let metadata = about_event.as_deref().ok_or_else(|| "it has no TraceLogging metadata".to_owned());
+        let fields = metadata.and_then(|metadata| tracelogging::fields(metadata, &values));
+        Self {
+            provider,
+            provider_name: about_provider.as_deref().map(tracelogging::provider_name).unwrap_or_default(),
+            time,
+            id,
+            level,
+            keywords,
+            name: about_event.as_deref().map(tracelogging::event_name).unwrap_or_default(),
+            fields,
+            payload: values,
+        }
+    }
+}
+
+impl fmt::Display for TraceEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { provider_name, time, level, name, fields, payload, .. } = self;
+        write!(f, "{}.{:03} us level {level} {provider_name}/{name}", time / 1000, time % 1000)?;
+        match fields {
+            Ok(fields) => fields.iter().try_for_each(|field| write!(f, " {field}")),
+            Err(why) => write!(f, ": {} bytes that are not decoded: {why}", payload.len()),
+        }
+    }
+}
+
+/// What an event is made of.
+#[derive(Debug, Default)]
+struct Parts {
+    provider: Option<Vec<u8>>,
+    event: Option<Vec<u8>>,
+    values: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -161,40 +207,20 @@ fn tell(k: &Kernel, handle: u64, session: &Session) {
 pub fn write(k: &Kernel, handle: u64, descriptor: Ptr<Descriptor>, count: u32, data: Ptr<Data>) -> bool {
     let trace = &k.io.trace;
     let Some(provider) = trace.class_of(handle) else { return false };
-    let Descriptor { id, level, keywords, .. } = descriptor.read();
+    let descriptor = descriptor.read();
+    let (level, keywords) = descriptor.filter();
     if trace.wants(handle, level, keywords) != Some(true) {
         return true;
     }
-    let mut event =
-        TraceEvent { provider, time: k.now(), id, level, keywords, name: String::new(), payload: Vec::new() };
+    let mut parts = Parts::default();
     for piece in (0..count as usize).map(|index| data.offset(index).read()) {
         let bytes = Ptr::<u8>::new(piece.pointer).read_bytes(piece.size as usize);
         match piece.kind {
-            EVENT_METADATA => event.name = event_name(&bytes),
-            PROVIDER_METADATA => {}
-            _ => event.payload.extend(bytes),
+            EVENT_METADATA => parts.event = Some(bytes),
+            PROVIDER_METADATA => parts.provider = Some(bytes),
+            _ => parts.values.extend(bytes),
         }
     }
-    trace.events.borrow_mut().push(event);
+    trace.events.borrow_mut().push(TraceEvent::new(provider, k.now(), descriptor, parts));
     true
-}
-
-/// The name in `TraceLogging` metadata of an event: after its size and its tags, whose bytes but the last have the high bit.
-fn event_name(metadata: &[u8]) -> String {
-    let tags = metadata.iter().skip(2).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
-    let name = metadata.get(2 + tags..).unwrap_or(&[]);
-    let name: Vec<u8> = name.iter().copied().take_while(|&byte| byte != 0).collect();
-    String::from_utf8_lossy(&name).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_of_an_event_follows_its_tags() {
-        assert_eq!(event_name(b"\x10\x00\x00Rebalance\0count\0\x07"), "Rebalance");
-        assert_eq!(event_name(b"\x10\x00\x81\x80\x01Started\0"), "Started");
-        assert_eq!(event_name(b""), "");
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
+use serde::Serialize;
 use thiserror::Error;
 use windows_sys::{
     Wdk::{
@@ -62,7 +63,7 @@ const REBALANCE_POLICY: ([u8; 16], u32) =
 const DEVPROP_TYPE_UINT32: u32 = 7;
 
 /// A device that was plugged in.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct Device {
     id: u32,
 }
@@ -90,6 +91,11 @@ pub enum UnloadError {
     /// The I/O manager cannot unload it.
     #[error(transparent)]
     Driver(#[from] NotUnloaded),
+}
+
+/// The device that a bus driver made this object for, if one did.
+pub fn device_of(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>) -> Option<Device> {
+    k.pnp.devnodes.of(pdo).map(|devnode| Device { id: devnode.id })
 }
 
 impl System {

@@ -34,7 +34,7 @@ use self::{
     assign::Arbiter, bus::Bus, connections::Connections, devnode::Devnodes, dma::Adapters,
     notifications::Notifications, resources::Assigned, worker::Worker,
 };
-pub(crate) use self::{bus_manner::fails_power as bus_fails, devnode::Devnode};
+pub(crate) use self::{bus_manner::fails_power as bus_fails, device::device_of, devnode::Devnode};
 pub use self::{
     bus_manner::{BusManner, BusRequest},
     device::{Device, UnloadError, Usage},

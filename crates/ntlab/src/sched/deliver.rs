@@ -5,7 +5,7 @@ use std::ops::Range;
 use windows_sys::Wdk::Foundation::{KDPC, KDPC_0_0};
 
 use super::{Interrupt, Processor, Sched};
-use crate::{at, events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel, memory::Ptr};
+use crate::{at, events::Kind, finding::Finding, irql::DISPATCH_LEVEL, kernel::Kernel, memory::Ptr, timeline::What};
 
 impl Sched {
     pub(crate) fn interrupt(&self, processor: u32, interrupt: Interrupt) {
@@ -35,10 +35,11 @@ impl Sched {
     }
 
     fn serve(k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
-        let before = processor.irql();
+        let (before, begin) = (processor.irql(), k.now());
         Self::set_irql(k, processor, interrupt.irql);
         k.record(Kind::Interrupt { vector: interrupt.vector });
         (interrupt.handler)(k);
+        k.timeline.end(k, What::Interrupt { vector: interrupt.vector }, begin);
         Self::set_irql(k, processor, before);
     }
 
@@ -52,7 +53,9 @@ impl Sched {
             let Some(dpc) = next else { break };
             processor.dpc.set(dpc.address());
             processor.dpc_routine.set(at!(dpc, DeferredRoutine).cast::<u64>().read());
+            let begin = k.now();
             run_dpc(k, dpc);
+            k.timeline.end(k, What::Dpc, begin);
             processor.dpc.set(0);
             processor.dpc_routine.set(0);
             processor.dpcs_over.set(processor.dpcs_over.get() + 1);

@@ -315,11 +315,11 @@ extern "system" fn enabled(_: usize, control: u32, level: u8, _: u64, _: u64, _:
 /// Writes an event of level 3 with the payload 7, and returns what the provider's callback was told, or 0.
 unsafe fn write_event() -> u32 {
     let (mut told, mut handle) = (0, 0);
-    let metadata = *b"\x0D\0\0Counted\0\0\0";
+    let metadata = *b"\x12\0\0Counted\0count\0\x04";
     let payload = 7_u8;
     unsafe {
         EtwRegister(&[0x1234_5678, 0, 0, 0], enabled, &raw mut told as usize, &mut handle);
-        let data = [[metadata.as_ptr() as u64, 13 | 1 << 32], [&raw const payload as u64, 1]];
+        let data = [[metadata.as_ptr() as u64, 18 | 1 << 32], [&raw const payload as u64, 1]];
         EtwWrite(handle, &[3 << 32, 1], 0, 2, data.as_ptr());
         EtwUnregister(handle);
         core::ptr::read_volatile(&raw const told)
