@@ -60,10 +60,13 @@ pub fn sys() -> &'static Path {
     &SYS.get_or_init(|| xtask::driver("hotadd").expect("the driver builds")).sys
 }
 
-/// A machine with little memory, so that the driver's buffer pool is small and the machine quick to make.
+/// The driver's buffer pool has one byte for so many bytes of memory.
+pub const POOL_SHARE: u64 = 16 << 10;
+
+/// A machine with as little memory as the smallest buffer pool is the share of: all that is added counts.
 #[must_use]
 pub fn small() -> Config {
-    Config { memory: 64 << 20, ..Config::default() }
+    Config { memory: 1 << 30, ..Config::default() }
 }
 
 /// Runs `scenario` on a machine made as `config` says, and returns what it returns.

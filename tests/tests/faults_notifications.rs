@@ -1,6 +1,6 @@
 //! Notifications that come late, several times and in another order change nothing but the time.
 
-use hotadd_tests::{each_seed, on_bench};
+use hotadd_tests::{POOL_SHARE, each_seed, on_bench};
 use ntlab::{hot_add::NewProcessor, pnp::Delivery};
 
 #[test]
@@ -18,7 +18,7 @@ fn what_is_announced_late_and_three_times_is_done_once() {
             let after = bench.edu_status();
             assert_eq!((after.processors_known, after.processors_steered), (6, 6));
             assert_eq!(after.memory_bytes - before.memory_bytes, 4 * (64 << 20), "each module counts once");
-            let grown = (after.memory_bytes - before.memory_bytes) / 1024;
+            let grown = (after.memory_bytes - before.memory_bytes) / POOL_SHARE;
             assert_eq!(after.pool_bytes - before.pool_bytes, grown, "the buffer pool follows once");
         });
     });

@@ -142,7 +142,7 @@ fn processors_beyond_the_first_group_are_told_apart_by_group_and_number() {
 #[test]
 fn the_driver_loads_where_only_one_of_many_processors_is_there_and_serves_the_last_one_first() {
     each_seed(3, |seed| {
-        let config = Config { memory: 64 << 20, ..Config::new(1, 200).expect("it makes sense") };
+        let config = Config { memory: 1 << 30, ..Config::new(1, 200).expect("it makes sense") };
         run(config.with_seed(seed), |system| {
             let bench = Bench::new(system);
             let status = bench.edu_status();

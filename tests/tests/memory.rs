@@ -1,7 +1,7 @@
 //! Memory that arrives: the driver looks, its buffer pool grows, and nothing else happens, however it is told.
 
 use hotadd_abi::{Event, EventKind};
-use hotadd_tests::{Bench, Traffic, each_seed, on_bench, quick_edu, run, small, sys};
+use hotadd_tests::{Bench, POOL_SHARE, Traffic, each_seed, on_bench, quick_edu, run, small, sys};
 use ntlab::{machine::System, registry::Value};
 
 const MIB: u64 = 1 << 20;
@@ -35,16 +35,16 @@ fn a_module_makes_the_pool_grow_by_its_share() {
         on_bench(seed, |bench| {
             settle(bench.system);
             let (memory, pool) = sizes(bench);
-            assert_eq!(pool, memory / 1024);
+            assert_eq!(pool, memory / POOL_SHARE);
             assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + MIB / 4));
+            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + 256 * MIB / POOL_SHARE));
             let status = bench.edu_status();
             assert_eq!((status.memory_bytes_at_load, status.pool_bytes_at_load), (memory, pool));
 
             assert_eq!(bench.events(EventKind::MemoryArrival).len(), 1);
             assert_eq!(steps(&bench.events(EventKind::MemoryGrew)), [(memory, memory + 256 * MIB)]);
-            assert_eq!(steps(&bench.events(EventKind::PoolGrew)), [(pool, pool + MIB / 4)]);
+            assert_eq!(steps(&bench.events(EventKind::PoolGrew)), [(pool, pool + 256 * MIB / POOL_SHARE)]);
         });
     });
 }
@@ -59,7 +59,7 @@ fn modules_at_once_are_counted_once_each_however_their_notifications_fall() {
                 bench.system.sleep(seed * module * 10_000);
             }
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + MIB / 4));
+            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + 256 * MIB / POOL_SHARE));
             assert_eq!(bench.events(EventKind::MemoryArrival).len(), 4);
             // The first arrival may find all of them; the others then change nothing.
             let grew = steps(&bench.events(EventKind::MemoryGrew));
@@ -81,7 +81,7 @@ fn the_pool_grows_while_its_buffers_are_in_use() {
             traffic.run(40);
             settle(bench.system);
             traffic.stop_unharmed();
-            assert_eq!(sizes(bench), (memory + 192 * MIB, pool + 192 * MIB / 1024));
+            assert_eq!(sizes(bench), (memory + 192 * MIB, pool + 192 * MIB / POOL_SHARE));
         });
     });
 }
@@ -101,7 +101,7 @@ fn a_pool_that_could_not_grow_says_so_and_grows_with_the_next_module() {
             assert_eq!((failed[0].before, failed[0].count), (pool, bench.edu_status().pool_bytes));
             assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 320 * MIB, pool + 320 * MIB / 1024));
+            assert_eq!(sizes(bench), (memory + 320 * MIB, pool + 320 * MIB / POOL_SHARE));
         });
     });
 }
@@ -118,7 +118,7 @@ fn memory_that_no_device_announces_is_seen_with_the_next_one() {
             assert_eq!(sizes(bench), before, "nobody waits for the condition unless a parameter asks for it");
             assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (before.0 + 192 * MIB, before.1 + 192 * MIB / 1024));
+            assert_eq!(sizes(bench), (before.0 + 192 * MIB, before.1 + 192 * MIB / POOL_SHARE));
             assert!(bench.events(EventKind::HighMemory).is_empty());
         });
     });
@@ -145,7 +145,7 @@ fn where_the_parameter_asks_for_it_the_high_memory_condition_makes_the_driver_lo
             assert_eq!(bench.system.add_memory_without_device(64 * MIB, 0), Ok(()));
             bench.system.set_high_memory_condition(true);
             bench.system.sleep(SOON);
-            assert_eq!(sizes(bench), (memory + round * 64 * MIB, pool + round * 64 * MIB / 1024));
+            assert_eq!(sizes(bench), (memory + round * 64 * MIB, pool + round * 64 * MIB / POOL_SHARE));
             assert_eq!(bench.events(EventKind::HighMemory).len() as u64, round);
             bench.system.set_high_memory_condition(false);
         }
@@ -173,7 +173,7 @@ fn condition_and_notification_together_count_a_module_once() {
         assert_eq!(bench.system.add_memory(128 * MIB, 0), Ok(()));
         settle(bench.system);
         bench.system.sleep(SOON);
-        assert_eq!(sizes(bench), (memory + 128 * MIB, pool + 128 * MIB / 1024));
+        assert_eq!(sizes(bench), (memory + 128 * MIB, pool + 128 * MIB / POOL_SHARE));
         assert_eq!(steps(&bench.events(EventKind::MemoryGrew)).len(), 1);
     });
 }

@@ -3,7 +3,9 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use hotadd_abi::{EventKind, ProcessorStatistics};
-use hotadd_tests::{Bench, SERVICE, Traffic, each_seed, end, on_bench, quick_edu, run, small, sys, with_all_seeds};
+use hotadd_tests::{
+    Bench, POOL_SHARE, SERVICE, Traffic, each_seed, end, on_bench, quick_edu, run, small, sys, with_all_seeds,
+};
 use ntlab::{faults::Plan, hot_add::NewProcessor, pnp::DeviceState};
 
 fn add(bench: Bench<'_>) -> u32 {
@@ -89,7 +91,7 @@ fn what_came_while_there_was_no_device_is_found_with_the_next() {
             let after = bench.edu_status();
             assert_eq!(after.processors_steered, before.processors_steered + 1);
             assert_eq!(after.memory_bytes, before.memory_bytes + (64 << 20));
-            assert_eq!(after.pool_bytes, before.pool_bytes + (64 << 10));
+            assert_eq!(after.pool_bytes, before.pool_bytes + (64 << 20) / POOL_SHARE);
             assert!(bench.events(EventKind::MemoryArrival).is_empty(), "nobody told the driver");
         });
     });

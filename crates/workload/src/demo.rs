@@ -36,10 +36,10 @@ enum Change {
 }
 
 impl Demo {
-    /// 200 requests while a machine with 6 free places gets 6 processors, and memory as much as the smallest machine has, twice.
+    /// 200 requests while a machine with 6 free places gets 6 processors, and twice 2 GiB of memory.
     #[must_use]
     pub const fn with_seed(seed: u64) -> Self {
-        Self { requests: 200, lanes: 16, processors: 6, modules: 2, module_mib: 64, seed }
+        Self { requests: 200, lanes: 16, processors: 6, modules: 2, module_mib: 2048, seed }
     }
 
     fn module_bytes(&self) -> u64 {

@@ -106,7 +106,7 @@ pub fn seeds(sys: &Path) -> Result<Vec<Figure>> {
     let (runs, _) = results.done();
     #[allow(clippy::cast_precision_loss, reason = "there are few")]
     let rate = runs as f64 / results.host_seconds;
-    let what = "seeds of the demo at 200 requests, on a machine of 64 MiB";
+    let what = "seeds of the demo at 200 requests";
     Ok(vec![Figure::new(what, "at least 300 a second", format!("{rate:.0} a second"))])
 }
 
