@@ -43,7 +43,7 @@ impl Exec {
         }
         let (block, byte) = coverage.blocks.borrow()[&address];
         coverage.reached.borrow_mut().insert(block);
-        self.space.patch(address, byte);
+        self.space.patch(address, &[byte]);
         true
     }
 
@@ -72,7 +72,7 @@ impl Exec {
         for address in coverage.blocks.borrow().keys() {
             let is_code = matches!(self.space.kind(*address), PageKind::ImageCode | PageKind::PagedCode);
             if is_code && armed.insert(*address) {
-                self.space.patch(*address, BREAKPOINT);
+                self.space.patch(*address, &[BREAKPOINT]);
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Border {
     pub events: Cell<u64>,
     /// The driver's rsp for the two instructions in which `resume_entry` has no register free.
     pub scratch: Cell<u64>,
+    /// The number of the detour that leads to `resume_entry`; 0 for what else does.
+    pub detour: Cell<u64>,
     /// Stepped code: instructions that may run until it has to come back to the stepper.
     pub budget: Cell<i64>,
     /// Stepped code: why it came back; 0 where it did not.
@@ -41,6 +43,8 @@ pub struct Border {
 
 /// Offset of [`Border`] from gs.
 pub const BORDER: usize = 4096;
+/// Offset from gs that detours use.
+pub const DETOUR: usize = BORDER + offset_of!(Border, detour);
 /// Offsets from gs that stepped code uses.
 pub const BUDGET: usize = BORDER + offset_of!(Border, budget);
 pub const EXIT: usize = BORDER + offset_of!(Border, exit);
@@ -229,11 +233,11 @@ pub unsafe extern "sysv64" fn event_entry() {
     )
 }
 
-/// Entered by a jump from a re-encoded instruction that wrote to its cell, or from stepped code, with every register the driver's: makes
+/// Entered by a jump from a re-encoded instruction that wrote to its cell, from a detour or from stepped code, with every register the driver's: makes
 /// an [`Event`] without a signal.
 ///
 /// # Safety
-/// Only slots of `registers` and code of `step` may get here.
+/// Only slots of `registers`, detours and code of `step` may get here.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn resume_entry() {
     naked_asm!(

@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::{
-    border,
+    border, detour,
     exception::{self, Exception},
     registers, shared_data,
     step::Stepper,
@@ -42,7 +42,7 @@ pub struct Event {
     pub error: u64,
     /// The processor's exception number.
     pub exception: u64,
-    /// The signal; 0 for a re-encoded instruction that has finished.
+    /// The signal; 0 for a detour, and for a re-encoded instruction that has finished.
     pub signal: u64,
     /// Nothing: the marker lies just below `host_sp`.
     pub unused: [u64; 6],
@@ -107,15 +107,33 @@ fn serve_stepped(k: &Kernel, stepper: &Stepper, event: &mut Event) {
 
 fn serve(k: &Kernel, event: &mut Event) {
     match event.exception {
-        _ if event.signal == 0 => k.exec.registers.finish(k, event),
+        _ if event.signal == 0 => resumed(k, event),
         _ if event.signal == u64::from(watchdog::signal().unsigned_abs()) => k.sched.spun(k).raise(),
         PAGE_FAULT => page_fault(k, event),
         GENERAL_PROTECTION if event.error & 7 == ERROR_INTERRUPT => interrupt(event),
         GENERAL_PROTECTION | STACK_FAULT => protection(k, event),
         #[cfg(test)]
         DEBUG if super::tests::note_trap(event.rip) => {}
-        BREAKPOINT if k.exec.reach(event.rip - 1) => event.rip -= 1,
+        BREAKPOINT => breakpoint(k, event),
         other => exception(other, k.exec.original(event.rip)),
+    }
+}
+
+fn resumed(k: &Kernel, event: &mut Event) {
+    match k.exec.detour_taken() {
+        Some(detour) => k.exec.serve_detour(k, event, &detour),
+        None => k.exec.registers.finish(k, event),
+    }
+}
+
+fn breakpoint(k: &Kernel, event: &mut Event) {
+    let at = event.rip - 1;
+    if k.exec.reach(at) {
+        event.rip = at;
+    } else if let Some(copy) = k.exec.copy(at) {
+        event.rip = copy;
+    } else {
+        exception(BREAKPOINT, k.exec.original(event.rip));
     }
 }
 
@@ -160,7 +178,7 @@ fn interrupt(event: &Event) -> ! {
 /// What the processor refuses in user mode, where the driver really runs, or everywhere.
 fn protection(k: &Kernel, event: &mut Event) {
     let rip = k.exec.original(event.rip);
-    let instruction = registers::decode(rip);
+    let instruction = k.exec.instruction(rip).unwrap_or_else(|| registers::decode(rip));
     if let Some((register, reads)) = task_priority(&instruction) {
         if reads {
             event.registers[register] = k.irql().0.into();
@@ -171,12 +189,11 @@ fn protection(k: &Kernel, event: &mut Event) {
         event.rip = registers::decode(event.rip).next_ip();
         return;
     }
-    let memory = instruction.op_kinds().position(|kind| kind == OpKind::Memory);
-    if memory.is_none() && instruction.mnemonic() != Mnemonic::Ret {
+    let memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+    if !memory && instruction.mnemonic() != Mnemonic::Ret {
         Finding::not_modelled(format!("the privileged instruction `{instruction}`")).raise();
     }
-    let operand = u32::try_from(memory.unwrap_or_default()).unwrap_or_default();
-    let address = instruction.virtual_address(operand, 0, |register, _, _| value(event, register)).unwrap_or(event.rsp);
+    let address = detour::operand(&instruction, event).unwrap_or(event.rsp);
     let parameters = [fault::ACCESS_VIOLATION, rip, 0, address];
     let what = fault::pattern(address).unwrap_or("an address that cannot exist");
     let finding = Finding::bug_check(fault::KMODE_EXCEPTION_NOT_HANDLED, parameters, format!("access to {what}"));
@@ -207,7 +224,7 @@ fn set_irql(k: &Kernel, level: u64) {
 }
 
 /// The value of a register that is part of an address.
-pub fn value(event: &Event, register: Register) -> Option<u64> {
+pub(super) fn value(event: &Event, register: Register) -> Option<u64> {
     match register {
         Register::None | Register::CS | Register::DS | Register::ES | Register::SS => Some(0),
         register if register.is_gpr64() => Some(event.registers[register.number()]),

@@ -9,6 +9,7 @@ mod blocks;
 mod border;
 mod coverage;
 mod crt;
+mod detour;
 mod entry;
 mod event;
 mod exception;
@@ -35,6 +36,8 @@ use std::{
     rc::Rc,
 };
 
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
 pub(crate) use self::exception::{CONTINUE_EXECUTION, CONTINUE_SEARCH, TARGET_UNWIND, UNWINDING, at_base, take};
 pub use self::{
     border::{Entered, call, enter},
@@ -48,6 +51,7 @@ pub use self::{
 };
 use self::{
     coverage::Coverage,
+    detour::Detours,
     entry::Border,
     event::Event,
     registers::Registers,
@@ -95,6 +99,8 @@ pub struct Exec {
     stepper: Option<Stepper>,
     /// Which blocks have run, where the configuration asks for that and nothing steps.
     coverage: Option<Coverage>,
+    /// Where driver code jumps to the lab, unless something steps it or notes its blocks.
+    detours: Option<Detours>,
     /// Where the machine was when something first stopped it.
     place: RefCell<Option<Place>>,
     /// Where the thread that runs was on its host stack when the interrupt or DPC began that it serves; 0 where it serves none.
@@ -117,6 +123,7 @@ impl Exec {
             registers: Registers::new(space),
             stacks: Stacks::new(space),
             coverage: (config.note_blocks && stepper.is_none()).then(Coverage::default),
+            detours: (!config.note_blocks && stepper.is_none()).then(Detours::default),
             stepper,
             place: RefCell::new(None),
             interrupted: Cell::new(0),
@@ -232,6 +239,7 @@ impl Exec {
     /// The driver's instruction behind an address in code that the lab made of it, else the address itself.
     pub fn original(&self, rip: u64) -> u64 {
         let rip = self.registers.original(rip);
+        let rip = self.detours.as_ref().and_then(|detours| detours.original(rip)).unwrap_or(rip);
         self.stepper.as_ref().map_or(rip, |stepper| stepper.original(rip))
     }
 
@@ -258,6 +266,14 @@ impl Exec {
         let offset = self.thunks.runtime_offset(rip)?;
         let bytes = crt::code().get(host::to_usize(offset)..)?;
         Some(act(Source { bytes, rip, counts: false }))
+    }
+
+    /// The instruction at an address of an image, as it was loaded.
+    fn instruction(&self, rip: u64) -> Option<Instruction> {
+        let images = self.images.borrow();
+        let image = images.iter().find(|image| image.contains(rip))?;
+        let bytes = image.bytes.get(host::to_usize(rip - image.base)..)?;
+        Some(Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode())
     }
 
     fn block_start(&self, rip: u64) -> Option<BlockStart> {

@@ -75,7 +75,8 @@ impl Registers {
     pub(super) fn new(space: &Space) -> Self {
         let room = SLOTS * SLOT;
         let code = space.take(Arena::Kernel, 2 * room);
-        space.open(code, room, PageKind::KernelCode);
+        space.open(code, room, PageKind::Object);
+        space.protect(code, room, PageKind::KernelCode);
         space.open(code + room, room, PageKind::Object);
         let read = |k: &Kernel, address, size| {
             if shared_data::serves(address) {
@@ -103,12 +104,17 @@ impl Registers {
         let Some(physical) = k.memory.mappings.physical(event.address) else {
             fault::refuse(&k.memory, event.address, 1, Access::Read)
         };
-        self.access_at(k, event, physical);
+        let slot = self.slot(k, event.rip, true);
+        self.serve(k, event, physical, slot);
     }
 
     /// The same where the bus knows it by this address.
     pub(super) fn access_at(&self, k: &Kernel, event: &mut Event, physical: u64) {
-        let slot = self.slot(&k.exec.space, event.rip);
+        let slot = self.slot(k, event.rip, false);
+        self.serve(k, event, physical, slot);
+    }
+
+    fn serve(&self, k: &Kernel, event: &mut Event, physical: u64, slot: Slot) {
         k.preempt();
         if slot.reads {
             for (offset, size) in words(slot.size) {
@@ -124,7 +130,7 @@ impl Registers {
 
     /// Lets the driver go on in the instruction at which it is as if its memory operand, at `address`, were `before`.
     pub(super) fn run_on(&self, k: &Kernel, event: &mut Event, address: u64, before: &[u8]) {
-        let slot = self.slot(&k.exec.space, event.rip);
+        let slot = self.slot(k, event.rip, false);
         Ptr::new(slot.cell).write_bytes(before);
         self.pending.set(Some((Destination::Memory(address), slot)));
         event.rip = slot.code;
@@ -145,7 +151,8 @@ impl Registers {
         }
     }
 
-    fn slot(&self, space: &Space, rip: u64) -> Slot {
+    /// The re-encoded instruction. `hot` says that it will often come here: a jump leads to it from then on.
+    fn slot(&self, k: &Kernel, rip: u64, hot: bool) -> Slot {
         if let Some(slot) = self.slots.borrow().get(&rip) {
             return *slot;
         }
@@ -153,16 +160,18 @@ impl Registers {
         if index == SLOTS {
             Finding::not_modelled("more than 4,096 instructions that access device registers").raise();
         }
-        let slot = self.encode(space, rip, index * SLOT);
+        let original = decode(rip);
+        let next = if hot { k.exec.detour(rip) } else { None };
+        let slot = self.encode(&k.exec.space, &original, index * SLOT, next.unwrap_or(original.next_ip()));
         self.slots.borrow_mut().insert(rip, slot);
         slot
     }
 
-    fn encode(&self, space: &Space, rip: u64, offset: u64) -> Slot {
-        let original = decode(rip);
-        let (reads, writes) = accesses(&original);
+    /// Encodes an instruction again, so that the driver goes on at `next` behind it.
+    fn encode(&self, space: &Space, original: &Instruction, offset: u64, next: u64) -> Slot {
+        let (reads, writes) = accesses(original);
         let (code, cell) = (self.code + offset, self.cells + offset);
-        let mut moved = original;
+        let mut moved = *original;
         moved.set_memory_base(Register::RIP);
         moved.set_memory_index(Register::None);
         moved.set_memory_index_scale(1);
@@ -173,15 +182,11 @@ impl Registers {
         if let Err(error) = encoder.encode(&moved, code) {
             Finding::not_modelled(format!("`{original}` at device registers: {error}")).raise();
         }
-        let next = original.next_ip();
         let mut bytes = encoder.take_buffer();
         bytes.extend([0xFF, 0x25, 0, 0, 0, 0]); // jmp [rip]
         bytes.extend((if writes { resume_entry as *const () as u64 } else { next }).to_le_bytes());
-        let page = code / PAGE * PAGE;
-        space.protect(page, PAGE, PageKind::Object);
-        space.write(code, &bytes);
-        space.protect(page, PAGE, PageKind::KernelCode);
-        Slot { code, cell, size: original.memory_size().size(), reads, writes, original: rip, next }
+        space.patch(code, &bytes);
+        Slot { code, cell, size: original.memory_size().size(), reads, writes, original: original.ip(), next }
     }
 }
 

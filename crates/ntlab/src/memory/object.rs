@@ -1,11 +1,11 @@
-//! Structures that the kernel makes: IRPs, threads, file objects. Made and freed without a system call, poisoned while they are free.
+//! Structures that the kernel makes: IRPs, threads, file objects. Made and freed without a system call, poisoned once they were freed.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
 
 use super::{Arena, PageKind, Ptr, Space, fault, host};
 use crate::{config::Checks, finding::Finding};
 
-/// What fills a free object: as a pointer, one that faults.
+/// What fills an object that was freed: as a pointer, one that faults.
 pub const POISON: u8 = 0xDD;
 /// Objects start at multiples of this, a cache line.
 const GRANULE: u64 = 64;
@@ -18,8 +18,11 @@ const QUARANTINE: usize = 32;
 enum State {
     /// No object begins here.
     None,
+    /// No object was here yet: zeros.
+    Fresh,
     Live,
-    Free,
+    /// There was one: poison.
+    Freed,
 }
 
 #[derive(Debug, Default)]
@@ -51,20 +54,24 @@ impl ObjectStore {
     pub fn allocate(&self, bytes: u64) -> u64 {
         assert!(0 < bytes && bytes <= CHUNK, "an object has 1 byte to 64 KiB");
         let size = bytes.next_multiple_of(GRANULE);
-        let address = self.take(size);
+        let (address, before) = self.take(size);
+        let content = if before == State::Fresh { 0 } else { POISON };
         if self.space.checks() >= Checks::Traces
-            && let Some(offset) = self.space.first_other(address, size, POISON)
+            && let Some(offset) = self.space.first_other(address, size, content)
         {
             let parameters = [address + offset, 1, 0, 0];
-            let sentence =
-                format!("write to offset {offset:#x} of a kernel structure of {size} bytes after it was freed");
+            let when = if before == State::Fresh { "before it was made" } else { "after it was freed" };
+            let sentence = format!("write to offset {offset:#x} of a kernel structure of {size} bytes {when}");
             Finding::bug_check(fault::PAGE_FAULT_IN_FREED_SPECIAL_POOL, parameters, sentence).raise();
         }
-        self.space.fill(address, size, 0);
+        if before != State::Fresh {
+            self.space.fill(address, size, 0);
+        }
         address
     }
 
-    fn take(&self, size: u64) -> u64 {
+    /// A free object, and what it was.
+    fn take(&self, size: u64) -> (u64, State) {
         let mut objects = self.objects.borrow_mut();
         let class = host::to_usize(size / GRANULE);
         if objects.free.len() <= class {
@@ -75,9 +82,9 @@ impl ObjectStore {
         }
         let address = objects.free[class].pop_front().expect("a chunk has at least one object");
         let granule = host::to_usize((address - objects.base) / GRANULE);
-        objects.states[granule] = State::Live;
+        let before = mem::replace(&mut objects.states[granule], State::Live);
         objects.live += 1;
-        address
+        (address, before)
     }
 
     fn grow(&self, objects: &mut Objects, size: u64) {
@@ -85,7 +92,6 @@ impl ObjectStore {
         while objects.free[class].len() <= QUARANTINE {
             let chunk = self.space.take(Arena::Objects, CHUNK);
             self.space.open(chunk, CHUNK, PageKind::Object);
-            self.space.fill(chunk, CHUNK, POISON);
             if objects.sizes.is_empty() {
                 objects.base = chunk;
             }
@@ -94,7 +100,7 @@ impl ObjectStore {
             for index in 0..CHUNK / size {
                 let address = chunk + index * size;
                 let granule = host::to_usize((address - objects.base) / GRANULE);
-                objects.states[granule] = State::Free;
+                objects.states[granule] = State::Fresh;
                 objects.free[class].push_back(address);
             }
         }
@@ -108,7 +114,7 @@ impl ObjectStore {
         let mut objects = self.objects.borrow_mut();
         let offset = address - objects.base;
         let size = objects.sizes[host::to_usize(offset / CHUNK)];
-        objects.states[host::to_usize(offset / GRANULE)] = State::Free;
+        objects.states[host::to_usize(offset / GRANULE)] = State::Freed;
         objects.free[host::to_usize(size / GRANULE)].push_back(address);
         objects.live -= 1;
         if self.space.checks() >= Checks::Traces {

@@ -51,11 +51,13 @@ pub enum Arena {
     Pool,
     /// Paged pool.
     PagedPool,
+    /// What runs in place of driver code, below the images and within reach of a jump from there.
+    Detours,
 }
 
 /// Start and end of each arena in the reservation, by `Arena`. The page map comes first: a byte a page is 16 MiB.
-const ARENAS: [(u64, u64); 10] = [
-    (USER_END + 128 * MIB, 6 * GIB),
+const ARENAS: [(u64, u64); 11] = [
+    (USER_END + 128 * MIB + GIB, 6 * GIB),
     (USER_END, USER_END + 128 * MIB),
     (6 * GIB, 8 * GIB),
     (8 * GIB, 16 * GIB),
@@ -65,6 +67,7 @@ const ARENAS: [(u64, u64); 10] = [
     (32 * MIB, USER_END),
     (24 * GIB, 56 * GIB),
     (56 * GIB, RESERVED),
+    (USER_END + 128 * MIB, USER_END + 128 * MIB + GIB),
 ];
 /// Addresses below are user processes': as in Windows, all of them lie below the system's.
 const USER_END: u64 = 4 * GIB;
@@ -140,9 +143,9 @@ impl Space {
 
     /// The arena and offset in it of an address: what a trace may say about an address.
     pub fn locate(&self, address: u64) -> Option<(Arena, u64)> {
-        use Arena::{HostStacks, Images, Kernel, Mmio, Objects, Packets, PagedPool, Pool, Stacks, User};
+        use Arena::{Detours, HostStacks, Images, Kernel, Mmio, Objects, Packets, PagedPool, Pool, Stacks, User};
         let offset = address.checked_sub(self.base)?;
-        let all = [Images, Kernel, Stacks, HostStacks, Objects, Packets, Mmio, User, Pool, PagedPool];
+        let all = [Images, Kernel, Stacks, HostStacks, Objects, Packets, Mmio, User, Pool, PagedPool, Detours];
         let arena = all.into_iter().find(|arena| (bounds(*arena).0..bounds(*arena).1).contains(&offset))?;
         Some((arena, offset - bounds(arena).0))
     }
@@ -288,6 +291,8 @@ impl Space {
         }
         let in_one_mapping = kind == PageKind::PagedPool && self.method == GuardMethod::Markers;
         if kind.pageable() && !in_one_mapping {
+            // SAFETY: the range was taken from an arena.
+            host_result(unsafe { host::set_apart(address, length) });
             pageable.insert(address, (length, kind));
         }
     }
@@ -325,6 +330,10 @@ impl Space {
         if self.method == GuardMethod::Markers && end > ranges.grown {
             let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
             Self::grow(ranges.grown, grown - ranges.grown);
+            if arena == Arena::PagedPool {
+                // SAFETY: as for `grow`.
+                host_result(unsafe { host::set_apart(ranges.grown, grown - ranges.grown) });
+            }
             ranges.grown = grown;
         }
         address
@@ -416,16 +425,22 @@ impl Space {
         unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Changes a byte of driver code.
-    pub(crate) fn patch(&self, address: u64, byte: u8) {
-        self.assert_inside(address, 1);
-        let (page, protection) = (address / PAGE * PAGE, self.kind(address).protection());
-        // SAFETY: the page is one of an image; the lab holds no Rust reference into guest memory.
-        host_result(unsafe { host::protect(page, PAGE, Protection::ReadWrite) });
-        // SAFETY: the page can be written, and no code runs in it meanwhile: this thread is the only one that runs the driver.
-        unsafe { (address as *mut u8).write(byte) };
+    /// Changes code; all of it has pages of one kind.
+    pub(crate) fn patch(&self, address: u64, code: &[u8]) {
+        self.assert_inside(address, code.len() as u64);
+        // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory, and no code runs in them meanwhile: this
+        // thread is the only one that runs the driver.
+        if unsafe { host::write_protected(address, code) } {
+            return;
+        }
+        let page = address / PAGE * PAGE;
+        let length = (address + code.len() as u64).next_multiple_of(PAGE) - page;
+        // SAFETY: the pages are those of an image; the lab holds no Rust reference into guest memory.
+        host_result(unsafe { host::protect(page, length, Protection::ReadWrite) });
+        // SAFETY: the pages can be written, and no code runs in them meanwhile: this thread is the only one that runs the driver.
+        unsafe { (address as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
         // SAFETY: as above.
-        host_result(unsafe { host::protect(page, PAGE, protection) });
+        host_result(unsafe { host::protect(page, length, self.kind(address).protection()) });
     }
 
     /// Makes open pages pages of that kind: images and kernel code.
