@@ -205,8 +205,9 @@ pub(super) fn operand(instruction: &Instruction, event: &Event) -> Option<u64> {
 /// `mov dword ptr gs:[DETOUR], number; jmp resume_entry`.
 fn way_in(number: u64) -> Vec<u8> {
     let mut code = vec![0x65, 0xC7, 0x04, 0x25];
-    code.extend((DETOUR as u32).to_le_bytes());
-    code.extend((number as u32).to_le_bytes());
+    // Both fit: an offset in a page, and the number of an instruction, of which there are 4,096 at most.
+    code.extend(&DETOUR.to_le_bytes()[..4]);
+    code.extend(&number.to_le_bytes()[..4]);
     code.extend(jump_to(resume_entry as *const () as u64));
     code
 }

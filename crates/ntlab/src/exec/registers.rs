@@ -162,7 +162,7 @@ impl Registers {
         }
         let original = decode(rip);
         let next = if hot { k.exec.detour(rip) } else { None };
-        let slot = self.encode(&k.exec.space, &original, index * SLOT, next.unwrap_or(original.next_ip()));
+        let slot = self.encode(&k.exec.space, &original, index * SLOT, next.unwrap_or_else(|| original.next_ip()));
         self.slots.borrow_mut().insert(rip, slot);
         slot
     }

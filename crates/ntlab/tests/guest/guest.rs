@@ -147,6 +147,21 @@ pub extern "C" fn overflow(n: u64, x: u64) -> u64 {
 // Device registers.
 
 /// Accesses in the forms that compilers make of volatile reads and writes.
+/// Reads a register with an instruction of two bytes and adds two with instructions of two bytes; or begins at the `entry`th of them.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub extern "C" fn mmio_short(_: u64, _: u64) -> u64 {
+    naked_asm!(
+        "xor eax, eax",
+        "cmp edx, 1", "je 3f",
+        "cmp edx, 2", "je 4f",
+        "2:", "mov eax, [rcx]", "3:", "inc eax", "4:", "inc eax",
+        "cmp edx, 3", "jne 5f",
+        "xor edx, edx", "jmp 2b",
+        "5:", "ret",
+    )
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmio_forms(p: u64, _: u64) -> u64 {
     let p = p as *mut u32;

@@ -104,6 +104,50 @@ fn registers_that_were_unmapped_fault() {
 }
 
 #[test]
+fn an_instruction_that_accessed_registers_accesses_them_again_or_memory() {
+    Guest::new().run(|guest| {
+        let registers = map(guest);
+        let memory = guest.k.memory.allocate_io_buffer(4096);
+        let fresh = with(|device, _| *device);
+        memory.write_bytes(&fresh);
+        let on_device = || {
+            with(|device, log| {
+                *device = fresh;
+                log.clear();
+            });
+            let result = guest.call("mmio_forms", registers.address(), 0);
+            with(|_, log| log[11..].sort());
+            (result, log())
+        };
+        let first = on_device();
+        assert_eq!(on_device(), first);
+        assert_eq!(guest.call("mmio_forms", memory.address(), 0), first.0);
+        assert_eq!(log(), first.1, "no access to the device");
+        guest.k.memory.mappings.unmap(registers.address(), 4096);
+        let finding = guest.finding("mmio_forms", registers.address(), 0);
+        assert_eq!(finding.sentence, "write to device registers that were unmapped");
+    });
+}
+
+#[test]
+fn a_branch_into_what_a_jump_covers_leads_to_the_same_instruction() {
+    Guest::new().run(|guest| {
+        let registers = map(guest);
+        with(|device, _| device[0] = 40);
+        for entry in [0, 3] {
+            assert_eq!(guest.call("mmio_short", registers.address(), entry), 42);
+        }
+        let jumps = if guest.k.exec.detours.is_some() { 1 } else { 0 };
+        let site = guest.function("mmio_short");
+        let jump = (0..32).filter(|offset| Ptr::<u8>::new(site + offset).read() == 0xE9).count();
+        assert_eq!(jump, jumps, "the instruction was replaced where nothing steps");
+        for (entry, result) in [(1, 2), (2, 1), (0, 42)] {
+            assert_eq!(guest.call("mmio_short", registers.address(), entry), result);
+        }
+    });
+}
+
+#[test]
 fn a_mapping_starts_where_its_physical_address_does() {
     Guest::new().run(|guest| {
         map(guest);
