@@ -137,7 +137,7 @@ fn a_branch_into_what_a_jump_covers_leads_to_the_same_instruction() {
         for entry in [0, 3] {
             assert_eq!(guest.call("mmio_short", registers.address(), entry), 42);
         }
-        let jumps = if guest.k.exec.detours.is_some() { 1 } else { 0 };
+        let jumps = usize::from(guest.k.exec.detours.is_some());
         let site = guest.function("mmio_short");
         let jump = (0..32).filter(|offset| Ptr::<u8>::new(site + offset).read() == 0xE9).count();
         assert_eq!(jump, jumps, "the instruction was replaced where nothing steps");
