@@ -17,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the build and the tests need: Rust's Windows target, libclang, the public-domain kernel headers, and QEMU.
+    /// Install what the build and the tests need: Rust's Windows target, libclang, the public-domain kernel headers, signing tools, and QEMU.
     Setup,
     /// Build hotadd.sys.
     Build,
@@ -39,7 +39,7 @@ enum Command {
     Docs,
     /// Check formatting, lints and documentation, and run the tests.
     Test,
-    /// Put hotadd.sys, its symbols and its INF into target/package.
+    /// Make the driver package in target/package, signed with a test certificate, and its zip.
     Package,
 }
 
@@ -71,9 +71,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test => test::run()?,
         Command::Package => {
-            println!("{}", package::run()?.display());
+            let package = package::run()?;
+            println!("{}\n{}", package.directory.display(), package.zip.display());
             println!(
-                "Not done on Linux: the catalog (Inf2Cat) and the signatures (signtool). Windows installs no driver without."
+                "Signed for tests: see docs/package.md for how a machine trusts it, and for how to sign for others."
             );
         }
     }
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode> {
 const fn purpose(command: &Command) -> Purpose {
     match command {
         Command::Setup | Command::Test => Purpose::RealHardware,
+        Command::Package => Purpose::Package,
         _ => Purpose::Build,
     }
 }

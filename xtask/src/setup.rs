@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use kit::Requirement;
 use ntlab::hw::qemu::{self, QemuError};
 
+use crate::package;
+
 /// The version of libclang that is tried most.
 const LIBCLANG: u32 = 14;
 
@@ -16,6 +18,8 @@ const LIBCLANG: u32 = 14;
 pub enum Purpose {
     /// To build.
     Build,
+    /// To make a signed package too.
+    Package,
     /// To run the driver on the real device too, as the tests do.
     RealHardware,
 }
@@ -23,6 +27,7 @@ pub enum Purpose {
 /// Something that is not installed.
 enum Missing {
     Build(Requirement),
+    Packaging(&'static str),
     Qemu,
 }
 
@@ -30,6 +35,7 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Build(requirement) => requirement.fmt(formatter),
+            Self::Packaging(program) => write!(formatter, "{program}, with which packages are signed"),
             Self::Qemu => formatter.write_str("QEMU's emulator of x86 machines, qemu-system-x86_64"),
         }
     }
@@ -99,8 +105,11 @@ fn rust_target() -> Result<()> {
 fn missing(purpose: Purpose) -> Vec<Missing> {
     let mut missing = kit::missing();
     // Only the tests have drivers in C.
-    missing.retain(|requirement| purpose != Purpose::Build || *requirement != Requirement::Clang);
+    missing.retain(|requirement| purpose == Purpose::RealHardware || *requirement != Requirement::Clang);
     let mut missing: Vec<_> = missing.into_iter().map(Missing::Build).collect();
+    if purpose != Purpose::Build {
+        missing.extend(package::sign::missing().into_iter().map(Missing::Packaging));
+    }
     if purpose == Purpose::RealHardware && matches!(qemu::version(), Err(QemuError::Absent)) {
         missing.push(Missing::Qemu);
     }
@@ -112,6 +121,7 @@ fn packages(missing: &[Missing]) -> Vec<String> {
         .iter()
         .flat_map(|missing| match missing {
             Missing::Build(Requirement::KernelHeaders) => vec!["mingw-w64-x86-64-dev".to_owned()],
+            Missing::Packaging(program) => vec![(*program).to_owned()],
             Missing::Qemu => vec!["qemu-system-x86".to_owned()],
             Missing::Build(Requirement::Libclang) => {
                 let version = libclang_version(&known_packages());
