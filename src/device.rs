@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, hold};
+use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, hold};
 use wdm::device::{Device, Function, Interface, NewDevice};
 use wdm::irp::{Disposition, Irp};
 use wdm::irql::Passive;
@@ -209,7 +209,8 @@ impl Fdo {
             timeouts: self.core.timeouts.load(Ordering::Relaxed),
             journal_next: shared.journal.next(),
             now: time::now(),
-            reserved: 0,
+            driver_version: Version::THIS.code(),
+            device: self.core.number,
         }
     }
 }

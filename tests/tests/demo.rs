@@ -10,7 +10,8 @@ use hotadd_tests::{each_seed, sys};
 use ntlab::{config::Config, machine::Machine};
 use serde_json::{Map, Value};
 use workload::Demo;
-use xtask::demo::{self, Hardware, Options};
+use workload::{Hardware, MachineOptions};
+use xtask::demo::{self, Options};
 
 /// The demo as it is without options, but that it writes its results to `json` alone.
 fn quiet(json: &Path) -> Options {
@@ -20,7 +21,10 @@ fn quiet(json: &Path) -> Options {
 /// The results of a demo with few requests, as it writes them to the file `name`.
 fn results(seed: u64, name: &str) -> Map<String, Value> {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let options = Options { seed: Some(seed), requests: 8, ..quiet(&json) };
+    let options = Options {
+        machine: MachineOptions { seed: Some(seed), requests: 8, ..MachineOptions::default() },
+        ..quiet(&json)
+    };
     let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
     assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
     let text = fs::read_to_string(json).expect("the results are there");
@@ -50,7 +54,10 @@ fn no_request_is_lost_and_every_processor_works() {
 #[test]
 fn the_demo_without_options_comes_to_its_end_under_full_load() {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plain.json");
-    let code = demo::run(&Options { seed: Some(1), ..quiet(&json) }, || Ok(sys().to_owned()));
+    let code = demo::run(
+        &Options { machine: MachineOptions { seed: Some(1), ..MachineOptions::default() }, ..quiet(&json) },
+        || Ok(sys().to_owned()),
+    );
     assert_eq!(code.expect("the demo runs"), ExitCode::SUCCESS, "every promise is kept");
 }
 
@@ -93,7 +100,8 @@ fn a_broken_promise_ends_with_the_command_that_repeats_it_and_exit_code_1() {
     const ALONE: &str = "HOTADD_TEST_BROKEN_PROMISE";
     // One request at a time stays in the group of those who send it: the other group's processors get none.
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.json");
-    let options = Options { seed: Some(9), max: 128, groups: 2, requests: 1, ..quiet(&json) };
+    let machine = MachineOptions { seed: Some(9), max: 128, groups: 2, requests: 1, ..MachineOptions::default() };
+    let options = Options { machine, ..quiet(&json) };
     if env::var_os(ALONE).is_some() {
         let code = demo::run(&options, || Ok(sys().to_owned()));
         assert_eq!(code.expect("the demo runs"), ExitCode::FAILURE);
@@ -113,7 +121,11 @@ fn a_broken_promise_ends_with_the_command_that_repeats_it_and_exit_code_1() {
 fn without_qemu_the_demo_on_real_hardware_names_the_package_in_one_line() {
     const ALONE: &str = "HOTADD_TEST_WITHOUT_QEMU";
     if env::var_os(ALONE).is_some() {
-        let options = Options { hardware: Hardware::Qemu, quiet: true, ..Options::default() };
+        let options = Options {
+            machine: MachineOptions { hardware: Hardware::Qemu, ..MachineOptions::default() },
+            quiet: true,
+            ..Options::default()
+        };
         let code = demo::run(&options, || unreachable!("nothing is built for a demo that cannot run"));
         assert_eq!(code.expect("it says why, and ends"), ExitCode::from(2));
         return;

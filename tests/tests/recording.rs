@@ -8,13 +8,19 @@ use recording::{
     ActivityKind, Origin, Recording,
     derived::{Added, Ending},
 };
+use workload::MachineOptions;
 use xtask::demo::{self, Options};
 
 /// The recording of a demo with few requests in flight, as it is written to the file `name`.
 fn record(name: &str) -> String {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let record = Some(file.clone());
-    let options = Options { seed: Some(7), requests: 8, record, quiet: true, ..Options::default() };
+    let options = Options {
+        machine: MachineOptions { seed: Some(7), requests: 8, ..MachineOptions::default() },
+        record,
+        quiet: true,
+        ..Options::default()
+    };
     let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
     assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
     fs::read_to_string(file).expect("the recording is there")

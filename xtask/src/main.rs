@@ -17,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the build and the tests need: Rust's Windows target, libclang, the public-domain kernel headers, signing tools, and QEMU.
+    /// Install what the build and the tests need: Rust's Windows targets, libclang, the public-domain kernel headers, signing tools, QEMU, Wine.
     Setup,
     /// Build hotadd.sys.
     Build,
@@ -84,7 +84,7 @@ fn run(command: Command) -> Result<ExitCode> {
 /// What has to be there for a command: all of it where everything is to be set up or tested.
 const fn purpose(command: &Command) -> Purpose {
     match command {
-        Command::Setup | Command::Test => Purpose::RealHardware,
+        Command::Setup | Command::Test => Purpose::Tests,
         Command::Package => Purpose::Package,
         _ => Purpose::Build,
     }

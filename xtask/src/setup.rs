@@ -20,8 +20,8 @@ pub enum Purpose {
     Build,
     /// To make a signed package too.
     Package,
-    /// To run the driver on the real device too, as the tests do.
-    RealHardware,
+    /// For the tests too: drivers in C, the real device, programs under Wine.
+    Tests,
 }
 
 /// Something that is not installed.
@@ -59,9 +59,12 @@ impl std::error::Error for NotAllowed {}
 ///
 /// [`NotAllowed`] with the command to run where this program may not install; else what went wrong.
 pub fn run(purpose: Purpose) -> Result<()> {
-    rust_target()?;
+    rust_target(kit::TARGET)?;
     if cfg!(windows) {
         return Ok(());
+    }
+    if purpose == Purpose::Tests {
+        rust_target(kit::PROGRAM_TARGET)?;
     }
     let missing = missing(purpose);
     if missing.is_empty() {
@@ -88,29 +91,30 @@ pub fn run(purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
-/// Rust's target comes with rustup's toolchain file, except where automatic installation is switched off.
-fn rust_target() -> Result<()> {
+/// Rust's target for drivers comes with rustup's toolchain file, except where automatic installation is switched off.
+fn rust_target(target: &str) -> Result<()> {
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(kit::root()))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(kit::TARGET).join("lib").exists() {
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").exists() {
         return Ok(());
     }
-    let command = format!("rustup target add {}", kit::TARGET);
-    let added = Command::new("rustup").args(["target", "add", kit::TARGET]).current_dir(kit::root()).status();
+    let added = Command::new("rustup").args(["target", "add", target]).current_dir(kit::root()).status();
     if added.is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    Err(NotAllowed(format!("Please run, in {}:\n  {command}", kit::root().display())).into())
+    Err(NotAllowed(format!("Please run, in {}:\n  rustup target add {target}", kit::root().display())).into())
 }
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
     let mut missing = kit::missing();
-    // Only the tests have drivers in C.
-    missing.retain(|requirement| purpose == Purpose::RealHardware || *requirement != Requirement::Clang);
+    // Only the tests have drivers in C, and start programs.
+    missing.retain(|requirement| {
+        purpose == Purpose::Tests || matches!(requirement, Requirement::KernelHeaders | Requirement::Libclang)
+    });
     let mut missing: Vec<_> = missing.into_iter().map(Missing::Build).collect();
     if purpose != Purpose::Build {
         missing.extend(package::sign::missing().into_iter().map(Missing::Packaging));
     }
-    if purpose == Purpose::RealHardware && matches!(qemu::version(), Err(QemuError::Absent)) {
+    if purpose == Purpose::Tests && matches!(qemu::version(), Err(QemuError::Absent)) {
         missing.push(Missing::Qemu);
     }
     missing
@@ -127,6 +131,8 @@ fn packages(missing: &[Missing]) -> Vec<String> {
                 let version = libclang_version(&known_packages());
                 vec![format!("libclang1-{version}"), format!("libclang-common-{version}-dev")]
             }
+            Missing::Build(Requirement::Linker) => vec!["gcc-mingw-w64-x86-64-win32".to_owned()],
+            Missing::Build(Requirement::Wine) => vec!["wine64".to_owned()],
             Missing::Build(Requirement::Clang) => vec![format!("clang-{}", libclang_version(&known_packages()))],
         })
         .collect()

@@ -15,6 +15,8 @@ pub fn run() -> Result<()> {
     let windows: Vec<&str> = windows.iter().map(String::as_str).collect();
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--locked", "--all-targets", "--", "--deny", "warnings"], &[])?;
+    let program = ["--package", "hotaddctl", "--target", kit::PROGRAM_TARGET];
+    cargo(&[&["clippy", "--locked"], &program[..], &["--", "--deny", "warnings"]].concat(), &[])?;
     kit::clippy(&windows)?;
     cargo(&["doc", "--locked", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     kit::doc(&windows)?;

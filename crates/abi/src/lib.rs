@@ -40,9 +40,11 @@
 #![no_std]
 
 mod event;
+mod version;
 mod wire;
 
 pub use event::{Event, EventKind};
+pub use version::Version;
 pub use wire::{Wire, WireError};
 
 use wire::wire;
@@ -242,7 +244,10 @@ wire! {
         pub journal_next: u64,
         /// The interrupt time now, in 100 ns units.
         pub now: u64,
-        @reserved reserved: u64,
+        /// The driver's [`Version`].
+        pub driver_version: u32,
+        /// Which of the driver's devices this is: what its events have as [`Event::device`].
+        pub device: u32,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `hotadd.sys` in a machine of the lab: installing it, asking it for what its interface offers, and load whose every answer is checked.
 //! The demo, the benchmark and the tests are written on it.
 
+mod additions;
 pub mod check;
 mod client;
 mod demo;
@@ -9,17 +10,20 @@ pub mod fuzz;
 pub mod interference;
 pub mod life;
 mod load;
+mod machine;
 pub mod record;
 pub mod sequence;
 pub mod systematic;
 
 use std::path::Path;
 
+pub use additions::{Addition, Additions};
 pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
 pub use demo::Demo;
 pub use endurance::Endurance;
 use load::open_twice;
 pub use load::{Counts, Load, MOST_LANES, Manner, Plan, Target};
+pub use machine::{Hardware, MachineOptions};
 use ntlab::{
     hw::edu::EduModel,
     pnp::{DeviceSpec, DriverPackage},

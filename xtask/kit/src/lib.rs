@@ -1,4 +1,5 @@
-//! Builds the workspace's WDM drivers, on Linux as on Windows, with the genuine `wdk` crates; and drivers in C.
+//! Builds the workspace's WDM drivers, on Linux as on Windows, with the genuine `wdk` crates; drivers in C; and, on Linux, programs for
+//! Windows.
 //!
 //! On Windows the crates are used as published, over the installed WDK. On Linux the same locked versions are used over
 //! a kit staged from the public-domain headers of mingw-w64 (`stage.rs`), with small edits of `wdk-build` (`vendor.rs`),
@@ -7,10 +8,14 @@
 mod build;
 mod c;
 mod headers;
+#[cfg(unix)]
+mod program;
 mod stage;
 mod staged;
 mod vendor;
 
 pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
 pub use c::c_driver;
+#[cfg(unix)]
+pub use program::{PROGRAM_TARGET, program, under_wine, wine};
 pub use stage::{Requirement, missing};

@@ -12,6 +12,8 @@ use implib::{Flavor, ImportLibrary, MachineType};
 use object::read::archive::ArchiveFile;
 
 use crate::headers::{Clang, Compiler, Mingw};
+#[cfg(unix)]
+use crate::program;
 use crate::staged;
 
 /// The version the kit claims to have. Any will do that `wdk-build` accepts.
@@ -71,7 +73,7 @@ pub struct Kit {
     pub clang_args: String,
 }
 
-/// Something that staging needs and the distribution brings.
+/// Something that builds or tests need and the distribution brings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Requirement {
     /// The kernel's headers and import libraries of mingw-w64.
@@ -80,6 +82,10 @@ pub enum Requirement {
     Libclang,
     /// The compiler, for drivers in C.
     Clang,
+    /// The linker, for programs.
+    Linker,
+    /// What starts programs.
+    Wine,
 }
 
 impl fmt::Display for Requirement {
@@ -88,6 +94,8 @@ impl fmt::Display for Requirement {
             Self::KernelHeaders => "the kernel headers and import libraries of mingw-w64 for x86_64",
             Self::Libclang => "libclang 14 or newer with its headers",
             Self::Clang => "clang 14 or newer",
+            Self::Linker => "gcc of mingw-w64 for x86_64",
+            Self::Wine => "Wine for 64-bit programs",
         })
     }
 }
@@ -97,7 +105,7 @@ pub fn is_wanted() -> bool {
     env::var_os("WDKContentRoot").is_none()
 }
 
-/// What is not installed of all that a build needs.
+/// What is not installed of all that builds and tests need.
 #[must_use]
 pub fn missing() -> Vec<Requirement> {
     let mut missing = Vec::new();
@@ -110,6 +118,8 @@ pub fn missing() -> Vec<Requirement> {
     if Compiler::find().is_none() {
         missing.push(Requirement::Clang);
     }
+    #[cfg(unix)]
+    missing.extend(program::missing());
     missing
 }
 

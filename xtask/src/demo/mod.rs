@@ -12,19 +12,23 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use ntlab::{config::Config, hw::qemu, machine::Machine, report::Report};
 
-pub use self::options::{Hardware, Options};
+use workload::Hardware;
+
+pub use self::options::Options;
 use self::{
     results::Results,
     scenario::{Played, Scenario},
     view::View,
 };
 
+/// What repeats a run, before the options.
+const COMMAND: &str = "cargo xtask demo";
 /// Exit code of options that cannot be served.
 const USAGE: u8 = 2;
 
@@ -35,12 +39,12 @@ const USAGE: u8 = 2;
 ///
 /// The driver is not there, or a file could not be written to the end.
 pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
-    let seed = options.seed.unwrap_or_else(seed_from_clock);
-    let prepared = options.machine(seed).map_err(Error::msg).and_then(|config| {
-        if options.hardware == Hardware::Qemu {
+    let seed = options.machine.seed();
+    let prepared = options.machine.config(seed, COMMAND).map_err(Error::msg).and_then(|config| {
+        if options.machine.hardware == Hardware::Qemu {
             qemu::version()?;
         }
-        Ok((config, Files::create(options)?))
+        Ok((Config { keep_timeline: options.record.is_some(), ..config }, Files::create(options)?))
     });
     let (config, files) = match prepared {
         Ok(prepared) => prepared,
@@ -75,7 +79,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
 /// A run that stopped, or broke a promise.
 pub fn seconds(sys: &Path) -> Result<f64> {
     let options = Options { quiet: true, ..Options::default() };
-    let config = options.machine(1).map_err(|contradiction| anyhow!(contradiction))?;
+    let config = options.machine.config(1, COMMAND).map_err(|contradiction| anyhow!(contradiction))?;
     let scenario = Scenario::new(&options, 1, &config);
     let view = Rc::new(View::new(true, scenario.stages()));
     let Played { results, .. } = play(&scenario, config, sys, &view)?.map_err(|report| anyhow!("{report}"))?;
@@ -127,10 +131,4 @@ impl Files {
         };
         Ok(Self { json: create(&options.json)?, record: create(&options.record)?, picture: create(&options.picture)? })
     }
-}
-
-/// Different from run to run; printed with the results, so that a run can be repeated.
-fn seed_from_clock() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(since_1970.subsec_nanos()) ^ since_1970.as_secs()
 }

@@ -3,26 +3,22 @@
 use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use hotadd_abi::{EngineKind, ProcessorStatistics};
-use ntlab::{config::Config, hot_add::NewProcessor, machine::System, pnp::Device, user::Status};
+use ntlab::{config::Config, machine::System, pnp::Device, user::Status};
 use recording::{Origin, Recording};
 use workload::{
-    Load, Plan, Target,
+    Additions, Hardware, Load, Plan, Target,
     record::{Recorded, Recorder},
 };
 
 use super::{
     journal::{self, Watch},
-    options::{Hardware, Options},
+    options::Options,
     results::{Change, Processor, Results},
     view::View,
 };
 
 /// An `edu` and a software device.
 const DEVICES: u32 = 2;
-/// Bytes of a memory module.
-const MODULE: u64 = 2 << 30;
-/// How many are added.
-const MODULES: u32 = 2;
 /// Requests that end between two changes of the machine, for each that is in flight.
 const ROUNDS: u64 = 8;
 /// Virtual nanoseconds that the load goes on when all are there.
@@ -36,7 +32,7 @@ pub struct Scenario {
     requests: u32,
     hardware: Hardware,
     processors: u32,
-    added: u32,
+    additions: Additions,
     /// Where a recording comes from, if one is wanted.
     origin: Option<Origin>,
 }
@@ -62,17 +58,17 @@ impl Scenario {
         let processors = config.processors;
         Self {
             seed,
-            requests: options.requests,
-            hardware: options.hardware,
+            requests: options.machine.requests,
+            hardware: options.machine.hardware,
             processors,
-            added: config.maximum_processors() - processors,
+            additions: Additions { processors: config.maximum_processors() - processors },
             origin: options.record.as_ref().map(|_| Origin::Lab { seed, command: config.repeat.clone() }),
         }
     }
 
     /// How many stages it has.
     pub fn stages(&self) -> u64 {
-        u64::from(self.added + MODULES) + 2
+        self.additions.all().len() as u64 + 2
     }
 
     /// Plays it.
@@ -141,31 +137,14 @@ impl Scenario {
         Some(Recorder::start(system, origin, recorded.collect()).expect("the driver always tells its status"))
     }
 
-    /// Processors one by one; the memory modules after a third and two thirds of them.
     fn add(&self, system: &System, load: &Load<'_>, view: &View, broken: &mut Vec<String>) {
-        let mut modules = 0;
-        for added in 0..self.added {
-            view.stage(&format!("add processor {} of {}", added + 1, self.added));
-            if let Err(status) = system.add_processor(NewProcessor::default()) {
-                broken.push(format!("a processor was not added: {status}"));
+        for addition in self.additions.all() {
+            view.stage(&format!("add {addition}"));
+            if let Err(status) = addition.make(system) {
+                broken.push(format!("{addition} was not added: {status}"));
             }
             self.keep_flowing(load, view, broken);
-            while modules < MODULES && (added + 1) * (MODULES + 1) >= self.added * (modules + 1) {
-                modules += 1;
-                self.add_module(system, load, view, broken, modules);
-            }
         }
-        for module in modules..MODULES {
-            self.add_module(system, load, view, broken, module + 1);
-        }
-    }
-
-    fn add_module(&self, system: &System, load: &Load<'_>, view: &View, broken: &mut Vec<String>, number: u32) {
-        view.stage(&format!("add memory module {number} of {MODULES}, 2 GiB"));
-        if let Err(status) = system.add_memory(MODULE, 0) {
-            broken.push(format!("memory was not added: {status}"));
-        }
-        self.keep_flowing(load, view, broken);
     }
 
     fn keep_flowing(&self, load: &Load<'_>, view: &View, broken: &mut Vec<String>) {
@@ -183,12 +162,12 @@ impl Scenario {
             (counts.lost != 0, format!("{} requests were lost", counts.lost)),
             (missed != 0, format!("the journal lost {missed} events that were waited for")),
             (
-                results.processors.len() != (self.processors + self.added) as usize,
+                results.processors.len() != (self.processors + self.additions.processors) as usize,
                 "a processor has no statistics".to_owned(),
             ),
             (idle != 0, format!("{idle} processors got no request after the last was added")),
             (
-                results.memory_bytes.after < results.memory_bytes.before + u64::from(MODULES) * MODULE,
+                results.memory_bytes.after < results.memory_bytes.before + Additions::MEMORY,
                 "memory was not noticed".to_owned(),
             ),
         ];

@@ -1,0 +1,98 @@
+//! `watch`: events as they happen.
+
+use std::io::Write;
+
+use anstyle::Style;
+use clap::Args;
+use hotadd_abi::EventKind;
+use recording::{Event, words};
+use serde_json::json;
+
+use crate::{
+    client::{Client, Journal},
+    device::{Access, Host, Place},
+    failure::Failure,
+    follow::{Follower, TICK},
+    styles::{BAD, GOOD, HELD, PLAIN, WEAK},
+    top,
+};
+
+/// Show events as they happen, one a line, until Ctrl-C; in the lab, until all was added.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Begin with the event of this number, 0 for the oldest that is kept; without it, with the next to come.
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
+    /// Print each event as a line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Show processors and rates on the whole screen, with the last events below.
+    #[arg(long, conflicts_with = "json")]
+    top: bool,
+}
+
+/// Shows events.
+pub fn run(host: &dyn Host, place: &Place, options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut client = Client::open(host, place, Access::Read)?;
+    let next = client.status()?.journal_next;
+    let from = options.from.unwrap_or(next);
+    if from > next {
+        return Err(Failure::Usage(format!("--from {from}: the next event will have number {next}")));
+    }
+    let mut follower = Follower::from(from);
+    if options.top {
+        return top::run(host, place, &mut client, &mut follower);
+    }
+    loop {
+        match follower.next(client.device(), TICK)? {
+            Some(journal) if options.json => print_json(&journal, out)?,
+            Some(journal) => print(&journal, out)?,
+            None if host.is_over() => return Ok(()),
+            None => (),
+        }
+    }
+}
+
+fn print(journal: &Journal, out: &mut dyn Write) -> Result<(), Failure> {
+    if journal.missed != 0 {
+        let missed = journal.missed;
+        writeln!(out, "{BAD}{missed} events were missed: overwritten before they were read here{BAD:#}")?;
+    }
+    for event in &journal.events {
+        let style = style(event);
+        writeln!(out, "{WEAK}{:>6}{WEAK:#} {style}{}{style:#}", event.sequence, words::line(&Event::from(event)))?;
+    }
+    Ok(out.flush()?)
+}
+
+fn print_json(journal: &Journal, out: &mut dyn Write) -> Result<(), Failure> {
+    if journal.missed != 0 {
+        writeln!(out, "{}", json!({ "missed": journal.missed }))?;
+    }
+    for event in &journal.events {
+        serde_json::to_writer(&mut *out, &Event::from(event))?;
+        writeln!(out)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Green for what was gained, yellow while something is held or stopped, red for what went wrong.
+const fn style(event: &hotadd_abi::Event) -> Style {
+    use EventKind as Kind;
+    if event.status < 0 {
+        return BAD;
+    }
+    match EventKind::from_code(event.kind) {
+        Some(
+            Kind::ProcessorAddComplete
+            | Kind::PlanRebuilt
+            | Kind::MemoryGrew
+            | Kind::PoolGrew
+            | Kind::GateOpened
+            | Kind::DeviceRestarted,
+        ) => GOOD,
+        Some(Kind::QueryStop | Kind::DeviceStopped | Kind::GateClosed | Kind::GateDrained | Kind::PowerDown) => HELD,
+        Some(Kind::RequestTimeout | Kind::SurpriseRemoved | Kind::GateRefusing | Kind::ParameterIgnored) => BAD,
+        _ => PLAIN,
+    }
+}
