@@ -174,7 +174,7 @@ fn touch_late(_: &Device, correct: bool) -> NTSTATUS {
         };
         let maybe_touch = |wrong| {
             if wrong {
-                touch()
+                touch();
             }
         };
         for turn in 1..=1000 {
