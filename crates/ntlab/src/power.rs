@@ -11,7 +11,7 @@ use std::{
 use windows_sys::{
     Wdk::{
         Foundation::DEVICE_OBJECT,
-        System::SystemServices::{IRP_MN_QUERY_POWER, IRP_MN_SET_POWER},
+        System::SystemServices::{IRP_MJ_POWER, IRP_MN_QUERY_POWER, IRP_MN_SET_POWER},
     },
     Win32::System::Power::{PowerSystemHibernate, PowerSystemSleeping3, PowerSystemWorking},
 };
@@ -21,16 +21,15 @@ use crate::{
     events::Kind,
     finding::Finding,
     io::{
-        device, irp,
+        device, driver, irp,
         layout::Words,
-        lost,
+        lost, rules,
         send::{self, IrpParameters},
     },
     kernel::Kernel,
     machine::System,
     memory::Ptr,
     pnp::{self, DeviceState, Devnode, request, worker},
-    rule::Rule,
     user::Status,
 };
 
@@ -185,12 +184,14 @@ fn send_system(k: &Kernel, devnode: &Devnode, minor: u32, words: Words) -> i32 {
     status
 }
 
-/// "Function and filter drivers that are located above a bus driver must not fail a request to set a device power state", nobody one to set
-/// the system's.
+/// Nobody may fail a request to set the system's power state, and one to set the device's only a bus driver whose device goes
+/// ("`IRP_MN_SET_POWER`"). What drivers above it do was looked at when they did it.
 fn check_not_failed(k: &Kernel, pdo: Ptr<DEVICE_OBJECT>, minor: u32, words: Words, status: i32) {
     if minor == IRP_MN_SET_POWER && status < 0 && !pnp::bus_fails(k, pdo, minor, words) {
         let sentence = format!("a driver failed a request to set a power state with {status:#010x}");
-        Rule::SetPowerFailed.broken([pdo.address(), u64::from(status.cast_unsigned()), 0], sentence).raise();
+        Finding::bug_check(irp::IO_MANAGER_VIOLATION, [rules::MUST_NOT_FAIL, 0, 0, pdo.address()], sentence)
+            .with_stack("the bus driver's dispatch routine", &[driver::routine(pdo, IRP_MJ_POWER)])
+            .raise();
     }
 }
 

@@ -26,9 +26,6 @@ rules! {
     LostIrp = 0x1AB_0101,
     /// An IRP that outlives the cleanup of its handle ("`DispatchCleanup` Routines"). Parameter 2: the IRP.
     LeftAfterCleanup = 0x1AB_0102,
-    /// A driver above the bus failed a request to set a power state ("`IRP_MN_SET_POWER`"). Parameter 2: the physical device object; 3: the
-    /// status.
-    SetPowerFailed = 0x1AB_0103,
     /// An interrupt service routine claims an interrupt that its device did not raise ("Writing an ISR"). Parameter 2: the routine.
     FalseClaim = 0x1AB_0201,
     /// A DPC that an interrupt queued is still to run when the driver has stopped its device ("Handling an `IRP_MN_STOP_DEVICE` Request").

@@ -211,6 +211,20 @@ fn what_a_bus_driver_may_not_report_is_found() {
 }
 
 #[test]
+fn a_bus_driver_that_fails_a_request_to_set_the_power_state_of_the_system_is_found() {
+    let found = run(1, |system| {
+        plug_bus(system, 0b1, 7);
+        system.sleep_system(SystemState::S3)
+    });
+    let report = found.expect_err("nobody may");
+    let Cause::BugCheck { code, parameters } = report.finding.cause else { panic!("{report}") };
+    assert_eq!((code, parameters[0]), (0xC9, 0x247), "{report}");
+    let is_named =
+        report.related.iter().flat_map(|(_, stack)| stack).any(|frame| frame.function.as_deref() == Some("Dispatch"));
+    assert!(is_named, "{report}");
+}
+
+#[test]
 fn a_bus_driver_that_keeps_a_child_that_is_gone_is_found() {
     let found = run(1, |system| {
         plug_bus(system, 0b1, 5);

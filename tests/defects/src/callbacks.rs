@@ -70,7 +70,7 @@ unsafe extern "C" {
 }
 
 #[inline(always)]
-fn lower(to: KIRQL) {
+pub fn lower(to: KIRQL) {
     // SAFETY: that the level is one the caller may have is what the defects get wrong.
     unsafe { KeLowerIrql(to) };
 }
@@ -94,7 +94,7 @@ const fn context_of(device: &Device) -> PVOID {
     ptr::from_ref(device).cast_mut().cast()
 }
 
-fn add_device(_: bool) -> NTSTATUS {
+fn add_device(_: &Device, _: bool) -> NTSTATUS {
     stay_raised("callbacks_add_device_returns_raised"); // DEFECT callbacks_add_device_returns_raised
     STATUS_SUCCESS
 }

@@ -30,6 +30,10 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("completion_own_irp_freed_and_not_kept", &[Hook::Request(freed_and_not_kept)]),
     Defect::new("completion_routine_fails", &[Hook::Irp(IRP_MJ_POWER, fail_later)]),
     Defect::new("completion_cancel_routine_passed_down", &[Hook::Pnp(STATE, cancel_routine_passed_down)]),
+    Defect::new(
+        "completion_cancel_routine_set_below",
+        &[Hook::Pnp(IRP_MN_QUERY_STOP_DEVICE, cancel_routine_set_below)],
+    ),
     Defect::new("completion_passed_down_twice", &[Hook::Pnp(IRP_MN_QUERY_STOP_DEVICE, passed_down_twice)]),
     Defect::new("completion_while_below", &[Hook::Pnp(IRP_MN_QUERY_STOP_DEVICE, completed_below)]),
     Defect::new("completion_freed_while_kept", &[Hook::Load(keep_internal_requests), Hook::Request(freed_while_kept)]),
@@ -326,6 +330,30 @@ fn completed_below(device: &Device, request: *mut IRP, correct: bool) -> NTSTATU
     unsafe { send_down(device, request) };
     // SAFETY: that the lower driver has the IRP is the defect.
     unsafe { irp::complete_with(request, STATUS_SUCCESS) } // DEFECT completion_while_below
+}
+
+fn cancel_routine_set_below(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    if correct {
+        // SAFETY: the IRP is the driver's.
+        return unsafe { send_down_and_wait(device, request) };
+    }
+    // SAFETY: the IRP is the driver's.
+    let stack = unsafe { irp::stack_location(request) };
+    // SAFETY: it has a location for us.
+    let stack = unsafe { &mut *stack };
+    stack.Control |= SL_PENDING_RETURNED as u8;
+    // SAFETY: the IRP is the driver's.
+    unsafe { send_down(device, request) };
+    // SAFETY: the lower driver has not completed it; that it has it is the defect.
+    let packet = unsafe { &mut *request };
+    packet.CancelRoutine = Some(cancel_from_above);
+    STATUS_PENDING
+}
+
+#[rustfmt::skip]
+unsafe extern "C" fn cancel_from_above(_: *mut DEVICE_OBJECT, request: *mut IRP) { // DEFECT completion_cancel_routine_set_below
+    // SAFETY: never called.
+    unsafe { irp::set_status(request, STATUS_UNSUCCESSFUL) };
 }
 
 /// Sends our device an IRP with one stack location.

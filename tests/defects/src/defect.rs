@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use wdk_sys::{_KINTERRUPT, BOOLEAN, DRIVER_OBJECT, IRP, NTSTATUS, PVOID};
 
 use crate::{
-    callbacks, completion, device::Device, dma, hot_add, interrupts, io, irql, locks, mutexes, paging, pool, queue,
-    removal, security, stack, system_irps, tracking,
+    attach, callbacks, completion, device::Device, dma, hot_add, interrupts, io, irql, locks, mutexes, paging, pool,
+    queue, removal, security, stack, system_irps, tracking,
 };
 
 /// A rule that can be broken.
@@ -31,7 +31,7 @@ pub enum Hook {
     /// In `DriverUnload`.
     Unload(fn(&mut DRIVER_OBJECT, bool) -> NTSTATUS),
     /// At the end of `AddDevice`, where that succeeds.
-    Add(fn(bool) -> NTSTATUS),
+    Add(fn(&Device, bool) -> NTSTATUS),
     /// At the end of a start that succeeds so far: lower drivers have started, hardware is mapped and connected.
     Start(fn(&Device, bool) -> NTSTATUS),
     /// On a device-control request, which ends with the status.
@@ -54,7 +54,8 @@ pub enum Hook {
 }
 
 /// Every topic's defects.
-pub const ALL: [&[Defect]; 17] = [
+pub const ALL: [&[Defect]; 18] = [
+    attach::DEFECTS,
     irql::DEFECTS,
     callbacks::DEFECTS,
     queue::DEFECTS,

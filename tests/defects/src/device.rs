@@ -60,8 +60,10 @@ pub unsafe extern "C" fn add(driver: *mut DRIVER_OBJECT, physical: PDEVICE_OBJEC
         unsafe { IoDeleteDevice(object) };
         return status;
     }
+    // SAFETY: `attach` made a device in its extension.
+    let device = unsafe { Device::of(object) };
     defect::at(|hook, correct| match hook {
-        Hook::Add(act) => Some(act(correct)),
+        Hook::Add(act) => Some(act(device, correct)),
         _ => None,
     });
     status

@@ -12,6 +12,7 @@ extern crate wdk_panic;
 #[path = "../../../crates/ntlab/tests/foreign/src/irp.rs"]
 mod irp;
 
+mod attach;
 mod callbacks;
 mod completion;
 mod defect;

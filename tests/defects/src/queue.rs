@@ -1,5 +1,5 @@
-//! A cancel-safe queue ("Cancel-Safe IRP Queues") whose callbacks return at another IRQL than they were called at. It has room for one
-//! request.
+//! A cancel-safe queue ("Cancel-Safe IRP Queues") whose callbacks return at another IRQL than they were called at, or leave another one than
+//! they found. It has room for one request.
 
 use core::{
     cell::UnsafeCell,
@@ -8,7 +8,7 @@ use core::{
 };
 
 use wdk_sys::{
-    DRIVER_OBJECT, IO_CSQ, IRP, IRP_MJ_DEVICE_CONTROL, KIRQL, KSPIN_LOCK, NTSTATUS, PIRP, PKIRQL, PVOID,
+    DRIVER_OBJECT, IO_CSQ, IRP, IRP_MJ_DEVICE_CONTROL, KIRQL, KSPIN_LOCK, NTSTATUS, PASSIVE_LEVEL, PIRP, PKIRQL, PVOID,
     STATUS_CANCELLED, STATUS_PENDING, STATUS_SUCCESS,
     ntddk::{
         IoCsqInitialize, IoCsqInitializeEx, IoCsqInsertIrp, IoCsqInsertIrpEx, IoCsqRemoveNextIrp,
@@ -17,10 +17,11 @@ use wdk_sys::{
 };
 
 use crate::{
-    callbacks::stay_raised,
-    defect::{Defect, Hook},
+    callbacks::{lower, stay_raised},
+    defect::{self, Defect, Hook},
     device::Device,
     irp,
+    pool::raised,
 };
 
 /// The rules of this topic.
@@ -33,6 +34,8 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("queue_remove_returns_raised", &[Hook::Load(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, through)]),
     Defect::new("queue_peek_returns_raised", &[Hook::Load(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, through)]),
     Defect::new("queue_complete_returns_raised", &[Hook::Load(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, stay)]),
+    Defect::new("queue_acquire_lowers", &[Hook::Load(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, through_raised)]),
+    Defect::new("queue_release_stays_raised", &[Hook::Load(prepare), Hook::Irp(IRP_MJ_DEVICE_CONTROL, through)]),
 ];
 
 /// Memory that several processors use as the kernel's functions have it.
@@ -83,6 +86,16 @@ fn through_ex(_: &Device, request: *mut IRP, _: bool) -> NTSTATUS {
     STATUS_PENDING
 }
 
+/// At `DISPATCH_LEVEL`, as a DPC would.
+fn through_raised(_: &Device, request: *mut IRP, _: bool) -> NTSTATUS {
+    raised(|| {
+        // SAFETY: the IRP is the driver's, and the queue's from now on.
+        unsafe { IoCsqInsertIrp(QUEUE.0.get(), request, ptr::null_mut()) };
+    });
+    take();
+    STATUS_PENDING
+}
+
 /// The test cancels it.
 fn stay(_: &Device, request: *mut IRP, _: bool) -> NTSTATUS {
     // SAFETY: the IRP is the driver's, and the queue's from now on.
@@ -116,7 +129,11 @@ unsafe extern "C" fn peek(_: *mut IO_CSQ, after: PIRP, _: PVOID) -> PIRP {
 }
 
 /// "`IO_CSQ_ACQUIRE_LOCK` callback function".
-unsafe extern "C" fn acquire(_: *mut IO_CSQ, irql: PKIRQL) {
+#[rustfmt::skip]
+unsafe extern "C" fn acquire(_: *mut IO_CSQ, irql: PKIRQL) { // DEFECT queue_acquire_lowers
+    if defect::is_chosen("queue_acquire_lowers") && !defect::is_correct() {
+        return lower(PASSIVE_LEVEL as KIRQL);
+    }
     // SAFETY: the level is at most DISPATCH_LEVEL; the queue gives the lock back.
     let before = unsafe { KeAcquireSpinLockRaiseToDpc(LOCK.0.get()) };
     // SAFETY: the queue has room for the level.
@@ -124,9 +141,11 @@ unsafe extern "C" fn acquire(_: *mut IO_CSQ, irql: PKIRQL) {
 }
 
 /// "`IO_CSQ_RELEASE_LOCK` callback function".
-unsafe extern "C" fn release(_: *mut IO_CSQ, irql: KIRQL) {
+#[rustfmt::skip]
+unsafe extern "C" fn release(_: *mut IO_CSQ, irql: KIRQL) { // DEFECT queue_release_stays_raised
     // SAFETY: acquired by `acquire`.
     unsafe { KeReleaseSpinLock(LOCK.0.get(), irql) };
+    stay_raised("queue_release_stays_raised");
 }
 
 /// "`IO_CSQ_COMPLETE_CANCELED_IRP` callback function".

@@ -17,6 +17,7 @@ defects! {
     completion_own_irp_freed_and_not_kept => 0xC9, 0x20B, Scenario::software();
     completion_routine_fails => 0xC9, 0x247, Scenario::software().with(sleep).earlier();
     completion_cancel_routine_passed_down => 0xC9, 0x203, Scenario::software();
+    completion_cancel_routine_set_below => 0xC9, 0x229, Scenario::software().with(rebalance_slowly).earlier();
     completion_passed_down_twice => 0xC9, 0x205, Scenario::software().with(rebalance_slowly);
     completion_while_below => 0xC9, 0x209, Scenario::software().with(rebalance_slowly);
     completion_freed_while_kept => 0xC9, 0x20B, Scenario::software();

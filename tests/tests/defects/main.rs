@@ -29,6 +29,7 @@ mod report;
 mod scenario;
 mod sources;
 
+mod attach;
 mod callbacks;
 mod completion;
 mod dma;
@@ -48,7 +49,8 @@ mod system_irps;
 mod tracking;
 
 /// The driver's sources, and what is tested of them.
-const TOPICS: [(&str, &[&str]); 17] = [
+const TOPICS: [(&str, &[&str]); 18] = [
+    ("attach.rs", attach::TESTED),
     ("callbacks.rs", callbacks::TESTED),
     ("completion.rs", completion::TESTED),
     ("dma.rs", dma::TESTED),

@@ -14,6 +14,8 @@ defects! {
     queue_remove_returns_raised => 0xC4, 0x2_001D, Scenario::software().earlier();
     queue_peek_returns_raised => 0xC4, 0x2_001D, Scenario::software().earlier();
     queue_complete_returns_raised => 0xC4, 0x2_001D, Scenario::software().with(cancel).earlier();
+    queue_acquire_lowers => 0xC4, 0x2_001D, Scenario::software().earlier();
+    queue_release_stays_raised => 0xC4, 0x2_001D, Scenario::software().earlier();
 }
 
 fn cancel(system: &System, _: Device) {

@@ -30,6 +30,8 @@ const fn by(name: &'static str, kind: &'static str, irql: IrqlRange, source: &'s
 const DEVICE_LEVELS: IrqlRange = IrqlRange { lowest: DIRQL_MIN, highest: DIRQL_MAX };
 const CSQ: &str = "\"Cancel-Safe IRP Queues\": with the queue's lock held, at the level that acquiring it left";
 
+const CSQ_LOCK: &str = "\"Cancel-Safe IRP Queues\": where the queue's functions are called, and any lock may be used";
+
 /// Every kind of call into a driver.
 pub const CALLBACKS: &[Callback] = &[
     documented("DriverEntry", "DRIVER_INITIALIZE", exactly(PASSIVE_LEVEL)),
@@ -55,6 +57,8 @@ pub const CALLBACKS: &[Callback] = &[
     documented("system thread", "KSTART_ROUTINE", exactly(PASSIVE_LEVEL)),
     documented("work item", "IO_WORKITEM_ROUTINE", exactly(PASSIVE_LEVEL)),
     documented("ETW enable callback", "ETWENABLECALLBACK", exactly(PASSIVE_LEVEL)),
+    by("CsqAcquireLock", "IO_CSQ_ACQUIRE_LOCK", at_most(DISPATCH_LEVEL), CSQ_LOCK),
+    by("CsqReleaseLock", "IO_CSQ_RELEASE_LOCK", at_most(DISPATCH_LEVEL), CSQ_LOCK),
     by("CsqInsertIrp", "IO_CSQ_INSERT_IRP", at_most(DISPATCH_LEVEL), CSQ),
     by("CsqInsertIrpEx", "IO_CSQ_INSERT_IRP_EX", at_most(DISPATCH_LEVEL), CSQ),
     by("CsqRemoveIrp", "IO_CSQ_REMOVE_IRP", at_most(DISPATCH_LEVEL), CSQ),
@@ -102,6 +106,16 @@ pub fn changed_level(name: &str, address: u64, first: u64, before: Irql, after: 
     };
     let sentence = format!("{name} was called at {before} and returned at {after}");
     Finding::bug_check(code, [violation, subject, before.0.into(), after.0.into()], sentence)
+}
+
+/// What is found where the routine at `address`, which takes a queue's lock or gives it back, left another IRQL than it may: `before` is that at
+/// which the lock was to be taken.
+#[must_use]
+pub fn wrong_level(name: &str, address: u64, before: Irql, after: Irql) -> Finding {
+    let (code, violation) = CHANGED_LEVEL;
+    let sentence = format!("{name} returned at {after}; CsqAcquireLock was called at {before}");
+    Finding::bug_check(code, [violation, address, before.0.into(), after.0.into()], sentence)
+        .with_stack("the routine", &[address])
 }
 
 /// "A driver dispatch routine has changed the thread's APC disable count."

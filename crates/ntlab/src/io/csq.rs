@@ -9,7 +9,7 @@ use windows_sys::{
 };
 
 use super::{cancel, driver, irp, layout};
-use crate::{at, events::Kind, exec, finding::Finding, irql::Irql, kernel::Kernel, memory::Ptr};
+use crate::{at, events::Kind, exec, exports::callbacks, finding::Finding, irql::Irql, kernel::Kernel, memory::Ptr};
 
 /// Makes a queue of a driver's six callbacks: insert, remove, peek next, acquire lock, release lock, complete cancelled
 /// (`IoCsqInitialize`, and with `extended` `IoCsqInitializeEx`).
@@ -31,15 +31,27 @@ fn check(csq: Ptr<IO_CSQ>) {
     }
 }
 
-/// Takes the queue's lock; returns what the driver's routine stored as the old IRQL.
-fn acquire(k: &Kernel, csq: Ptr<IO_CSQ>) -> u64 {
+/// A queue's lock that was taken.
+struct Locked {
+    /// What the driver's routine stored as the old IRQL, if it needs that.
+    stored: u64,
+    /// The IRQL at which it was called.
+    level: Irql,
+}
+
+/// Takes the queue's lock. The IRQL may rise with that.
+fn acquire(k: &Kernel, csq: Ptr<IO_CSQ>) -> Locked {
+    let level = k.irql();
     let routine = at!(csq, CsqAcquireLock).cast::<u64>().read();
     let kept = k.io.csq_levels.borrow_mut().pop();
     let irql = kept.unwrap_or_else(|| k.memory.allocate_object::<u64>());
     call_across_levels(k, "CsqAcquireLock", routine, &[csq.address(), irql.address()]);
-    let before = irql.cast::<u8>().read();
+    if k.irql() < level {
+        callbacks::wrong_level("CsqAcquireLock", routine, level, k.irql()).raise();
+    }
+    let stored = irql.cast::<u8>().read().into();
     k.io.csq_levels.borrow_mut().push(irql);
-    before.into()
+    Locked { stored, level }
 }
 
 /// Calls a routine that takes or gives back a lock: it returns at another IRQL than it was called at.
@@ -49,9 +61,13 @@ fn call_across_levels(k: &Kernel, what: &'static str, routine: u64, arguments: &
     k.record(Kind::DriverReturned(what));
 }
 
-fn release(k: &Kernel, csq: Ptr<IO_CSQ>, irql: u64) {
+/// Gives the lock back, and with it the IRQL from before.
+fn release(k: &Kernel, csq: Ptr<IO_CSQ>, locked: &Locked) {
     let routine = at!(csq, CsqReleaseLock).cast::<u64>().read();
-    call_across_levels(k, "CsqReleaseLock", routine, &[csq.address(), irql]);
+    call_across_levels(k, "CsqReleaseLock", routine, &[csq.address(), locked.stored]);
+    if k.irql() != locked.level {
+        callbacks::wrong_level("CsqReleaseLock", routine, locked.level, k.irql()).raise();
+    }
 }
 
 fn remove(k: &Kernel, csq: Ptr<IO_CSQ>, packet: Ptr<IRP>) {
@@ -99,18 +115,18 @@ pub fn insert(
         layout::store(at!(context, Csq), csq);
         link(packet).write(context.address());
     }
-    let irql = acquire(k, csq);
+    let locked = acquire(k, csq);
     if is_cancelled(packet) {
         irp::mark_pending(packet);
         unlink(packet);
-        release(k, csq, irql);
+        release(k, csq, &locked);
         complete_cancelled(k, csq, packet);
         return STATUS_SUCCESS;
     }
     let status = call_insert(k, csq, packet, insert_context);
     if status < 0 {
         unlink(packet);
-        release(k, csq, irql);
+        release(k, csq, &locked);
         return status;
     }
     irp::mark_pending(packet);
@@ -120,10 +136,10 @@ pub fn insert(
     if is_cancelled(packet) && routine.replace(0) != 0 {
         remove(k, csq, packet);
         unlink(packet);
-        release(k, csq, irql);
+        release(k, csq, &locked);
         complete_cancelled(k, csq, packet);
     } else {
-        release(k, csq, irql);
+        release(k, csq, &locked);
     }
     status
 }
@@ -141,7 +157,7 @@ fn call_insert(k: &Kernel, csq: Ptr<IO_CSQ>, packet: Ptr<IRP>, insert_context: u
 pub fn remove_next(k: &Kernel, csq: Ptr<IO_CSQ>, peek_context: u64) -> Ptr<IRP> {
     check(csq);
     let peek = at!(csq, CsqPeekNextIrp).cast::<u64>().read();
-    let irql = acquire(k, csq);
+    let locked = acquire(k, csq);
     let mut packet = Ptr::<IRP>::null();
     loop {
         packet = Ptr::new(k.call("CsqPeekNextIrp", peek, &[csq.address(), packet.address(), peek_context]));
@@ -155,14 +171,14 @@ pub fn remove_next(k: &Kernel, csq: Ptr<IO_CSQ>, peek_context: u64) -> Ptr<IRP> 
             break;
         }
     }
-    release(k, csq, irql);
+    release(k, csq, &locked);
     packet
 }
 
 /// Takes the packet that a context stands for out of the queue; null if it was cancelled (`IoCsqRemoveIrp`).
 pub fn remove_one(k: &Kernel, csq: Ptr<IO_CSQ>, context: Ptr<IO_CSQ_IRP_CONTEXT>) -> Ptr<IRP> {
     check(csq);
-    let irql = acquire(k, csq);
+    let locked = acquire(k, csq);
     let mut packet = layout::load(at!(context, Irp));
     if !packet.is_null() {
         if at!(packet, CancelRoutine).cast::<u64>().replace(0) == 0 {
@@ -172,7 +188,7 @@ pub fn remove_one(k: &Kernel, csq: Ptr<IO_CSQ>, context: Ptr<IO_CSQ_IRP_CONTEXT>
             unlink(packet);
         }
     }
-    release(k, csq, irql);
+    release(k, csq, &locked);
     packet
 }
 
@@ -187,9 +203,9 @@ pub(crate) fn cancelled(k: &Kernel, packet: Ptr<IRP>) {
         Ptr::new(linked)
     };
     check(csq);
-    let irql = acquire(k, csq);
+    let locked = acquire(k, csq);
     remove(k, csq, packet);
     unlink(packet);
-    release(k, csq, irql);
+    release(k, csq, &locked);
     complete_cancelled(k, csq, packet);
 }

@@ -42,7 +42,8 @@ struct Record {
     number: u64,
     name: Option<String>,
     references: u32,
-    /// Where the driver was when it took it out of its stack.
+    /// Where the driver was when it put it into its stack, and when it took it out.
+    attached: Rc<[u64]>,
     detached: Rc<[u64]>,
 }
 
@@ -105,7 +106,8 @@ pub fn create(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, new: &NewDevice<'_>) -> Re
     }
     let number = k.io.devices.sequence.get() + 1;
     k.io.devices.sequence.set(number);
-    let record = Record { number, name: name.map(Into::into), references: 0, detached: Rc::default() };
+    let record =
+        Record { number, name: name.map(Into::into), references: 0, attached: Rc::default(), detached: Rc::default() };
     k.io.devices.records.borrow_mut().insert(device.address(), record);
     k.tracking.made(k, Tracked::Device, device.address(), || format!("device {number}"));
     Ok(device)
@@ -233,7 +235,7 @@ pub fn opens_of_stack(device: Ptr<DEVICE_OBJECT>) -> i32 {
 
 /// Attaches `source` over the stack that `target` is in, and returns the device it lies on; null where that cannot be attached to
 /// (`IoAttachDeviceToDeviceStack`).
-pub fn attach(_k: &Kernel, source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
+pub fn attach(k: &Kernel, source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT>) -> Ptr<DEVICE_OBJECT> {
     let top = top_of_stack(target);
     if at!(top, Flags).read() & DO_DEVICE_INITIALIZING != 0 || flags(top) & GOING != 0 {
         return Ptr::null();
@@ -243,6 +245,9 @@ pub fn attach(_k: &Kernel, source: Ptr<DEVICE_OBJECT>, target: Ptr<DEVICE_OBJECT
     at!(source, SectorSize).write(at!(top, SectorSize).read());
     layout::store(at!(top, AttachedDevice), source);
     layout::store(at!(extension(source), AttachedTo), top);
+    if let Some(record) = k.io.devices.records.borrow_mut().get_mut(&source.address()) {
+        record.attached = k.exec.driver_stack();
+    }
     top
 }
 
@@ -372,6 +377,11 @@ pub fn devices_of(driver: Ptr<DRIVER_OBJECT>) -> Vec<Ptr<DEVICE_OBJECT>> {
         device = layout::load(at!(device, NextDevice));
     }
     devices
+}
+
+/// Where the driver was when it put a device into its stack: return addresses, innermost first.
+pub fn attached_at(k: &Kernel, device: Ptr<DEVICE_OBJECT>) -> Rc<[u64]> {
+    k.io.devices.records.borrow().get(&device.address()).map_or_else(Rc::default, |record| Rc::clone(&record.attached))
 }
 
 /// Where the driver was when it took a device out of its stack: return addresses, innermost first.

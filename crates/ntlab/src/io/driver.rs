@@ -7,7 +7,7 @@ use windows_sys::{
     Wdk::{
         Foundation::{DEVICE_OBJECT, DRIVER_EXTENSION, DRIVER_OBJECT, IRP},
         Storage::FileSystem::DO_DEVICE_INITIALIZING,
-        System::SystemServices::{DRVO_UNLOAD_INVOKED, IO_TYPE_DRIVER, IRP_MJ_MAXIMUM_FUNCTION, IRP_MJ_PNP},
+        System::SystemServices::{DRVO_UNLOAD_INVOKED, IO_TYPE_DRIVER, IRP_MJ_MAXIMUM_FUNCTION},
     },
     Win32::Foundation::{NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, UNICODE_STRING},
 };
@@ -212,12 +212,12 @@ pub(crate) fn routine_for(device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, major: u
         let sentence = format!("IoCallDriver with major function {major:#x}, which there is none of");
         Finding::bug_check(irp::IO_MANAGER_VIOLATION, [0x200, 0, packet.address(), 0], sentence).raise();
     }
-    at!(device::driver_of(device), MajorFunction).cast::<u64>().offset(major.into()).read()
+    routine(device, major.into())
 }
 
-/// The dispatch routine for PnP requests of a device's driver.
-pub(crate) fn pnp_routine(device: Ptr<DEVICE_OBJECT>) -> u64 {
-    at!(device::driver_of(device), MajorFunction).cast::<u64>().offset(IRP_MJ_PNP as usize).read()
+/// The dispatch routine of a device's driver for a major function.
+pub(crate) fn routine(device: Ptr<DEVICE_OBJECT>, major: u32) -> u64 {
+    at!(device::driver_of(device), MajorFunction).cast::<u64>().offset(major as usize).read()
 }
 
 /// Calls the dispatch routine for a packet.

@@ -16,7 +16,7 @@ use windows_sys::{
 
 pub use super::packet::Owner;
 use super::{
-    driver, layout,
+    device, driver, layout,
     packet::{Completed, Sent, State},
     request, rules,
 };
@@ -282,6 +282,7 @@ fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     }
     let routine = at!(irp, CancelRoutine).cast::<u64>().read();
     if routine != 0 {
+        check_owner_of(k, routine, irp, title);
         let sentence = format!("{}: completed while its cancel routine is set", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x07, routine, irp.address(), 0], sentence).raise();
     }
@@ -289,6 +290,18 @@ fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     let major = at!(location, MajorFunction).read();
     if rules::is_judged(major) {
         rules::completed(k, irp, index, major, at!(location, MinorFunction).read());
+    }
+}
+
+/// A cancel routine of another driver than the one that completes the packet was set by one above, which did not have it any more.
+fn check_owner_of(k: &Kernel, routine: u64, irp: Ptr<IRP>, title: impl Fn() -> String) {
+    let owner = driver::at_address(k, routine);
+    let device = layout::load(at!(current_location(irp), DeviceObject));
+    if owner.is_some_and(|owner| owner != device::driver_of(device)) {
+        let sentence = format!("{}: a driver has set its cancel routine while a lower driver has it", title());
+        Finding::bug_check(IO_MANAGER_VIOLATION, [0x229, 0, irp.address(), 0], sentence)
+            .with_stack("the cancel routine", &[routine])
+            .raise();
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "structures of Windows have narrow fields for sizes, counts, codes and status values, which are small"
 )]
 
+pub(crate) mod attached;
 pub mod buffer;
 pub mod cancel;
 pub mod csq;

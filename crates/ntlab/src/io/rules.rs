@@ -57,7 +57,7 @@ pub const fn failed_code(minor: u32) -> u64 {
 }
 
 /// A driver has failed an IRP that must not be failed.
-const MUST_NOT_FAIL: u64 = 0x247;
+pub const MUST_NOT_FAIL: u64 = 0x247;
 
 /// Whether a PnP minor function is one that no driver knows.
 pub const fn is_unknown(major: u8, minor: u8) -> bool {

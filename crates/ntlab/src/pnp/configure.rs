@@ -5,7 +5,6 @@ use std::rc::Rc;
 use windows_sys::{
     Wdk::{
         Foundation::DRIVER_OBJECT,
-        Storage::FileSystem::DO_DEVICE_INITIALIZING,
         System::SystemServices::{
             DEVICE_CAPABILITIES, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
             IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_START_DEVICE,
@@ -29,7 +28,7 @@ use crate::{
     events::Kind,
     finding::Finding,
     io::{
-        device,
+        attached, device,
         driver::{self, LoadError},
         layout::DOE_START_PENDING,
         property,
@@ -88,16 +87,13 @@ fn add(k: &Kernel, devnode: &Devnode, driver: Ptr<DRIVER_OBJECT>) -> Result<(), 
     devnode.drivers.borrow_mut().push(driver);
     let below = device::top_of_stack(devnode.pdo);
     let status = driver::add_device(k, driver, devnode.pdo).ok_or(STATUS_UNSUCCESSFUL)?;
-    let attached = device::upper(below);
     if status < 0 {
-        if !attached.is_null() {
+        if !device::upper(below).is_null() {
             violation(format!("AddDevice returned {status:#010x} and left a device attached to the stack"));
         }
         return Err(status);
     }
-    if !attached.is_null() && at!(attached, Flags).read() & DO_DEVICE_INITIALIZING != 0 {
-        violation("AddDevice returned without clearing DO_DEVICE_INITIALIZING".into());
-    }
+    attached::check_added(k, below);
     Ok(())
 }
 

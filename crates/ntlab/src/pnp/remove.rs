@@ -6,7 +6,8 @@ use windows_sys::{
     Wdk::{
         Foundation::DEVICE_OBJECT,
         System::SystemServices::{
-            IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL,
+            IRP_MJ_PNP, IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_REMOVE_DEVICE,
+            IRP_MN_SURPRISE_REMOVAL,
         },
     },
     Win32::Foundation::{NTSTATUS, STATUS_DEVICE_BUSY, STATUS_INVALID_DEVICE_STATE},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     finding::{Cause, Finding},
-    io::{device, driver, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING, lost},
+    io::{attached, device, driver, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING, lost},
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
@@ -148,7 +149,9 @@ fn give_up(k: &Kernel, devnode: &Rc<Devnode>, then: DeviceState) {
         }
     }
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
-    request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
+    attached::surprise(k, devnode.pdo, || {
+        request::send(k, devnode, IRP_MN_SURPRISE_REMOVAL);
+    });
     devnode.state.set(DeviceState::SurpriseRemoved);
     let devnode = Rc::clone(devnode);
     k.spawn("removal at last close", move |k| {
@@ -196,7 +199,7 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     if !attached.is_null() {
         let sentence = "a driver completed IRP_MN_REMOVE_DEVICE and is still attached to the stack";
         Finding::bug_check(IO_MANAGER_VIOLATION, [NOT_DETACHED, 0, 0, attached.address()], sentence)
-            .with_stack("its dispatch routine", &[driver::pnp_routine(attached)])
+            .with_stack("its dispatch routine", &[driver::routine(attached, IRP_MJ_PNP)])
             .raise();
     }
     let connected = k.pnp.connections.of_device(devnode.pdo);

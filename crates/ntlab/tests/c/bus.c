@@ -5,7 +5,7 @@
 #define TAG 'suBS'
 #define SLOTS 8
 
-enum { NO_DEFECT, NOT_REFERENCED, SPACE_IN_ID, SAME_INSTANCE, NULL_CHILD, KEEPS_MISSING, REPORTS_DELETED };
+enum { NO_DEFECT, NOT_REFERENCED, SPACE_IN_ID, SAME_INSTANCE, NULL_CHILD, KEEPS_MISSING, REPORTS_DELETED, FAILS_POWER };
 
 typedef struct BUS BUS;
 
@@ -155,8 +155,9 @@ static NTSTATUS ChildPnp(PDEVICE_OBJECT device, PIRP irp) {
 
 static NTSTATUS ChildPower(PIRP irp) {
   UCHAR minor = IoGetCurrentIrpStackLocation(irp)->MinorFunction;
-  BOOLEAN known = minor == IRP_MN_SET_POWER || minor == IRP_MN_QUERY_POWER;
-  return Complete(irp, known ? STATUS_SUCCESS : irp->IoStatus.Status, 0);
+  BOOLEAN known = minor == IRP_MN_SET_POWER || (minor == IRP_MN_QUERY_POWER && defect != FAILS_POWER);
+  NTSTATUS status = defect == FAILS_POWER ? STATUS_UNSUCCESSFUL : STATUS_SUCCESS;
+  return Complete(irp, known ? status : irp->IoStatus.Status, 0);
 }
 
 static NTSTATUS PassDown(BUS *bus, PIRP irp) {
