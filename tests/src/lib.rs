@@ -3,6 +3,8 @@
 //! `HOTADD_SEED` in the environment makes a test run that seed only. A test that fails prints it, in a command that repeats the failure.
 
 mod bench;
+pub mod browser;
+mod recorded;
 mod seeds;
 mod traffic;
 
@@ -14,6 +16,7 @@ use ntlab::{
     machine::{Machine, System},
     user::Status,
 };
+pub use recorded::recorded;
 pub use seeds::{command, each_seed, with_all_seeds};
 pub use traffic::Traffic;
 pub use workload::{SERVICE, life::end, quick_edu};

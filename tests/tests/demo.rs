@@ -2,12 +2,13 @@
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
 use hotadd_tests::{each_seed, sys};
 use ntlab::{config::Config, machine::Machine};
+use recording::Recording;
 use serde_json::{Map, Value};
 use workload::Demo;
 use workload::{Hardware, MachineOptions};
@@ -21,14 +22,21 @@ fn quiet(json: &Path) -> Options {
 /// The results of a demo with few requests, as it writes them to the file `name`.
 fn results(seed: u64, name: &str) -> Map<String, Value> {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let record = Some(recording_beside(&json));
     let options = Options {
         machine: MachineOptions { seed: Some(seed), requests: 8, ..MachineOptions::default() },
+        record,
         ..quiet(&json)
     };
     let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
     assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
     let text = fs::read_to_string(json).expect("the results are there");
     serde_json::from_str(&text).expect("they are a JSON object")
+}
+
+/// Where a demo that writes its results to `json` writes its recording.
+fn recording_beside(json: &Path) -> PathBuf {
+    json.with_extension("recording.json")
 }
 
 fn without_host(results: Map<String, Value>) -> Map<String, Value> {
@@ -66,6 +74,14 @@ fn two_runs_with_the_same_seed_end_the_same_but_for_the_clock_of_the_host() {
     let [first, second] = ["first.json", "second.json"].map(|name| results(5, name));
     assert!(first.contains_key("host_seconds"));
     assert_eq!(without_host(first), without_host(second));
+    let recordings = ["first.json", "second.json"].map(|name| {
+        let file = recording_beside(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        fs::read_to_string(file).expect("the recording is there")
+    });
+    assert!(recordings[0] == recordings[1], "the recordings of seed 5 differ");
+    let recording = Recording::from_json(&recordings[0]).expect("it can be read");
+    assert_eq!((recording.before().processors.len(), recording.after().processors.len()), (2, 8));
+    assert!(!recording.requests.is_empty() && !recording.activities.is_empty());
 }
 
 #[test]

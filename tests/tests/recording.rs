@@ -1,37 +1,46 @@
-//! A recording of a run: what the lab saw is what the driver counted, and it depends on the seed alone.
+//! A recording of a run: what the lab saw is what the driver counted, it depends on the seed alone, and its pictures show what is in it.
+//!
+//! It is left in `target/tmp` as `recording.json`, its page as `recording.html`, and what a browser shows of that as PNG.
 
-use std::{collections::BTreeMap, fs, path::Path, process::ExitCode, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
 
 use hotadd_abi::EventKind;
-use hotadd_tests::sys;
+use hotadd_tests::{browser::Browser, recorded};
 use recording::{
     ActivityKind, Origin, Recording,
     derived::{Added, Ending},
+    page, perfetto,
 };
-use workload::MachineOptions;
-use xtask::demo::{self, Options};
+use serde_json::{Value, json};
 
-/// The recording of a demo with few requests in flight, as it is written to the file `name`.
-fn record(name: &str) -> String {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let record = Some(file.clone());
-    let options = Options {
-        machine: MachineOptions { seed: Some(7), requests: 8, ..MachineOptions::default() },
-        record,
-        quiet: true,
-        ..Options::default()
-    };
-    let code = demo::run(&options, || Ok(sys().to_owned())).expect("the demo runs");
-    assert_eq!(code, ExitCode::SUCCESS, "every promise is kept");
-    fs::read_to_string(file).expect("the recording is there")
+const SEED: u64 = 7;
+
+/// What was sent, and the recording.
+static RECORDED: LazyLock<(u64, Recording)> = LazyLock::new(|| recorded(SEED));
+static RECORDING: LazyLock<&Recording> = LazyLock::new(|| &RECORDED.1);
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-static TEXT: LazyLock<String> = LazyLock::new(|| record("recording.json"));
-static RECORDING: LazyLock<Recording> = LazyLock::new(|| Recording::from_json(&TEXT).expect("it can be read"));
+fn written(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = file(name);
+    fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path
+}
 
 #[test]
 fn two_runs_with_the_same_seed_are_recorded_byte_for_byte_alike() {
-    assert!(*TEXT == record("again.json"), "the two recordings of seed 7 differ");
+    let text = RECORDING.to_json().expect("it makes sense");
+    assert!(text == recorded(SEED).1.to_json().expect("it makes sense"), "the two recordings of seed {SEED} differ");
+    written("recording.json", &text);
+    assert!(Recording::from_json(&text).expect("it can be read") == **RECORDING, "it is not read as it was written");
 }
 
 #[test]
@@ -46,8 +55,7 @@ fn its_requests_are_those_that_the_driver_counted() {
     for request in &RECORDING.requests {
         *finished.entry(request.processor.expect("the lab knows it")).or_default() += 1;
     }
-    let counted: u64 = after.processors.iter().map(|processor| processor.requests).sum();
-    assert!(counted > 100);
+    assert_eq!(RECORDING.requests.len() as u64, RECORDED.0);
     assert_eq!(finished.keys().copied().collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
 }
 
@@ -95,12 +103,152 @@ fn additions_holds_and_rebalances_follow_from_its_journal() {
 
 #[test]
 fn it_tells_where_it_comes_from_and_the_machine_before_and_after() {
-    let Origin::Lab { seed: 7, command: Some(command) } = &RECORDING.origin else { panic!("{:?}", RECORDING.origin) };
-    assert!(command.starts_with("cargo xtask demo --seed 7 "), "{command}");
+    assert!(matches!(RECORDING.origin, Origin::Lab { seed: SEED, command: Some(_) }));
     let counts: Vec<usize> = RECORDING.snapshots.iter().map(|snapshot| snapshot.processors.len()).collect();
     assert_eq!(counts, [2, 2, 8, 8]);
-    assert_eq!(RECORDING.after().memory_bytes - RECORDING.before().memory_bytes, 4 << 30);
+    assert_eq!(RECORDING.after().memory_bytes - RECORDING.before().memory_bytes, 2 << 30);
     assert_eq!(RECORDING.missed, 0);
     assert!(RECORDING.samples.iter().any(|sample| sample.held > 0));
     assert!(RECORDING.samples.iter().any(|sample| sample.in_flight > 0));
+}
+
+/// What Perfetto's own schema makes of the trace.
+fn read_perfetto() -> Vec<Value> {
+    let python = xtask::setup::perfetto().expect("cargo xtask setup installs Perfetto's reader");
+    let trace = written("recording.pftrace", perfetto::encode(&RECORDING));
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/read_perfetto.py");
+    let read = Command::new(python).arg(reader).arg(trace).output().expect("Python runs");
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    serde_json::from_slice(&read.stdout).expect("it prints JSON")
+}
+
+#[test]
+fn perfetto_reads_every_slice_instant_and_counter_of_its_trace() {
+    let tracks = read_perfetto();
+    let slices = |path: &str, name: &str| {
+        let tracks = tracks.iter().filter(|track| track["path"].as_str().is_some_and(|text| text.starts_with(path)));
+        let slices = tracks.flat_map(|track| track["slices"].as_array().into_iter().flatten());
+        let times = slices.filter(|slice| slice[0] == name).map(|slice| (slice[1].as_u64(), slice[2].as_u64()));
+        let mut times: Vec<_> = times.collect();
+        times.sort_unstable();
+        times
+    };
+    let sorted = |times: Vec<(u64, u64)>| {
+        let mut times: Vec<_> = times.into_iter().map(|(begin, end)| (Some(begin), Some(end))).collect();
+        times.sort_unstable();
+        times
+    };
+    for (kind, name) in [(ActivityKind::Interrupt, "interrupt"), (ActivityKind::Dpc, "DPC")] {
+        let activities = RECORDING.activities.iter().filter(|activity| activity.kind == kind);
+        let expected = sorted(activities.map(|activity| (activity.begin, activity.end)).collect());
+        assert_eq!(slices("hotadd/processors/processor ", name), expected);
+    }
+    let requests = sorted(RECORDING.requests.iter().map(|request| (request.begin, request.end)).collect());
+    let read = ["factorial", "read", "write"].map(|name| slices("hotadd/device ", name)).concat();
+    assert_eq!(sorted(read.into_iter().filter_map(|(begin, end)| Some((begin?, end?))).collect()), requests);
+    let holds = sorted(RECORDING.holds().iter().map(|hold| (hold.begin, hold.end)).collect());
+    assert_eq!(slices("hotadd/device ", "hold"), holds);
+    assert_eq!(slices("hotadd/device 1: edu/rebalances", "rebalance").len(), 6);
+    assert_eq!(slices("hotadd/device 2: software/rebalances", "rebalance, cancelled").len(), 6);
+
+    let track = |path: &str| tracks.iter().find(|track| track["path"] == path).unwrap_or_else(|| panic!("{path}"));
+    let count = |path: &str, what: &str| track(path)[what].as_array().map_or(0, Vec::len);
+    assert_eq!(
+        (count("hotadd/additions", "instants"), count("hotadd/journal", "instants")),
+        (8, RECORDING.events.len())
+    );
+    let samples = RECORDING.samples.iter().filter(|sample| sample.device == 1);
+    let held: Value = samples.map(|sample| json!([sample.time, sample.held])).collect();
+    assert_eq!(track("hotadd/device 1: edu/held")["values"], held);
+    let pool = track("hotadd/pool");
+    assert_eq!(
+        (&pool["unit"], &pool["values"][0][1]),
+        (&json!("UNIT_SIZE_BYTES"), &json!(RECORDING.before().pool_bytes))
+    );
+}
+
+/// The page in a browser.
+fn browse(name: &str) -> Browser {
+    let page = written(&format!("{name}.html"), page::html(&RECORDING));
+    Browser::open(&page)
+}
+
+/// A number that the timeline tells of itself.
+fn timeline(browser: &mut Browser, what: &str) -> u64 {
+    let text = browser.evaluate(&format!("document.getElementById('timeline').dataset.{what}"));
+    text.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{what} is {text}"))
+}
+
+#[test]
+fn its_page_shows_the_right_counts_without_complaint_and_loads_nothing() {
+    let mut browser = browse("counts");
+    let all =
+        RECORDING.requests.len() + RECORDING.activities.len() + RECORDING.holds().len() + RECORDING.rebalances().len();
+    assert_eq!(timeline(&mut browser, "slices"), all as u64);
+    assert_eq!(browser.evaluate("document.querySelectorAll('#events tbody tr').length"), RECORDING.events.len());
+    assert_eq!(browser.evaluate("document.getElementById('holds').dataset.count"), RECORDING.holds().len().to_string());
+    let figures = browser.evaluate("[...document.querySelectorAll('.figure')].map(each => each.innerText).join('|')");
+    let figures = figures.as_str().expect("there are figures").replace('\u{202F}', "").to_lowercase();
+    let requests = RECORDED.0;
+    for figure in ["processors\n2 → 8", "memory\n1 gib → 3 gib", "rebalances\n12", &format!("requests\n{requests}")]
+    {
+        assert!(figures.contains(figure), "{figure:?} is not in {figures:?}");
+    }
+    let chart = |id: &str| format!("echarts.getInstanceByDom(document.getElementById('{id}')).getOption()");
+    let processors =
+        browser.evaluate(&format!("{}.series.map(each => each.data.map(value => value > 0))", chart("processors")));
+    assert_eq!(processors[0], json!([true, true, false, false, false, false, false, false]));
+    assert_eq!(processors[1], json!(vec![true; 8]));
+    let holds = browser
+        .evaluate(&format!("{}.series.flatMap(each => each.data).reduce((sum, each) => sum + each)", chart("holds")));
+    assert_eq!(holds, RECORDING.holds().len());
+    browser.evaluate("filter.value = 'edu query_stop'; filter.dispatchEvent(new Event('input'))");
+    assert_eq!(browser.evaluate("document.querySelectorAll('#events tbody tr:not([hidden])').length"), 6);
+    assert_eq!(browser.complaints(), [] as [String; 0]);
+    assert!(
+        browser.requested().iter().all(|address| address.starts_with("file:///") && address.ends_with("counts.html"))
+    );
+    assert!(!browser.requested().is_empty());
+}
+
+#[test]
+fn the_wheel_zooms_its_timeline_and_an_event_is_found_there() {
+    let mut browser = browse("zoom");
+    let span = |browser: &mut Browser| timeline(browser, "to") - timeline(browser, "from");
+    let (whole, slices) = (span(&mut browser), timeline(&mut browser, "slices"));
+    let (begin, end) = RECORDING.span();
+    assert_eq!(whole, end - begin);
+    let place = browser
+        .evaluate("(r => [r.x + r.width / 2, r.y + 80])(document.getElementById('timeline').getBoundingClientRect())");
+    let at = |index: usize| place[index].as_f64().expect("it is somewhere");
+    for _ in 0..20 {
+        browser.wheel(at(0), at(1), -240.0);
+    }
+    let near = span(&mut browser);
+    assert!(near < whole / 2 && near > 0, "{near} of {whole} ns");
+    assert!(timeline(&mut browser, "slices") < slices);
+    browser.picture(&file("recording-zoomed.png"));
+    browser.evaluate("reset.click()");
+    assert_eq!(span(&mut browser), whole);
+    browser.evaluate("document.querySelectorAll('#events tbody tr')[60].click()");
+    let time = RECORDING.events[60].time - begin;
+    assert!(timeline(&mut browser, "from") <= time && time <= timeline(&mut browser, "to"));
+    assert!(span(&mut browser) <= 1_000_000);
+    assert_eq!(browser.complaints(), [] as [String; 0]);
+}
+
+#[test]
+fn it_is_light_or_dark_as_its_reader_prefers() {
+    let mut browser = browse("recording");
+    browser.size(1440, 1160);
+    let background = "getComputedStyle(document.body).backgroundColor";
+    let shown = ["light", "dark"].map(|scheme| {
+        browser.prefer(scheme);
+        browser.picture(&file(&format!("recording-{scheme}.png")));
+        browser.evaluate(background)
+    });
+    assert_eq!(shown, ["rgb(244, 245, 247)", "rgb(14, 17, 22)"]);
+    let text = "echarts.getInstanceByDom(document.getElementById('timeline')).getOption().yAxis[0].axisLabel.color";
+    assert_eq!(browser.evaluate(text), "#e4e8ee", "the charts are dark too");
+    assert_eq!(browser.complaints(), [] as [String; 0]);
 }

@@ -1,5 +1,7 @@
 //! `setup`: what the build and the tests need and the machine lacks.
 
+mod pictures;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,6 +11,8 @@ use kit::Requirement;
 use ntlab::hw::qemu::{self, QemuError};
 
 use crate::package;
+use pictures::BROWSERS;
+pub use pictures::{browser, perfetto};
 
 /// The version of libclang that is tried most.
 const LIBCLANG: u32 = 14;
@@ -29,6 +33,8 @@ enum Missing {
     Build(Requirement),
     Packaging(&'static str),
     Qemu,
+    Browser,
+    Venv,
 }
 
 impl std::fmt::Display for Missing {
@@ -37,6 +43,8 @@ impl std::fmt::Display for Missing {
             Self::Build(requirement) => requirement.fmt(formatter),
             Self::Packaging(program) => write!(formatter, "{program}, with which packages are signed"),
             Self::Qemu => formatter.write_str("QEMU's emulator of x86 machines, qemu-system-x86_64"),
+            Self::Browser => write!(formatter, "a browser for recordings' pages, one of {}", BROWSERS.join(", ")),
+            Self::Venv => formatter.write_str("Python with venv, for Perfetto's own reader of traces"),
         }
     }
 }
@@ -66,6 +74,14 @@ pub fn run(purpose: Purpose) -> Result<()> {
     if purpose == Purpose::Tests {
         rust_target(kit::PROGRAM_TARGET)?;
     }
+    packages_for(purpose)?;
+    if purpose == Purpose::Tests {
+        pictures::install_perfetto()?;
+    }
+    Ok(())
+}
+
+fn packages_for(purpose: Purpose) -> Result<()> {
     let missing = missing(purpose);
     if missing.is_empty() {
         return Ok(());
@@ -117,6 +133,10 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     if purpose == Purpose::Tests && matches!(qemu::version(), Err(QemuError::Absent)) {
         missing.push(Missing::Qemu);
     }
+    if purpose == Purpose::Tests {
+        missing.extend(browser().is_none().then_some(Missing::Browser));
+        missing.extend((!pictures::can_make_environments()).then_some(Missing::Venv));
+    }
     missing
 }
 
@@ -127,6 +147,8 @@ fn packages(missing: &[Missing]) -> Vec<String> {
             Missing::Build(Requirement::KernelHeaders) => vec!["mingw-w64-x86-64-dev".to_owned()],
             Missing::Packaging(program) => vec![(*program).to_owned()],
             Missing::Qemu => vec!["qemu-system-x86".to_owned()],
+            Missing::Browser => vec!["chromium".to_owned()],
+            Missing::Venv => vec!["python3-venv".to_owned()],
             Missing::Build(Requirement::Libclang) => {
                 let version = libclang_version(&known_packages());
                 vec![format!("libclang1-{version}"), format!("libclang-common-{version}-dev")]

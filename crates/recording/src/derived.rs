@@ -9,6 +9,8 @@ use crate::{Event, Recording};
 /// Hardware that joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotAdd {
+    /// The number of the event that tells of it.
+    pub sequence: u64,
     /// When the driver was told that it is complete.
     pub time: u64,
     /// What joined.
@@ -152,7 +154,7 @@ fn hot_add(event: &Event) -> Option<HotAdd> {
         EventKind::MemoryGrew => Added::Memory(event.count.saturating_sub(event.before)),
         _ => return None,
     };
-    Some(HotAdd { time: event.time, what })
+    Some(HotAdd { sequence: event.sequence, time: event.time, what })
 }
 
 const fn hold(event: &Event) -> Hold {
@@ -219,7 +221,10 @@ mod tests {
             hotadd_abi::Event { before: 10, count: 30, ..event(30, EventKind::MemoryGrew, 0) },
         ]);
         let processor = Added::Processor { index: 2, group: 1, number: 0 };
-        let expected = [HotAdd { time: 2000, what: processor }, HotAdd { time: 3000, what: Added::Memory(20) }];
+        let expected = [
+            HotAdd { sequence: 20, time: 2000, what: processor },
+            HotAdd { sequence: 30, time: 3000, what: Added::Memory(20) },
+        ];
         assert_eq!(recording.hot_adds(), expected);
     }
 

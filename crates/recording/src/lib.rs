@@ -11,6 +11,7 @@ pub mod derived;
 mod event;
 mod file;
 mod machine;
+pub mod page;
 pub mod perfetto;
 mod tracks;
 mod traffic;
