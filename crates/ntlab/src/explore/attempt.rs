@@ -5,6 +5,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Scenario, Tally};
 use crate::{
     choices::Tape,
@@ -26,7 +28,7 @@ pub(super) struct Attempt {
 }
 
 /// A finding.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
     /// What findings of the same defect have in common.
     pub key: String,

@@ -17,6 +17,7 @@ mod replay;
 mod results;
 mod search;
 mod shrink;
+mod side_by_side;
 mod simpler;
 
 use std::{collections::BTreeMap, num::NonZero, path::PathBuf, thread};
@@ -57,7 +58,8 @@ pub trait Scenario: Clone + Serialize + DeserializeOwned + Send + Sync {
 /// How to search.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// OS threads.
+    /// Machines that run at the same time: each in a process of its own where the caller is the only thread of its process, else on OS
+    /// threads.
     pub jobs: usize,
     /// Only the units of this shard.
     pub shard: Shard,

@@ -1,24 +1,29 @@
-//! The search: units dealt out to OS threads, each with machines of its own.
+//! The search: units dealt out to processes or OS threads, each with machines of its own.
 
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
-    thread,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Found, Options, Results, Scenario, Tally,
     attempt::{Attempt, Failure, attempt},
     results::{self, Covered},
     shrink::shrink,
+    side_by_side,
 };
-use crate::config::Config;
+use crate::{config::Config, memory::host::Shared};
 
 /// Runs the units `0..units` of a search, of which `make` says what each is: up to the first that finds something, or all.
 ///
-/// What is found depends on nothing but the units: not on the number of OS threads, nor on how fast they are.
+/// What is found depends on nothing but the units: not on the number of jobs, nor on how fast they are.
+///
+/// # Panics
+///
+/// Where a scenario makes a process of the host end, or the host has no memory left.
 pub fn run<S: Scenario>(units: u64, make: impl Fn(u64) -> (S, Config) + Sync, options: &Options) -> Results<S> {
     let shard = options.shard;
     let own = units.saturating_sub(shard.index).div_ceil(shard.count.max(1));
@@ -26,14 +31,15 @@ pub fn run<S: Scenario>(units: u64, make: impl Fn(u64) -> (S, Config) + Sync, op
         make,
         unit: |number| shard.index + number * shard.count,
         units: own,
-        taken: AtomicU64::new(0),
-        last: AtomicU64::new(u64::MAX),
+        shared: Shared::new().expect("the host has a page left"),
         collect: options.collect,
-        bar: bar(own, options.progress),
     };
-    let parts = on_threads(options.jobs, || search.work());
-    let last = search.last.load(Ordering::Relaxed);
-    search.bar.finish_and_clear();
+    search.last().store(u64::MAX, Ordering::Relaxed);
+    let bar = bar(own, options.progress);
+    let show = || bar.set_position(search.done().load(Ordering::Relaxed));
+    let parts = side_by_side::run(options.jobs, || search.work(), show);
+    bar.finish_and_clear();
+    let last = search.last().load(Ordering::Relaxed);
     let mut sum = Part::default();
     for part in parts {
         sum.merge(part);
@@ -44,45 +50,57 @@ pub fn run<S: Scenario>(units: u64, make: impl Fn(u64) -> (S, Config) + Sync, op
     results
 }
 
-/// What the OS threads of a search share.
+/// What the jobs of a search share.
 struct Search<Make, Unit> {
     make: Make,
     /// From the number of a unit of this shard to its number.
     unit: Unit,
     units: u64,
-    taken: AtomicU64,
-    /// The first unit that found something; those after it do not count. Where findings are collected, the end of all numbers.
-    last: AtomicU64,
+    shared: Shared,
     collect: bool,
-    bar: ProgressBar,
 }
 
 impl<S: Scenario, Make: Fn(u64) -> (S, Config) + Sync, Unit: Fn(u64) -> u64 + Sync> Search<Make, Unit> {
+    /// How many units were dealt out.
+    fn taken(&self) -> &AtomicU64 {
+        self.shared.number(0)
+    }
+
+    /// How many of them were run.
+    fn done(&self) -> &AtomicU64 {
+        self.shared.number(1)
+    }
+
+    /// The first unit that found something; those after it do not count. Where findings are collected, the end of all numbers.
+    fn last(&self) -> &AtomicU64 {
+        self.shared.number(2)
+    }
+
     /// Runs units until there are no more.
     fn work(&self) -> Part {
         let mut part = Part::default();
         loop {
-            let number = self.taken.fetch_add(1, Ordering::Relaxed);
+            let number = self.taken().fetch_add(1, Ordering::Relaxed);
             if number >= self.units {
                 return part;
             }
             let unit = (self.unit)(number);
-            if unit > self.last.load(Ordering::Relaxed) {
+            if unit > self.last().load(Ordering::Relaxed) {
                 return part;
             }
             let (scenario, config) = (self.make)(unit);
             let ended = attempt(&scenario, Config { keep_interleavings: true, ..config });
             if ended.result.is_err() && !self.collect {
-                self.last.fetch_min(unit, Ordering::Relaxed);
+                self.last().fetch_min(unit, Ordering::Relaxed);
             }
             part.add(unit, ended);
-            self.bar.inc(1);
+            self.done().fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// What one OS thread has come to.
-#[derive(Default)]
+/// What one job has come to.
+#[derive(Default, Serialize, Deserialize)]
 struct Part {
     done: Vec<(u64, Tally, u64)>,
     covered: Covered,
@@ -90,6 +108,7 @@ struct Part {
 }
 
 /// The findings that are alike.
+#[derive(Serialize, Deserialize)]
 struct Failures {
     units: Vec<u64>,
     first: Failure,
@@ -157,7 +176,7 @@ fn shrink_all<S: Scenario>(
     let taken = AtomicU64::new(0);
     let bar = bar(counted.len() as u64, options.progress);
     bar.set_message("making findings small");
-    let shrunk = on_threads(options.jobs.min(counted.len()), || {
+    let work = || {
         let mut shrunk = Vec::new();
         loop {
             let number = usize::try_from(taken.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
@@ -168,20 +187,10 @@ fn shrink_all<S: Scenario>(
             shrunk.push((key.clone(), found));
             bar.inc(1);
         }
-    });
+    };
+    let shrunk = side_by_side::on_threads(options.jobs.min(counted.len()), work, || ());
     bar.finish_and_clear();
     shrunk.into_iter().flatten().collect()
-}
-
-/// Does the same on several OS threads.
-fn on_threads<T: Send>(jobs: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(&work)).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, T>| {
-            thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
-        };
-        threads.into_iter().map(join).collect()
-    })
 }
 
 fn bar(length: u64, wanted: bool) -> ProgressBar {

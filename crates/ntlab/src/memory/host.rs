@@ -1,11 +1,13 @@
-//! The few calls to the host's kernel that make, protect and release address space.
+//! The few calls to the host's kernel that make, protect and release address space, and processes that have one of their own.
 
 use std::{
     fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    ptr,
-    sync::OnceLock,
+    io::{self, PipeReader, PipeWriter, Read as _},
+    os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
+    process::ExitStatus,
+    ptr::{self, NonNull},
+    slice,
+    sync::{OnceLock, atomic::AtomicU64},
 };
 
 /// Pages of the simulated machine and of the host are the same size.
@@ -118,6 +120,112 @@ pub unsafe fn write_protected(address: u64, bytes: &[u8]) -> bool {
     static MEMORY: OnceLock<Option<File>> = OnceLock::new();
     let memory = MEMORY.get_or_init(|| OpenOptions::new().write(true).open("/proc/self/mem").ok());
     memory.as_ref().is_some_and(|memory| memory.write_all_at(bytes, address).is_ok())
+}
+
+/// Numbers that this process and those that it forks share, zero at first.
+#[derive(Debug)]
+pub struct Shared {
+    numbers: NonNull<AtomicU64>,
+}
+
+/// How many there are.
+const SHARED: usize = 4096 / size_of::<AtomicU64>();
+
+// SAFETY: it owns its page as a box would, and what is in it can be used by any thread.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// A page of them.
+    ///
+    /// # Errors
+    /// The host's, where it has no memory left.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let length = SHARED * size_of::<AtomicU64>();
+        // SAFETY: a new anonymous mapping at an address of the host's choice touches nothing that exists.
+        let address = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(address.cast()).map(|numbers| Self { numbers }).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn number(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: the page is mapped until the drop, and zeros are numbers.
+        let numbers = unsafe { slice::from_raw_parts(self.numbers.as_ptr(), SHARED) };
+        &numbers[index]
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: it is the mapping made in `new`; nothing borrows from it any more.
+        unsafe { libc::munmap(self.numbers.as_ptr().cast(), SHARED * size_of::<AtomicU64>()) };
+    }
+}
+
+/// Which of two processes this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The one that was there, with the new one.
+    Parent(Child),
+    /// The new one. What it writes here the other one [waits](Child::wait) for; it leaves with [`end_child`].
+    Child(PipeWriter),
+}
+
+/// Another process.
+#[derive(Debug)]
+pub struct Child {
+    id: libc::pid_t,
+    results: PipeReader,
+}
+
+/// Makes a copy of this process, which ends with it at the latest. The copy has this thread only: locks that other threads hold stay locked
+/// there.
+///
+/// # Errors
+/// The host's, where it refuses another process.
+pub fn fork() -> io::Result<Fork> {
+    let (results, writer) = io::pipe()?;
+    // SAFETY: the copy goes on with this thread alone, and uses what this process has as its own.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: the call takes a number, and changes what happens when the parent ends.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            Ok(Fork::Child(writer))
+        }
+        id if id > 0 => Ok(Fork::Parent(Child { id, results })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Child {
+    /// What the process wrote, and how it ended.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn wait(mut self) -> io::Result<(Vec<u8>, ExitStatus)> {
+        let mut written = Vec::new();
+        self.results.read_to_end(&mut written)?;
+        let mut status = 0;
+        // SAFETY: the process is a child of this one that nobody else waits for; `status` is a valid place.
+        if unsafe { libc::waitpid(self.id, &raw mut status, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((written, ExitStatus::from_raw(status)))
+    }
+}
+
+/// Ends a forked process, and nothing else that the process it is a copy of would do at its end.
+pub fn end_child(success: bool) -> ! {
+    // SAFETY: the call does not return, and touches no memory.
+    unsafe { libc::_exit(i32::from(!success)) }
 }
 
 fn result(code: i32) -> io::Result<()> {
