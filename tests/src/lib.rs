@@ -64,12 +64,12 @@ pub fn sys() -> &'static Path {
 }
 
 /// The driver's buffer pool has one byte for so many bytes of memory.
-pub const POOL_SHARE: u64 = 16 << 10;
+pub const POOL_SHARE: u64 = 64 << 10;
 
 /// A machine with as little memory as the smallest buffer pool is the share of: all that is added counts.
 #[must_use]
 pub fn small() -> Config {
-    Config { memory: 1 << 30, ..Config::default() }
+    Config { memory: 4 << 30, ..Config::default() }
 }
 
 /// Runs `scenario` on a machine made as `config` says, and returns what it returns.

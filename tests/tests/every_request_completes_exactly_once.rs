@@ -31,7 +31,7 @@ fn while_processors_and_memory_are_added() {
                 traffic.run(20);
                 assert_eq!(bench.system.add_processor(NewProcessor::default()), Ok(processor));
                 if processor % 3 == 0 {
-                    assert_eq!(bench.system.add_memory(64 << 20, 0), Ok(()));
+                    assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
                 }
             }
             traffic.run(60);
@@ -67,7 +67,7 @@ fn disturb(bench: Bench<'_>, what: u32) {
         0 => {
             let _full = system.add_processor(NewProcessor::default());
         }
-        1 => assert_eq!(system.add_memory(64 << 20, 0), Ok(())),
+        1 => assert_eq!(system.add_memory(256 << 20, 0), Ok(())),
         2 => assert_eq!(system.rebalance(), [Rebalance::Restarted, Rebalance::NotStopped]),
         3 => assert_eq!(edu.rebalance(system), Rebalance::Restarted),
         4 => assert_eq!(edu.query_stop(system), Ok(())),
@@ -257,7 +257,7 @@ fn ends_once(pending: Vec<Pending<'_>>, handle: &Handle<'_>) {
 #[test]
 fn with_the_smallest_machine_there_is() {
     each_seed(4, |seed| {
-        let config = Config { memory: 1 << 30, ..Config::new(1, 1).expect("one processor") };
+        let config = Config { memory: 4 << 30, ..Config::new(1, 1).expect("one processor") };
         hotadd_tests::run(config.with_seed(seed), |system| {
             let bench = Bench::new(system);
             let traffic = Traffic::start(bench, 6, seed);

@@ -142,7 +142,7 @@ fn processors_beyond_the_first_group_are_told_apart_by_group_and_number() {
 #[test]
 fn the_driver_loads_where_only_one_of_many_processors_is_there_and_serves_the_last_one_first() {
     each_seed(3, |seed| {
-        let config = Config { memory: 1 << 30, ..Config::new(1, 200).expect("it makes sense") };
+        let config = Config { memory: 4 << 30, ..Config::new(1, 200).expect("it makes sense") };
         run(config.with_seed(seed), |system| {
             let bench = Bench::new(system);
             let status = bench.edu_status();
@@ -175,7 +175,7 @@ fn while_processors_are_being_added_everything_else_goes_on() {
                     added.update(|added| added + 1);
                 });
             }
-            assert_eq!(bench.system.add_memory(64 << 20, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
             assert_eq!(bench.edu.rebalance(bench.system), Rebalance::Restarted);
             while added.get() < 6 {
                 traffic.run(5);

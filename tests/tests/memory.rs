@@ -36,15 +36,15 @@ fn a_module_makes_the_pool_grow_by_its_share() {
             settle(bench.system);
             let (memory, pool) = sizes(bench);
             assert_eq!(pool, memory / POOL_SHARE);
-            assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(1024 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + 256 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + 1024 * MIB, pool + 1024 * MIB / POOL_SHARE));
             let status = bench.edu_status();
             assert_eq!((status.memory_bytes_at_load, status.pool_bytes_at_load), (memory, pool));
 
             assert_eq!(bench.events(EventKind::MemoryArrival).len(), 1);
-            assert_eq!(steps(&bench.events(EventKind::MemoryGrew)), [(memory, memory + 256 * MIB)]);
-            assert_eq!(steps(&bench.events(EventKind::PoolGrew)), [(pool, pool + 256 * MIB / POOL_SHARE)]);
+            assert_eq!(steps(&bench.events(EventKind::MemoryGrew)), [(memory, memory + 1024 * MIB)]);
+            assert_eq!(steps(&bench.events(EventKind::PoolGrew)), [(pool, pool + 1024 * MIB / POOL_SHARE)]);
         });
     });
 }
@@ -55,15 +55,15 @@ fn modules_at_once_are_counted_once_each_however_their_notifications_fall() {
         on_bench(seed, |bench| {
             let (memory, pool) = sizes(bench);
             for module in 0..4 {
-                assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
+                assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
                 bench.system.sleep(seed * module * 10_000);
             }
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 256 * MIB, pool + 256 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + 1024 * MIB, pool + 1024 * MIB / POOL_SHARE));
             assert_eq!(bench.events(EventKind::MemoryArrival).len(), 4);
             // The first arrival may find all of them; the others then change nothing.
             let grew = steps(&bench.events(EventKind::MemoryGrew));
-            assert_eq!((grew[0].0, grew[grew.len() - 1].1), (memory, memory + 256 * MIB));
+            assert_eq!((grew[0].0, grew[grew.len() - 1].1), (memory, memory + 1024 * MIB));
         });
     });
 }
@@ -76,12 +76,12 @@ fn the_pool_grows_while_its_buffers_are_in_use() {
             let traffic = Traffic::start(bench, 32, seed);
             for _ in 0..3 {
                 traffic.run(40);
-                assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
+                assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
             }
             traffic.run(40);
             settle(bench.system);
             traffic.stop_unharmed();
-            assert_eq!(sizes(bench), (memory + 192 * MIB, pool + 192 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + 768 * MIB, pool + 768 * MIB / POOL_SHARE));
         });
     });
 }
@@ -93,15 +93,15 @@ fn a_pool_that_could_not_grow_says_so_and_grows_with_the_next_module() {
             settle(bench.system);
             let (memory, pool) = sizes(bench);
             bench.system.fail_call(3);
-            assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(1024 * MIB, 0), Ok(()));
             settle(bench.system);
             assert!(!bench.system.failed_calls().is_empty(), "growing takes memory");
             let failed = bench.events(EventKind::PoolGrowthFailed);
             assert_eq!(failed.len(), 1);
             assert_eq!((failed[0].before, failed[0].count), (pool, bench.edu_status().pool_bytes));
-            assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (memory + 320 * MIB, pool + 320 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + 1280 * MIB, pool + 1280 * MIB / POOL_SHARE));
         });
     });
 }
@@ -112,13 +112,13 @@ fn memory_that_no_device_announces_is_seen_with_the_next_one() {
         on_bench(seed, |bench| {
             settle(bench.system);
             let before = sizes(bench);
-            assert_eq!(bench.system.add_memory_without_device(128 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory_without_device(512 * MIB, 0), Ok(()));
             bench.system.set_high_memory_condition(true);
             bench.system.sleep(SOON);
             assert_eq!(sizes(bench), before, "nobody waits for the condition unless a parameter asks for it");
-            assert_eq!(bench.system.add_memory(64 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
             settle(bench.system);
-            assert_eq!(sizes(bench), (before.0 + 192 * MIB, before.1 + 192 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (before.0 + 768 * MIB, before.1 + 768 * MIB / POOL_SHARE));
             assert!(bench.events(EventKind::HighMemory).is_empty());
         });
     });
@@ -142,10 +142,10 @@ fn where_the_parameter_asks_for_it_the_high_memory_condition_makes_the_driver_lo
     with_high_memory(6, |bench| {
         let (memory, pool) = sizes(bench);
         for round in 1..=2 {
-            assert_eq!(bench.system.add_memory_without_device(64 * MIB, 0), Ok(()));
+            assert_eq!(bench.system.add_memory_without_device(256 * MIB, 0), Ok(()));
             bench.system.set_high_memory_condition(true);
             bench.system.sleep(SOON);
-            assert_eq!(sizes(bench), (memory + round * 64 * MIB, pool + round * 64 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + round * 256 * MIB, pool + round * 256 * MIB / POOL_SHARE));
             assert_eq!(bench.events(EventKind::HighMemory).len() as u64, round);
             bench.system.set_high_memory_condition(false);
         }
@@ -170,10 +170,10 @@ fn condition_and_notification_together_count_a_module_once() {
     with_high_memory(8, |bench| {
         let (memory, pool) = sizes(bench);
         bench.system.set_high_memory_condition(true);
-        assert_eq!(bench.system.add_memory(128 * MIB, 0), Ok(()));
+        assert_eq!(bench.system.add_memory(512 * MIB, 0), Ok(()));
         settle(bench.system);
         bench.system.sleep(SOON);
-        assert_eq!(sizes(bench), (memory + 128 * MIB, pool + 128 * MIB / POOL_SHARE));
+        assert_eq!(sizes(bench), (memory + 512 * MIB, pool + 512 * MIB / POOL_SHARE));
         assert_eq!(steps(&bench.events(EventKind::MemoryGrew)).len(), 1);
     });
 }

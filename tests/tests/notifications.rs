@@ -68,7 +68,7 @@ fn a_driver_that_was_without_devices_is_told_again() {
             enable_both(bench);
             assert!(bench.events(EventKind::ProcessorArrival).is_empty());
             add(bench);
-            assert_eq!(bench.system.add_memory(64 << 20, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
             bench.system.settle();
             let counts = [EventKind::ProcessorArrival, EventKind::MemoryArrival].map(|kind| bench.events(kind).len());
             assert_eq!(counts, [1, 1]);
@@ -83,15 +83,15 @@ fn what_came_while_there_was_no_device_is_found_with_the_next() {
             let before = bench.edu_status();
             disable_both(bench);
             add(bench);
-            assert_eq!(bench.system.add_memory(64 << 20, 0), Ok(()));
+            assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
             bench.system.settle();
             enable_both(bench);
             // A work item looks.
             bench.system.sleep(100_000_000);
             let after = bench.edu_status();
             assert_eq!(after.processors_steered, before.processors_steered + 1);
-            assert_eq!(after.memory_bytes, before.memory_bytes + (64 << 20));
-            assert_eq!(after.pool_bytes, before.pool_bytes + (64 << 20) / POOL_SHARE);
+            assert_eq!(after.memory_bytes, before.memory_bytes + (256 << 20));
+            assert_eq!(after.pool_bytes, before.pool_bytes + (256 << 20) / POOL_SHARE);
             assert!(bench.events(EventKind::MemoryArrival).is_empty(), "nobody told the driver");
         });
     });

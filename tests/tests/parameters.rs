@@ -7,7 +7,7 @@ use ntlab::{config::Config, registry::Value, user::Request};
 /// Runs `scenario` where the driver has these parameters.
 fn with(parameters: &[(&str, Value)], scenario: impl Fn(Bench<'_>)) {
     each_seed(1, |seed| {
-        let config = Config { memory: 4 << 30, ..small() };
+        let config = Config { memory: 16 << 30, ..small() };
         run(config.with_seed(seed), |system| {
             let package = workload::package(sys());
             let package =
@@ -37,7 +37,7 @@ fn the_pool_has_its_maximum() {
     with(&[("BufferPoolMaximum", Value::dword(128 << 10))], |bench| {
         assert!(ignored(bench).is_empty());
         assert_eq!(bench.edu_status().pool_bytes, 128 << 10);
-        assert_eq!(bench.system.add_memory(16 << 30, 0), Ok(()));
+        assert_eq!(bench.system.add_memory(64 << 30, 0), Ok(()));
         bench.system.settle();
         assert_eq!(bench.edu_status().pool_bytes, 128 << 10);
     });

@@ -26,7 +26,7 @@ fn life(config: Config) -> Life {
         for _ in 0..2 {
             traffic.run(20);
             system.add_processor(NewProcessor::default()).expect("there is room");
-            system.add_memory(64 << 20, 0).expect("there is room");
+            system.add_memory(256 << 20, 0).expect("there is room");
         }
         traffic.run(20);
         traffic.stop_unharmed();

@@ -154,7 +154,7 @@ fn on_software(config: Config, scenario: impl for<'k> FnOnce(&'k System, ntlab::
 #[test]
 fn two_thousand_and_forty_eight_processors_all_work() {
     each_seed(1, |seed| {
-        let config = Config { memory: 1 << 30, ..Config::new(2, 2048).expect("as many as Windows serves") };
+        let config = Config { memory: 4 << 30, ..Config::new(2, 2048).expect("as many as Windows serves") };
         on_software(config.with_seed(seed), |system, software| {
             for index in 2..2048 {
                 assert_eq!(system.add_processor(NewProcessor::default()), Ok(index));

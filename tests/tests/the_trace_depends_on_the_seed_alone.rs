@@ -24,7 +24,7 @@ fn trace_of(machine: Config) -> Vec<Event> {
         let traffic = Traffic::start(bench, 12, seed);
         for _ in 0..3 {
             system.add_processor(NewProcessor::default()).expect("there is room");
-            system.add_memory(64 << 20, 0).expect("there is room");
+            system.add_memory(256 << 20, 0).expect("there is room");
             traffic.run(20);
         }
         system.sleep_system(SystemState::S3).expect("no driver refuses");

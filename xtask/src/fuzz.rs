@@ -67,7 +67,7 @@ pub fn run(options: &Options, sys: &Path) -> Result<()> {
 }
 
 fn on_machine<T>(seed: u64, scenario: impl FnOnce(&System) -> Result<T, String>) -> Result<T> {
-    let config = Config { note_blocks: true, ..campaign::small(2).with_seed(seed) };
+    let config = Config { note_blocks: true, ..campaign::machine(2).with_seed(seed) };
     let outcome = Machine::new(config).context("the machine makes sense")?.run(scenario);
     let result = outcome.result.map_err(|report| anyhow!("{report}"))?;
     result.map_err(|broken| anyhow!("seed {seed}: {broken}"))

@@ -6,9 +6,9 @@ pub const BUFFER_BYTES: u64 = hotadd_abi::BUFFER_BYTES as u64;
 /// The fewest buffers there are, however little memory there is.
 const FEWEST: u64 = 16;
 
-/// One byte of the pool for this many bytes of memory: the default limit of 16 MiB is reached at 256 GiB, so that memory added to the
-/// servers of today still counts, and smaller machines keep theirs.
-const SHARE: u64 = 16 * 1024;
+/// One byte of the pool for this many bytes of memory: the default limit of 16 MiB is reached at 1 TiB, so that memory added to a server
+/// counts, and smaller machines keep theirs; more requests at a time have buffers beyond the pool.
+const SHARE: u64 = 64 * 1024;
 
 /// How many buffers the pool has with `physical` bytes of memory, at most `most` bytes; never less than [`FEWEST`].
 #[must_use]

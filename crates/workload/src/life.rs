@@ -165,7 +165,7 @@ fn check(load: Load<'_>) {
 fn add(system: &System) {
     let _added = system.add_processor(NewProcessor::default());
     let _failed = system.add_processor(NewProcessor { fails: Some(DOES_NOT_START), ..NewProcessor::default() });
-    assert_eq!(system.add_memory(64 << 20, 0), Ok(()), "what the driver lacks is nothing to the machine");
+    assert_eq!(system.add_memory(256 << 20, 0), Ok(()), "what the driver lacks is nothing to the machine");
     system.settle();
 }
 

@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use ntlab::explore;
 use workload::systematic::{self, Case, Search};
 
-pub(crate) use self::parts::small;
+pub(crate) use self::parts::machine;
 pub use self::results::{PartFound, PartResults};
 use self::{parts::Units, results::Results};
 
@@ -268,7 +268,7 @@ fn play_faults(options: &Options, sys: &Path, from: systematic::Results) -> syst
     let search = Search {
         sys,
         life: workload::life::live,
-        machine: parts::small(1),
+        machine: parts::machine(1),
         seeds: FAULT_SEEDS,
         shard: systematic::Shard { index: options.shard.index, count },
         threads: jobs(options),

@@ -84,9 +84,9 @@ const FUZZ_REQUESTS: u64 = 10_000;
 /// Processors of the machine in which something happens at each kernel call.
 const INTERFERENCE_PROCESSORS: u32 = 2;
 
-/// A small machine, on which all memory that is added makes the driver's buffer pool grow, with so many of its 8 processors active.
-pub fn small(processors: u32) -> Config {
-    Config { memory: 1 << 30, processors, ..Config::default() }
+/// The machine of the demo, with so many of its 8 processors active.
+pub fn machine(processors: u32) -> Config {
+    Config { processors, ..Config::default() }
 }
 
 fn sequences() -> &'static [Vec<Step>] {
@@ -97,7 +97,7 @@ fn sequences() -> &'static [Vec<Step>] {
 fn sequence(number: u64) -> (Unit, Config) {
     let steps = usize::try_from(number).ok().and_then(|number| sequences().get(number));
     let steps = steps.cloned().unwrap_or_default();
-    (Unit::Sequence(steps), Config { time_limit_ns: SEQUENCE_TIME, ..small(2).with_seed(number) })
+    (Unit::Sequence(steps), Config { time_limit_ns: SEQUENCE_TIME, ..machine(2).with_seed(number) })
 }
 
 /// The demo of 200 requests on its own machine. One seed is for all that is left to chance.
@@ -106,7 +106,7 @@ pub fn seeds(number: u64) -> (Unit, Config) {
 }
 
 fn endurance(number: u64) -> (Unit, Config) {
-    let config = Config { seed: number, memory: 1 << 30, ..Config::new(2, 64).unwrap_or_default() };
+    let config = Config { seed: number, ..Config::new(2, 64).unwrap_or_default() };
     (Unit::Endurance(Endurance { seed: number, ..ENDURANCE }), config)
 }
 
@@ -114,14 +114,14 @@ fn stepped(number: u64) -> (Unit, Config) {
     let preemption = Preemption::Instructions { one_in: STEPPED_POINT };
     (
         Unit::Endurance(Endurance { seed: number, ..STEPPED }),
-        Config { preemption, keep_interleavings: true, ..small(2).with_seed(number) },
+        Config { preemption, keep_interleavings: true, ..machine(2).with_seed(number) },
     )
 }
 
 fn fuzz(number: u64) -> (Unit, Config) {
     let plan = Fuzz { requests: FUZZ_REQUESTS, seed: number };
     let time_limit_ns = plan.time_limit_ns();
-    (Unit::Fuzz(plan), Config { note_blocks: true, time_limit_ns, ..small(2).with_seed(number) })
+    (Unit::Fuzz(plan), Config { note_blocks: true, time_limit_ns, ..machine(2).with_seed(number) })
 }
 
 /// The kept sequences that all units of the fuzz part start from.
@@ -134,7 +134,7 @@ fn corpus() -> &'static Corpus {
 fn interferences() -> u64 {
     static CALLS: OnceLock<u64> = OnceLock::new();
     let calls = CALLS.get_or_init(|| {
-        let machine = Machine::new(small(INTERFERENCE_PROCESSORS)).expect("the machine makes sense");
+        let machine = Machine::new(machine(INTERFERENCE_PROCESSORS)).expect("the machine makes sense");
         machine.run(|system| life::live(system, driver())).kernel_calls
     });
     calls * What::ALL.len() as u64
@@ -142,7 +142,7 @@ fn interferences() -> u64 {
 
 fn interference(number: u64) -> (Unit, Config) {
     let interference = Interference::numbered(number);
-    (Unit::Interference(interference), interference.machine(small(INTERFERENCE_PROCESSORS)))
+    (Unit::Interference(interference), interference.machine(machine(INTERFERENCE_PROCESSORS)))
 }
 
 /// The driver that all units run.

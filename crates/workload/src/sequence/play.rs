@@ -25,7 +25,7 @@ const LONGEST_PAUSE: u64 = 60_000;
 /// Virtual nanoseconds that requests may take at the end: a minute.
 const PATIENCE: u64 = 60_000_000_000;
 /// Bytes of a memory module.
-const MODULE: u64 = 64 << 20;
+const MODULE: u64 = 256 << 20;
 const UNSUCCESSFUL: Status = Status(0xC000_0001_u32.cast_signed());
 
 /// Plays `steps` with the driver in the file `sys` and an `edu` device that several users use.
