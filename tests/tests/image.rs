@@ -197,6 +197,28 @@ fn the_image_is_marked_as_reproducible() {
     assert!(kinds.contains(&REPRODUCIBLE), "debug data of the kinds {kinds:?}");
 }
 
+/// The linker makes another identity each time, of the names of temporary files among others; what ships does not have it.
+#[test]
+fn the_image_has_the_same_identity_whatever_the_linker_gave_it() {
+    const NEW: [u8; 16] = [7; 16];
+    let pdb = fs::read(xtask::driver("hotadd").expect("the driver builds").pdb).expect("its symbols are there");
+    let record = bytes().windows(4).position(|window| window == b"RSDS").expect("it names its symbols") + 4;
+    let identity = &bytes()[record..record + 16];
+    let place = pdb.windows(16).position(|window| window == identity).expect("the symbols are the image's");
+    let (mut other, mut other_pdb) = (bytes().to_vec(), pdb.clone());
+    other[record..record + 16].copy_from_slice(&NEW);
+    other_pdb[place..place + 16].copy_from_slice(&NEW);
+    let time = usize::from(other[0x3C]) + 8;
+    other[time] ^= 1;
+
+    kit::settle(&mut other, &mut other_pdb).expect("they belong together");
+
+    assert!(other == bytes(), "the image differs");
+    assert!(other_pdb == pdb, "the symbols differ");
+    other_pdb[place] ^= 1;
+    assert!(kit::settle(&mut other, &mut other_pdb).is_err(), "the symbols of another image");
+}
+
 /// Read by a library that did not write it.
 #[test]
 fn the_version_resource_says_what_the_driver_is() {

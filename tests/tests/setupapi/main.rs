@@ -45,14 +45,14 @@ struct Wine {
 
 impl Wine {
     fn new(directory: &Path) -> Self {
-        let program = PathBuf::from("/usr/lib/wine/wine64");
+        let program = kit::wine().expect("Wine is installed: `cargo xtask setup` does it");
         let prefix = directory.join("prefix");
         let system = prefix.join("drive_c/windows/system32");
         for name in ["inf", "temp"] {
             fs::create_dir_all(system.with_file_name(name)).expect("a directory can be made");
         }
         fs::create_dir_all(&system).expect("a directory can be made");
-        let libraries = "/usr/lib/x86_64-linux-gnu/wine/x86_64-windows";
+        let libraries = kit::wine_libraries().expect("Wine's libraries are installed");
         for library in fs::read_dir(libraries).expect("they can be listed") {
             let library = library.expect("they can be listed");
             symlink(library.path(), system.join(library.file_name())).expect("a link can be made");

@@ -1,12 +1,14 @@
 //! Runs cargo for the Windows target.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::identity::settle;
 use crate::{stage, staged, vendor};
 
 /// What drivers are built for.
@@ -38,8 +40,7 @@ pub fn driver(package: &str) -> Result<Artifacts> {
     let release = target_directory().join(TARGET).join("release");
     let name = package.replace('-', "_");
     let artifacts = Artifacts { sys: release.join(format!("{name}.sys")), pdb: release.join(format!("{name}.pdb")) };
-    copy_if_different(&release.join(format!("{name}.dll")), &artifacts.sys)?;
-    ensure!(artifacts.pdb.exists(), "the linker wrote no {}", artifacts.pdb.display());
+    finish(&release.join(format!("{name}.dll")), &artifacts)?;
     Ok(artifacts)
 }
 
@@ -146,14 +147,29 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Gives `to` the contents of `from` in one step, and leaves it alone when it has them.
-fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
-    let _held = staged::lock(to)?;
-    let contents = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
-    if fs::read(to).is_ok_and(|existing| existing == contents) {
+/// Makes the driver of what was linked, in one step, and leaves alone what is so already.
+fn finish(linked: &Path, artifacts: &Artifacts) -> Result<()> {
+    let _held = staged::lock(&artifacts.sys)?;
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let (mut image, linked_symbols) = (read(linked)?, read(&artifacts.pdb)?);
+    let mut symbols = linked_symbols.clone();
+    // Where it is asked for, Microsoft's linker does so itself.
+    if !cfg!(windows) {
+        settle(&mut image, &mut symbols).with_context(|| format!("settling the identity of {}", linked.display()))?;
+    }
+    if symbols != linked_symbols {
+        // In its place: cargo has the same file under another name too, and would restore it.
+        let mut file = File::options().write(true).open(&artifacts.pdb)?;
+        file.write_all(&symbols).with_context(|| format!("writing {}", artifacts.pdb.display()))?;
+    }
+    replace_if_different(&artifacts.sys, &image)
+}
+
+fn replace_if_different(path: &Path, contents: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|existing| existing == contents) {
         return Ok(());
     }
-    let scratch = to.with_extension("sys.new");
+    let scratch = path.with_added_extension("new");
     fs::write(&scratch, contents).with_context(|| format!("writing {}", scratch.display()))?;
-    fs::rename(&scratch, to).with_context(|| format!("moving {} to its place", scratch.display()))
+    fs::rename(&scratch, path).with_context(|| format!("moving {} to its place", scratch.display()))
 }

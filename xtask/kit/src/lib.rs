@@ -8,6 +8,7 @@
 mod build;
 mod c;
 mod headers;
+mod identity;
 #[cfg(unix)]
 mod program;
 mod stage;
@@ -16,6 +17,7 @@ mod vendor;
 
 pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
 pub use c::c_driver;
+pub use identity::settle;
 #[cfg(unix)]
-pub use program::{PROGRAM_TARGET, program, under_wine, wine};
+pub use program::{PROGRAM_TARGET, program, under_wine, wine, wine_libraries};
 pub use stage::{Requirement, missing};

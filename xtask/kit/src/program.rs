@@ -32,6 +32,12 @@ pub fn wine() -> Option<PathBuf> {
     WINE.iter().map(PathBuf::from).find(|path| path.is_file())
 }
 
+/// Wine's libraries, where they are installed.
+#[must_use]
+pub fn wine_libraries() -> Option<PathBuf> {
+    WINE_LIBRARIES.iter().map(PathBuf::from).find(|path| path.is_dir())
+}
+
 /// What is not installed of all that programs need.
 pub fn missing() -> Vec<Requirement> {
     let mut missing = Vec::new();
@@ -69,8 +75,7 @@ pub fn program(package: &str) -> Result<PathBuf> {
 /// Wine or mingw-w64's compiler are not installed.
 pub fn under_wine(program: &Path) -> Result<Command> {
     let wine = wine().context("Wine for 64-bit programs is not installed: run `cargo xtask setup`")?;
-    let libraries = WINE_LIBRARIES.iter().map(PathBuf::from).find(|path| path.is_dir());
-    let libraries = libraries.context("Wine's libraries are in none of the usual directories")?;
+    let libraries = wine_libraries().context("Wine's libraries are in none of the usual directories")?;
     let home = root().join("target").join("wine");
     let inputs = [RANDOM.as_bytes(), include_bytes!("program.rs"), libraries.as_os_str().as_encoded_bytes()];
     staged::directory(&home, staged::fingerprint(&inputs), |scratch| {
