@@ -108,6 +108,41 @@ fn every_document_is_reached_from_the_readme() {
     assert!(lost.is_empty(), "no link leads to {lost:?}");
 }
 
+/// The links of a document whose text is code, with that text.
+fn code_links(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut destination = None;
+    for event in parse(text) {
+        match event {
+            Event::Start(Tag::Link { dest_url, .. }) => destination = Some(dest_url.into_string()),
+            Event::End(TagEnd::Link) => destination = None,
+            Event::Code(name) => found.extend(destination.take().map(|destination| (name.into_string(), destination))),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let mut named = 0;
+    for path in documents() {
+        for (name, link) in code_links(&read(&path)) {
+            let file = path.with_file_name("").join(link);
+            let is_test = file.extension().is_some_and(|extension| extension == "rs") && !name.contains(['.', '/']);
+            if !is_test {
+                continue;
+            }
+            named += 1;
+            let text = read(&file);
+            // A function, or a line of a table of tests.
+            let there = text.contains(&format!("fn {name}(")) || text.contains(&format!("{name} => "));
+            assert!(there, "{}: {} has no {name}", path.display(), file.display());
+        }
+    }
+    assert!(named > 20, "{named}");
+}
+
 #[test]
 fn what_is_generated_is_as_the_sources_are() {
     for document in &xtask::docs::GENERATED {
