@@ -5,6 +5,7 @@ pub mod campaign;
 pub mod demo;
 pub mod docs;
 pub mod fuzz;
+pub mod metadata;
 pub mod package;
 pub mod setup;
 pub mod test;

@@ -1,9 +1,8 @@
 //! `test`: formatting, lints, documentation and tests of everything.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+
+use crate::metadata::Metadata;
 
 /// Runs every check there is, one after the other, and stops at the first that fails.
 ///
@@ -31,26 +30,8 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    workspace_members: BTreeSet<String>,
-    workspace_default_members: BTreeSet<String>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-}
-
 /// The members that are not default members: those that build for Windows only.
 fn windows_packages() -> Result<Vec<String>> {
-    let mut command = kit::cargo();
-    command.current_dir(kit::root()).args(["metadata", "--locked", "--no-deps", "--format-version", "1"]);
-    let output = command.output().context("running cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Metadata = serde_json::from_slice(&output.stdout)?;
-    let windows: BTreeSet<_> = metadata.workspace_members.difference(&metadata.workspace_default_members).collect();
-    Ok(metadata.packages.iter().filter(|package| windows.contains(&package.id)).map(|p| p.name.clone()).collect())
+    let metadata = Metadata::read()?;
+    Ok(metadata.packages.iter().filter(|package| !metadata.is_for_host(package)).map(|p| p.name.clone()).collect())
 }

@@ -1,6 +1,8 @@
 //! `docs`: the documents, and parts of documents, that are generated from the sources.
 
+mod architecture;
 mod control_codes;
+mod drawing;
 mod embedded;
 mod source;
 
@@ -17,7 +19,10 @@ pub struct Generated {
 }
 
 /// All of them.
-pub const GENERATED: [Generated; 2] = [
+pub const GENERATED: [Generated; 5] = [
+    Generated { path: "docs/architecture.md", make: architecture::document },
+    Generated { path: "docs/architecture/driver.svg", make: architecture::driver_svg },
+    Generated { path: "docs/architecture/packages.svg", make: architecture::packages_svg },
     Generated { path: "docs/control-codes.md", make: control_codes::document },
     Generated { path: WRITING, make: |root| embedded::document(root, WRITING) },
 ];
