@@ -13,7 +13,7 @@ use std::{
 use hotadd_abi::EventKind;
 use hotadd_tests::{browser::Browser, recorded};
 use recording::{
-    ActivityKind, Origin, Recording,
+    ActivityKind, Origin, Recording, Snapshot,
     derived::{Added, Ending},
     page, perfetto,
 };
@@ -169,7 +169,12 @@ fn perfetto_reads_every_slice_instant_and_counter_of_its_trace() {
 
 /// The page in a browser.
 fn browse(name: &str) -> Browser {
-    let page = written(&format!("{name}.html"), page::html(&RECORDING));
+    browse_of(name, &RECORDING)
+}
+
+/// The page of a recording in a browser.
+fn browse_of(name: &str, recording: &Recording) -> Browser {
+    let page = written(&format!("{name}.html"), page::html(recording));
     Browser::open(&page)
 }
 
@@ -251,4 +256,26 @@ fn it_is_light_or_dark_as_its_reader_prefers() {
     let text = "echarts.getInstanceByDom(document.getElementById('timeline')).getOption().yAxis[0].axisLabel.color";
     assert_eq!(browser.evaluate(text), "#e4e8ee", "the charts are dark too");
     assert_eq!(browser.complaints(), [] as [String; 0]);
+}
+
+#[test]
+fn a_page_of_a_journal_alone_or_of_nothing_is_shown_without_complaint_and_tells_what_was_missed() {
+    let origin = Origin::Windows { computer: "LAB7".to_owned() };
+    let at = |time| Snapshot { time, ..RECORDING.before().clone() };
+    let mut nothing = Recording::begin(origin.clone(), at(5));
+    nothing.snapshots.push(at(5));
+    let mut journal = Recording { origin, missed: 3, ..RECORDING.clone() };
+    journal.requests.clear();
+    journal.activities.clear();
+    journal.samples.clear();
+    for (name, recording, events) in [("nothing", nothing, 0), ("journal", journal, RECORDING.events.len())] {
+        let mut browser = browse_of(name, &recording);
+        assert_eq!(browser.evaluate("document.querySelectorAll('#events tbody tr').length"), events);
+        assert_eq!(browser.evaluate("document.getElementById('origin').textContent"), "Windows on LAB7");
+        assert_eq!(browser.evaluate("!document.getElementById('warning').hidden"), recording.missed != 0);
+        let legend = browser.evaluate("document.getElementById('legend').innerText.replace(/\\s+/g, ' ').trim()");
+        assert_eq!(legend, if events == 0 { "steered to" } else { "steered to rebalance hold" });
+        assert_eq!(browser.complaints(), [] as [String; 0], "the page of {name}");
+        browser.picture(&file(&format!("{name}.png")));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Activity, Recording, Request};
+use crate::{Activity, Recording, Request, derived::Added};
 
 /// Requests of a device, in order of their beginnings, dealt out so that those of a lane do not overlap.
 pub fn lanes(recording: &Recording, device: u32) -> Vec<Vec<Request>> {
@@ -18,6 +18,20 @@ pub fn lanes(recording: &Recording, device: u32) -> Vec<Vec<Request>> {
         }
     }
     lanes
+}
+
+/// From when to when work was steered to each processor, as far as the journal and the machine at the beginning tell. What there is to show
+/// of processors where nobody sees their interrupts and DPCs.
+pub fn steered(recording: &Recording) -> BTreeMap<u32, (u64, u64)> {
+    let (start, end) = recording.span();
+    let first = recording.before().processors.iter().filter(|processor| processor.steered);
+    let mut steered: BTreeMap<u32, (u64, u64)> = first.map(|processor| (processor.index, (start, end))).collect();
+    for hot_add in recording.hot_adds() {
+        if let Added::Processor { index, .. } = hot_add.what {
+            steered.entry(index).or_insert((hot_add.time, end));
+        }
+    }
+    steered
 }
 
 /// What each processor did, in order of beginnings, what encloses before what is enclosed. Every processor of the machine has an entry.
@@ -38,8 +52,10 @@ fn sorted<T: Copy, K: Ord>(items: &[T], key: impl Fn(&T) -> K) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
+    use hotadd_abi::EventKind;
+
     use super::*;
-    use crate::{ActivityKind, Origin, RequestKind, Snapshot};
+    use crate::{ActivityKind, Origin, Processor, RequestKind, Snapshot};
 
     fn recording() -> Recording {
         let mut recording = Recording::begin(Origin::Lab { seed: 0, command: None }, Snapshot::default());
@@ -56,6 +72,18 @@ mod tests {
         let found: Vec<Vec<u64>> =
             lanes(&recording, 1).iter().map(|lane| lane.iter().map(|request| request.begin).collect()).collect();
         assert_eq!(found, [vec![0, 10], vec![5, 8]]);
+    }
+
+    #[test]
+    fn work_is_steered_to_a_processor_from_the_beginning_or_since_it_joined() {
+        let mut recording = recording();
+        let there = |index, steered| Processor { index, steered, ..Processor::default() };
+        recording.snapshots[0].processors = vec![there(0, true), there(1, false)];
+        recording.snapshots[1].time = 900;
+        let joined = EventKind::ProcessorAddComplete.code();
+        let event = hotadd_abi::Event { time: 5, kind: joined, processor: 2, ..hotadd_abi::Event::default() };
+        recording.events = vec![(&event).into()];
+        assert_eq!(steered(&recording), BTreeMap::from([(0, (0, 900)), (2, (500, 900))]));
     }
 
     #[test]

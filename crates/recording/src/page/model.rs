@@ -212,14 +212,19 @@ fn named(names: &[&str]) -> Vec<String> {
 
 /// The rows of the timeline, from above.
 fn rows(recording: &Recording, start: u64) -> Vec<Track> {
+    let (steered, is_seen) = (tracks::steered(recording), !recording.activities.is_empty());
     let mut rows = Vec::new();
     for (index, activities) in tracks::activities(recording) {
-        let slices = activities.iter().map(|activity| (0, activity.kind as usize, activity.begin, activity.end));
-        let kinds = named(&["interrupt", "DPC"]);
-        rows.push(Track { name: format!("CPU {index}"), kinds, lanes: 1, slices: packed(slices, start) });
+        let activities = activities.iter().map(|activity| (0, activity.kind as usize, activity.begin, activity.end));
+        let steered = steered.get(&index).filter(|_| !is_seen).map(|&(begin, end)| (0, 2, begin, end));
+        let kinds = named(&["interrupt", "DPC", "steered to"]);
+        let slices = packed(activities.chain(steered), start);
+        rows.push(Track { name: format!("CPU {index}"), kinds, lanes: 1, slices });
     }
     for device in &recording.after().devices {
-        rows.push(requests(recording, start, device));
+        if !recording.requests.is_empty() {
+            rows.push(requests(recording, start, device));
+        }
         rows.push(holds_and_rebalances(recording, start, device));
     }
     rows
@@ -259,6 +264,9 @@ fn holds_and_rebalances(recording: &Recording, start: u64, device: &crate::Devic
 
 fn counters(recording: &Recording, start: u64) -> Vec<Counter> {
     let mut counters = Vec::new();
+    if recording.samples.is_empty() {
+        return counters;
+    }
     for device in &recording.after().devices {
         let samples = || recording.samples.iter().filter(|sample| sample.device == device.number);
         let points =

@@ -2,7 +2,8 @@
 // The timeline: a row for each processor and device, the counters below, and one zoom for both.
 (() => {
   const rowHeight = 25;
-  const counterHeight = 90;
+  // Of the counters; without any, what their axis of time takes.
+  let counterHeight = 90;
   // Slices that are closer than this many pixels are drawn as one.
   const closest = 1;
   // The shortest time that can be shown, in nanoseconds.
@@ -69,7 +70,7 @@
   }
 
   function colourOf(colours, kind) {
-    return colours[kind.toLowerCase()];
+    return colours[kind.toLowerCase().split(" ")[0]];
   }
 
   function drawBlock(colours) {
@@ -194,7 +195,7 @@
   }
 
   function legend(colours) {
-    const kinds = [...new Set(tracks.flatMap((track) => (track.count ? track.kinds : [])))];
+    const kinds = [...new Set(tracks.flatMap((track) => track.kinds.filter((_, kind) => track.slices.kind.includes(kind))))];
     document.getElementById("legend").replaceChildren(
       ...kinds.map((kind) => {
         const entry = hotadd.element("span", "");
@@ -212,6 +213,7 @@
     if (isFirst) {
       tracks = data.tracks.map(unpacked);
       view = [0, data.span];
+      if (!data.counters.length) counterHeight = 8;
       document.getElementById("timeline").style.height = `${24 + tracks.length * rowHeight + 52 + counterHeight + 56}px`;
     }
     const chart = hotadd.chart("timeline");

@@ -3,7 +3,7 @@
 //! | track | has |
 //! |---|---|
 //! | additions | an instant for each processor and memory module that joined |
-//! | processors, one each | slices: interrupts and DPCs |
+//! | processors, one each | slices: interrupts and DPCs; where nobody sees those, since when work is steered to it |
 //! | a group for each device | slices: rebalances, holds, requests; counters: in flight, held |
 //! | pool | counter: bytes |
 //! | journal | an instant for each event of the driver, with its fields |
@@ -57,21 +57,21 @@ fn additions(writer: &mut Writer, root: TrackId, recording: &Recording) {
 
 fn processors(writer: &mut Writer, root: TrackId, recording: &Recording) {
     let group = writer.group(Some(root), "processors", 1);
+    let (steered, is_seen) = (tracks::steered(recording), !recording.activities.is_empty());
     for (rank, (index, activities)) in (0..).zip(tracks::activities(recording)) {
         let places = recording.after().processors.iter().find(|processor| processor.index == index);
         let place = places.map(|processor| format!(" ({}:{})", processor.group, processor.number));
         let track = writer.track(group, &format!("processor {index}{}", place.unwrap_or_default()), rank);
-        let slices = activities.iter().map(|activity| Slice {
-            begin: activity.begin,
-            end: activity.end,
-            name: match activity.kind {
+        let slice = |begin, end, name| Slice { begin, end, name, category: "processor", notes: Vec::new() };
+        let slices = activities.iter().map(|activity| {
+            let name = match activity.kind {
                 ActivityKind::Interrupt => "interrupt",
                 ActivityKind::Dpc => "DPC",
-            },
-            category: "processor",
-            notes: Vec::new(),
+            };
+            slice(activity.begin, activity.end, name)
         });
-        writer.slices(track, slices);
+        let steered = steered.get(&index).filter(|_| !is_seen).map(|&(begin, end)| slice(begin, end, "steered to"));
+        writer.slices(track, steered.into_iter().chain(slices));
     }
 }
 
