@@ -208,7 +208,7 @@ fn one_line(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Turns rustdoc's links, [`Name`] and [`Name::field`], into links to headings, and what has no heading into its name.
+/// Turns rustdoc's links, `[Name]` and `[Name::field]`, into links to headings, and what has no heading into its name.
 fn linked(doc: &str, links: &BTreeMap<String, String>) -> String {
     let mut pieces = doc.split("[`");
     let mut text = pieces.next().unwrap_or_default().to_owned();
