@@ -92,6 +92,11 @@ fn pages_of_a_list_are_mapped_and_a_part_of_a_list_is_of_the_same_pages() {
 }
 
 #[test]
+fn text_is_formatted_as_the_c_runtime_does_and_ends_where_the_buffer_does() {
+    every_check_holds(14);
+}
+
+#[test]
 fn a_remove_lock_has_the_limits_that_its_driver_set() {
     assert_eq!(is_found(9), (0xC4, Rule::RemoveLockCount as u64), "three acquisitions of at most two");
     assert_eq!(is_found(10), (0xC4, Rule::RemoveLockTime as u64), "61 seconds of at most one minute");

@@ -137,6 +137,11 @@ mod tests {
     const OTHER_NAMES: &[(&str, Option<&str>)] = &[
         // Called by the lab alone, on behalf of a driver's code.
         ("__C_specific_handler", None),
+        // The C runtime's.
+        ("_snprintf", None),
+        ("_snwprintf", None),
+        ("_vsnprintf", None),
+        ("_vsnwprintf", None),
         ("ExpInterlockedFlushSList", Some("ExInterlockedFlushSList")),
         // What ASSERT calls; only that macro has a page.
         ("RtlAssert", None),

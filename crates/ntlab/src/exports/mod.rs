@@ -12,6 +12,7 @@ mod power;
 
 mod dbg;
 mod exception;
+mod format;
 mod ke_dpc;
 mod ke_level;
 mod ke_processor;
@@ -37,6 +38,7 @@ mod io_pnp;
 pub(crate) mod io_timer;
 mod lists;
 mod ob;
+mod printf;
 mod rtl;
 mod rtl_registry;
 mod strings;
@@ -207,6 +209,7 @@ const TABLES: &[&[Export]] = &[
     wmi::FUNCTIONS,
     zw::FUNCTIONS,
     dbg::FUNCTIONS,
+    printf::FUNCTIONS,
     exception::FUNCTIONS,
     lookaside::FUNCTIONS,
     mdl::FUNCTIONS,

@@ -53,6 +53,10 @@ const NOTES: &[(&str, &str)] = &[
         "__C_specific_handler",
         "filters and termination handlers of C; a handler beyond a kernel function's frame is refused",
     ),
+    ("_snprintf", "no floating-point numbers"),
+    ("_snwprintf", "no floating-point numbers; formats are Latin-1"),
+    ("_vsnprintf", "no floating-point numbers"),
+    ("_vsnwprintf", "no floating-point numbers; formats are Latin-1"),
 ];
 
 /// What there is to say of a function.

@@ -26,6 +26,10 @@ const NEVER_FAIL: &[(&str, &[&str])] = &[
             "ZwClose",
             "ZwDeleteKey",
             "ZwSetEvent",
+            "_snprintf",
+            "_snwprintf",
+            "_vsnprintf",
+            "_vsnwprintf",
         ],
     ),
     (

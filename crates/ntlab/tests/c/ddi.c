@@ -27,7 +27,8 @@ enum {
   LOCK_TIME,  /* a remove lock held longer than its limit */
   LOCK_TAG,   /* a remove lock given back with another tag */
   WORK_TWICE, /* a work queue item queued twice */
-  LIST_LOCK   /* an interlocked list whose lock is held */
+  LIST_LOCK,  /* an interlocked list whose lock is held */
+  FORMATS
 };
 
 typedef struct {
@@ -390,6 +391,52 @@ static void ListUnderLock(void) {
   KeReleaseSpinLock(&lock, irql);
 }
 
+/* What ntstrsafe.h builds on. */
+int __cdecl _snprintf(char *buffer, size_t count, const char *format, ...);
+int __cdecl _vsnprintf(char *buffer, size_t count, const char *format, __builtin_va_list arguments);
+int __cdecl _snwprintf(WCHAR *buffer, size_t count, const WCHAR *format, ...);
+int __cdecl _vsnwprintf(WCHAR *buffer, size_t count, const WCHAR *format, __builtin_va_list arguments);
+
+static int Print(char *buffer, size_t count, const char *format, ...) {
+  __builtin_va_list arguments;
+  __builtin_va_start(arguments, format);
+  int length = _vsnprintf(buffer, count, format, arguments);
+  __builtin_va_end(arguments);
+  return length;
+}
+
+static int PrintWide(WCHAR *buffer, size_t count, const WCHAR *format, ...) {
+  __builtin_va_list arguments;
+  __builtin_va_start(arguments, format);
+  int length = _vsnwprintf(buffer, count, format, arguments);
+  __builtin_va_end(arguments);
+  return length;
+}
+
+static BOOLEAN Same(const void *left, const void *right, size_t bytes) {
+  return RtlCompareMemory(left, right, bytes) == bytes;
+}
+
+static ULONG CheckFormats(void) {
+  char text[40];
+  WCHAR wide[40];
+  UNICODE_STRING name = RTL_CONSTANT_STRING(L"name");
+  CHECK(Print(text, sizeof text, "%d %5s|%-4u|%04x", -7, "abc", 42u, 0xBEu) == 18 && Same(text, "-7   abc|42  |00be", 19));
+  CHECK(Print(text, sizeof text, "%I64x %S %wZ %c%%", 0x123456789AULL, L"wide", &name, 'z') == 23);
+  CHECK(Same(text, "123456789a wide name z%", 24));
+  CHECK(_snprintf(text, sizeof text, "%p", (PVOID)text) == 16 && text[16] == 0);
+  CHECK(_snprintf(text, sizeof text, "%p", (PVOID)0xABC) == 16 && Same(text, "0000000000000ABC", 17));
+  /* As much as there is room for, and an end only where there is room for it. */
+  RtlFillMemory(text, sizeof text, 'x');
+  CHECK(_snprintf(text, 4, "%s", "abcd") == 4 && Same(text, "abcdx", 5));
+  CHECK(_snprintf(text, 3, "%s", "fghi") == -1 && Same(text, "fghdx", 5));
+  CHECK(_snprintf(text, 5, "%.2s", "klmn") == 2 && Same(text, "kl\0dx", 5));
+  CHECK(PrintWide(wide, RTL_NUMBER_OF(wide), L"%s %S %hs %u", L"wide", "narrow", "short", 3u) == 19);
+  CHECK(Same(wide, L"wide narrow short 3", sizeof L"wide narrow short 3"));
+  CHECK(_snwprintf(wide, 2, L"%d", 345) == -1 && wide[0] == L'3' && wide[1] == L'4' && wide[2] == L'd');
+  return 0;
+}
+
 static ULONG Check(PDEVICE_OBJECT device, ULONG what) {
   EXTENSION *own = device->DeviceExtension;
   switch (what) {
@@ -402,6 +449,7 @@ static ULONG Check(PDEVICE_OBJECT device, ULONG what) {
     case ERROR_LOG: return CheckErrorLog(device);
     case EVENTS: return CheckEvents();
     case PAGES: return CheckPages();
+    case FORMATS: return CheckFormats();
     case WORK_TWICE: QueueTwice(); return 0;
     case LIST_LOCK: ListUnderLock(); return 0;
     default: HoldLock(own, what); return 0;
