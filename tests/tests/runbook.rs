@@ -193,3 +193,48 @@ fn a_processor_leads_to_the_events_of_the_runbook() {
 fn memory_leads_to_the_events_of_the_runbook() {
     assert_expected("journal: memory, edu", 1, |bench| bench.system.add_memory(1 << 30, 0).expect("there is room"));
 }
+
+/// Runs hotaddctl; its exit code, and what it prints.
+fn hotaddctl(arguments: &str) -> (u8, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = hotaddctl::run(["hotaddctl"].into_iter().chain(arguments.split(' ')), &mut out, &mut err);
+    (code, String::from_utf8_lossy(&[out, err].concat()).into_owned())
+}
+
+#[test]
+fn hotaddctl_takes_what_the_scripts_give_it() {
+    for command in [
+        "list --json",
+        "status --json --device 0",
+        "watch --json --from 7 --device 0",
+        "send factorial --count 1000 --json --device 0",
+        "send read --count 1000 --json --device 0",
+        "send write --count 1000 --json --device 0",
+        "selftest --device 0",
+    ] {
+        let (code, said) = hotaddctl(&format!("{command} --help"));
+        assert_eq!(code, 0, "{command}: {said}");
+    }
+    assert_ne!(hotaddctl("status --nothing --help").0, 0);
+}
+
+#[test]
+fn the_status_has_what_the_scripts_look_at() {
+    let (code, status) = hotaddctl("--lab status --json");
+    assert_eq!(code, 0, "{status}");
+    let status: Value = serde_json::from_str(&status).expect("it is JSON");
+    let script = fs::read_to_string(kit::root().join("scripts/windows/Invoke-HotaddProof.ps1")).expect("it is there");
+    let mut named = 0;
+    for variable in ["$before.", "$after.", "$Before.", "$Now.", "$Status."] {
+        for rest in script.split(variable).skip(1) {
+            let field: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            assert!(status.get(&field).is_some(), "{variable}{field}");
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named}");
+    assert_eq!(status["gate"], "running");
+    let nodes = status["groups"].as_object().and_then(|groups| groups.values().next()).expect("a group");
+    let processor = &nodes.as_object().and_then(|nodes| nodes.values().next()).expect("a node")[0];
+    assert!(processor.get("index").is_some() && processor.get("requests").is_some(), "{processor}");
+}

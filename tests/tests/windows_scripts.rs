@@ -75,7 +75,10 @@ const MODULE: &str = "HotAdd.psm1";
 fn scripts() -> Vec<(PathBuf, String)> {
     let folder = kit::root().join(FOLDER);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let paths: BTreeSet<_> = entries.map(|entry| entry.expect("the folder can be read").path()).collect();
+    let paths = entries.map(|entry| entry.expect("the folder can be read").path());
+    let is_script =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "ps1" || extension == "psm1");
+    let paths: BTreeSet<_> = paths.filter(is_script).collect();
     let texts = paths.into_iter().map(|path| {
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         (path, text)
