@@ -10,7 +10,7 @@ use crate::lab;
 use crate::{
     device::{Host, Place},
     failure::{EXIT_CODES, Failure},
-    list, selftest, send, status,
+    list, record, selftest, send, status,
     styles::BAD,
     watch,
 };
@@ -35,6 +35,8 @@ enum Command {
     Status(status::Options),
     Watch(watch::Options),
     Send(send::Options),
+    Record(record::Options),
+    Report(record::ReportOptions),
     Selftest(selftest::Options),
     /// Print what lets a shell complete commands and options.
     Completions {
@@ -45,16 +47,13 @@ enum Command {
 }
 
 /// Runs the program with this command line; what it ends with.
-pub fn run(
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> u8 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let line: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let arguments = match Arguments::try_parse_from(&line) {
         Ok(arguments) => arguments,
         Err(error) => return not_parsed(&error, out, err),
     };
-    match arguments.run(out) {
+    match arguments.run(&line, out, err) {
         Ok(()) => 0,
         Err(failure) => {
             let code = failure.exit_code();
@@ -92,28 +91,30 @@ fn print_completions(shell: Shell, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 impl Arguments {
-    fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
+    fn run(self, line: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failure> {
         match self.command {
             Command::Completions { shell } => print_completions(shell, out),
-            _ => self.reach(out),
+            Command::Report(options) => record::report(&options, out),
+            _ => self.reach(line, out, err),
         }
     }
 
     #[cfg(windows)]
-    fn reach(self, out: &mut dyn Write) -> Result<(), Failure> {
+    fn reach(self, _: &[OsString], out: &mut dyn Write, _: &mut dyn Write) -> Result<(), Failure> {
         self.command.run(&crate::windows::Windows::new(), &self.device, out)
     }
 
     #[cfg(target_os = "linux")]
-    fn reach(self, out: &mut dyn Write) -> Result<(), Failure> {
+    fn reach(self, line: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> Result<(), Failure> {
         if !self.lab.lab {
             return Err(Failure::NoDevice(
                 "devices of hotadd are on Windows; use --lab for those in a machine that runs here".into(),
             ));
         }
         let story = self.command.story();
-        let command_line = "hotaddctl --lab";
-        lab::run(&self.lab, story, command_line, |host| self.command.run(host, &self.device, out))
+        let words: Vec<_> = line.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+        let command_line = format!("hotaddctl {}", words.join(" "));
+        lab::run(&self.lab, story, &command_line, err, |host| self.command.run(host, &self.device, out))
     }
 }
 
@@ -123,25 +124,29 @@ impl Command {
         match self {
             Self::List(_) | Self::Status(_) => lab::Story::Before,
             Self::Watch(_) => lab::Story::Alongside,
-            Self::Send(_) | Self::Selftest(_) | Self::Completions { .. } => lab::Story::AddOnly,
+            Self::Record(_) => lab::Story::Recorded,
+            Self::Send(_) | Self::Selftest(_) | Self::Report(_) | Self::Completions { .. } => lab::Story::AddOnly,
         }
     }
 
     fn run(&self, host: &dyn Host, device: &str, out: &mut dyn Write) -> Result<(), Failure> {
-        let place = choose(host.places()?, device)?;
+        let places = host.places()?;
+        let place = choose(&places, device)?;
         match self {
             Self::List(options) => list::run(host, options, out),
             Self::Status(options) => status::run(host, &place, options, out),
             Self::Watch(options) => watch::run(host, &place, options, out),
             Self::Send(options) => send::run(host, &place, options, out),
             Self::Selftest(options) => selftest::run(host, &place, options, out),
+            Self::Record(options) => record::run(host, &places, options, out),
+            Self::Report(options) => record::report(options, out),
             Self::Completions { shell } => print_completions(*shell, out),
         }
     }
 }
 
 /// The device that the user means.
-fn choose(places: Vec<Place>, device: &str) -> Result<Place, Failure> {
+fn choose(places: &[Place], device: &str) -> Result<Place, Failure> {
     if places.is_empty() {
         return Err(Failure::NoDevice(
             "there is no device of hotadd; install the driver and its device (docs/windows.md), then try `hotaddctl list`".into(),
@@ -149,8 +154,8 @@ fn choose(places: Vec<Place>, device: &str) -> Result<Place, Failure> {
     }
     let count = places.len();
     let index = device.parse::<usize>();
-    let wanted = |place: &Place| index == Ok(place.index) || place.instance.eq_ignore_ascii_case(device);
-    places.into_iter().find(wanted).ok_or_else(|| {
+    let wanted = |place: &&Place| index == Ok(place.index) || place.instance.eq_ignore_ascii_case(device);
+    places.iter().find(wanted).cloned().ok_or_else(|| {
         Failure::NoDevice(format!(
             "--device {device}: none of the {count} devices is that; `hotaddctl list` shows them"
         ))

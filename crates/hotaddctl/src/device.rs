@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use recording::{Origin, Recording};
+
 use crate::{failure::Failure, ntstatus::NtStatus};
 
 /// Where devices are.
@@ -25,6 +27,18 @@ pub trait Host {
 
     /// Lets time pass for somebody who looks on: as much in real time, of which a hundredth is enough in the lab.
     fn pause(&self, time: Duration);
+
+    /// How long is waited for something before looking around: often enough for whoever takes samples.
+    fn tick(&self) -> Duration;
+
+    /// What a recording that is made here says of where it comes from.
+    fn origin(&self) -> Origin;
+
+    /// Adds to a recording what is known here and the driver does not tell: in the lab, requests, interrupts and DPCs.
+    fn complete(&self, recording: &mut Recording);
+
+    /// What the driver has written to ETW since this was last asked, one line each; none where others listen to it.
+    fn traced(&self) -> Option<Vec<String>>;
 
     /// Whether nothing will happen any more: the lab has played all there was, or the user wants no more.
     fn is_over(&self) -> bool;

@@ -8,9 +8,6 @@ use crate::{
     failure::Failure,
 };
 
-/// How long is waited for an event before looking whether to go on.
-pub const TICK: Duration = Duration::from_millis(100);
-
 /// Follows the journal from some event on, through a device that nothing else is asked of.
 #[derive(Debug)]
 pub struct Follower {

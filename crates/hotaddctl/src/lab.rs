@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    io::Write,
     path::{Path, PathBuf},
     rc::Rc,
     thread,
@@ -13,25 +14,30 @@ use std::{
 };
 
 use clap::Args;
-use hotadd_abi::INTERFACE_CLASS;
+use hotadd_abi::{INTERFACE_CLASS, TRACE_PROVIDER};
 use ntlab::{
+    config::Config,
     hw::qemu,
     machine::{Machine, System},
     user::{self, Handle, Pending},
 };
-use workload::{Additions, Hardware, Load, MachineOptions, Plan, Target};
+use recording::{Origin, Recording};
+use workload::{Additions, Hardware, Load, MachineOptions, Plan, Target, record};
 
 use crate::{
     device::{Access, Completion, Device, Host, Place, Request},
     failure::Failure,
     ntstatus::NtStatus,
     stop,
+    styles::WEAK,
 };
 
 /// Virtual time between two additions, where the command's own requests are the load.
 const PACE: Duration = Duration::from_millis(2);
 /// Requests that end between two additions, for each that is in flight.
 const ROUNDS: u64 = 8;
+/// Informational: all that the driver writes to ETW.
+const TRACE_LEVEL: u8 = 4;
 /// Virtual nanoseconds that requests may take.
 const PATIENCE: u64 = 60_000_000_000;
 
@@ -39,10 +45,10 @@ const PATIENCE: u64 = 60_000_000_000;
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Use devices in a machine of the lab, which runs inside this process.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub lab: bool,
     /// The driver that runs in it; without it, the one that `cargo xtask build` made.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub driver: Option<PathBuf>,
     /// The machine.
     #[command(flatten)]
@@ -56,6 +62,8 @@ pub enum Story {
     Before,
     /// Processors and memory are added under load while the command runs.
     Alongside,
+    /// The same, and the machine keeps what only the lab can see.
+    Recorded,
     /// Processors and memory are added while the command runs, whose requests are the load.
     AddOnly,
 }
@@ -69,18 +77,33 @@ pub fn run(
     options: &Options,
     story: Story,
     command_line: &str,
+    err: &mut dyn Write,
     command: impl FnOnce(&dyn Host) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let seed = options.machine.seed();
+    let mut repeat = command_line.to_owned();
+    if options.machine.seed.is_none() {
+        repeat = format!("{repeat} --seed {seed}");
+    }
     let config = options.machine.config(seed, command_line).map_err(Failure::Usage)?;
+    let config = Config { keep_timeline: story == Story::Recorded, repeat: Some(repeat.clone()), ..config };
+    let origin = Origin::Lab { seed, command: Some(repeat.clone()) };
     if options.machine.hardware == Hardware::Qemu {
         qemu::version().map_err(|error| Failure::Usage(error.to_string()))?;
     }
     let driver = driver(options.driver.as_deref())?;
     let additions = Additions { processors: config.maximum_processors() - config.processors };
     let machine = Machine::new(config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let outcome = machine.run(|system| Play { options, seed, additions, system }.run(&driver, story, command));
-    outcome.result.unwrap_or_else(|report| Err(Failure::Broken(report.to_string())))
+    if options.machine.seed.is_none() {
+        writeln!(err, "{WEAK}the seed of this run is {seed}{WEAK:#}")?;
+    }
+    let outcome = machine.run(|system| Play { options, seed, origin, additions, system }.run(&driver, story, command));
+    match outcome.result {
+        Ok(Err(Failure::Broken(what))) => Err(Failure::Broken(format!("{what}; to repeat this: {repeat}"))),
+        Ok(ended) => ended,
+        // It says itself what repeats it.
+        Err(report) => Err(Failure::Broken(report.to_string())),
+    }
 }
 
 /// The driver's image.
@@ -105,6 +128,7 @@ fn driver(named: Option<&Path>) -> Result<PathBuf, Failure> {
 struct Play<'a, 'k> {
     options: &'a Options,
     seed: u64,
+    origin: Origin,
     additions: Additions,
     system: &'k System,
 }
@@ -117,10 +141,11 @@ impl<'k> Play<'_, 'k> {
         command: impl FnOnce(&dyn Host) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let system = self.system;
+        system.trace(TRACE_PROVIDER, TRACE_LEVEL);
         system.install(workload::package(driver));
-        system.plug(workload::quick_edu().on_hardware(self.options.machine.hardware.into()));
-        system.plug(workload::software());
-        let host = LabHost { system, is_over: Rc::default() };
+        let edu = system.plug(workload::quick_edu().on_hardware(self.options.machine.hardware.into()));
+        let devices = [edu, system.plug(workload::software())];
+        let host = LabHost { system, devices, origin: self.origin.clone(), is_over: Rc::default() };
         let load = if story == Story::AddOnly { None } else { Some(self.load()?) };
         let broken = self.spawn_additions(load, &host.is_over);
         if story == Story::Before {
@@ -192,6 +217,9 @@ fn nanoseconds(time: Duration) -> u64 {
 
 struct LabHost<'k> {
     system: &'k System,
+    /// By the number that the driver gives them, from 1.
+    devices: [ntlab::pnp::Device; 2],
+    origin: Origin,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -231,6 +259,22 @@ impl Host for LabHost<'_> {
     fn pause(&self, time: Duration) {
         self.system.sleep(nanoseconds(time) / 100);
         thread::sleep(time);
+    }
+
+    fn tick(&self) -> Duration {
+        Duration::from_micros(100)
+    }
+
+    fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    fn complete(&self, recording: &mut Recording) {
+        record::add_timeline(recording, &self.system.take_timeline(), &self.devices);
+    }
+
+    fn traced(&self) -> Option<Vec<String>> {
+        Some(self.system.trace_events().iter().map(ToString::to_string).collect())
     }
 
     fn is_over(&self) -> bool {

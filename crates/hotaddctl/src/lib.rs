@@ -12,6 +12,7 @@ mod follow;
 mod lab;
 mod list;
 pub mod ntstatus;
+mod record;
 mod selftest;
 mod send;
 mod status;

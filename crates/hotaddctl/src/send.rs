@@ -237,7 +237,8 @@ impl<'a> Sender<'a> {
         let flight = flight.ok_or_else(|| Failure::Broken("a request ended twice".into()))?;
         let took = self.host.now().saturating_sub(flight.sent_at);
         if !matches!(flight.what, What::ReadAgain(_)) {
-            self.latencies.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            self.latencies.record(nanoseconds).map_err(|error| Failure::Broken(format!("{took:?}: {error}")))?;
         }
         if !done.status.is_success() {
             self.wrong.push(format!("a request ended with {}", done.status));

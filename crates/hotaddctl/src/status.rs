@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::Write};
 
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use hotadd_abi::{ProcessorStatistics, Status, Version};
 use serde::Serialize;
 
@@ -121,7 +121,8 @@ fn by_place(processors: &[ProcessorStatistics]) -> Vec<ProcessorStatistics> {
 /// A table of this crate.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().copied());
     table
 }
 

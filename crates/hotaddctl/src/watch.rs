@@ -12,7 +12,7 @@ use crate::{
     client::{Client, Journal},
     device::{Access, Host, Place},
     failure::Failure,
-    follow::{Follower, TICK},
+    follow::Follower,
     styles::{BAD, GOOD, HELD, PLAIN, WEAK},
     top,
 };
@@ -29,6 +29,9 @@ pub struct Options {
     /// Show processors and rates on the whole screen, with the last events below.
     #[arg(long, conflicts_with = "json")]
     top: bool,
+    /// In the lab: print what the driver writes to ETW instead, decoded by its own metadata.
+    #[arg(long, conflicts_with_all = ["json", "top", "from"])]
+    etw: bool,
 }
 
 /// Shows events.
@@ -44,13 +47,26 @@ pub fn run(host: &dyn Host, place: &Place, options: &Options, out: &mut dyn Writ
         return top::run(host, place, &mut client, &mut follower);
     }
     loop {
-        match follower.next(client.device(), TICK)? {
+        let events = follower.next(client.device(), host.tick())?;
+        if options.etw {
+            print_traced(host, out)?;
+        }
+        match events {
+            Some(_) if options.etw => (),
             Some(journal) if options.json => print_json(&journal, out)?,
             Some(journal) => print(&journal, out)?,
             None if host.is_over() => return Ok(()),
             None => (),
         }
     }
+}
+
+fn print_traced(host: &dyn Host, out: &mut dyn Write) -> Result<(), Failure> {
+    let elsewhere = "--etw is for the lab; on Windows, tracelog or WPR listen to the provider (docs/tracing.md)";
+    for line in host.traced().ok_or_else(|| Failure::Usage(elsewhere.into()))? {
+        writeln!(out, "{line}")?;
+    }
+    Ok(out.flush()?)
 }
 
 fn print(journal: &Journal, out: &mut dyn Write) -> Result<(), Failure> {

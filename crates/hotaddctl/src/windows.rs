@@ -7,13 +7,14 @@
 use std::{
     cell::UnsafeCell,
     collections::BTreeMap,
-    io, iter, mem, ptr,
+    env, io, iter, mem, ptr,
     rc::Rc,
     thread,
     time::{Duration, Instant},
 };
 
 use hotadd_abi::INTERFACE_CLASS;
+use recording::{Origin, Recording};
 use windows_sys::{
     Win32::{
         Devices::DeviceAndDriverInstallation::{
@@ -89,6 +90,20 @@ impl Host for Windows {
 
     fn pause(&self, time: Duration) {
         thread::sleep(time);
+    }
+
+    fn tick(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::Windows { computer: env::var("COMPUTERNAME").unwrap_or_default() }
+    }
+
+    fn complete(&self, _: &mut Recording) {}
+
+    fn traced(&self) -> Option<Vec<String>> {
+        None
     }
 
     fn is_over(&self) -> bool {

@@ -11,26 +11,26 @@ use crate::MOST_LANES;
 #[derive(Args, Clone, Debug)]
 pub struct MachineOptions {
     /// Decides everything that is left to chance; without it, one is drawn from the clock and printed.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub seed: Option<u64>,
     /// Processors active at the start.
-    #[arg(long, default_value_t = Self::default().processors)]
+    #[arg(long, global = true, default_value_t = Self::default().processors)]
     pub processors: u32,
     /// Processors at the end; all that are missing are added one by one.
-    #[arg(long, default_value_t = Self::default().max)]
+    #[arg(long, global = true, default_value_t = Self::default().max)]
     pub max: u32,
     /// Processor groups, each of the same size; the last may be smaller.
-    #[arg(long, default_value_t = Self::default().groups)]
+    #[arg(long, global = true, default_value_t = Self::default().groups)]
     pub groups: u32,
     /// GiB of memory at the start; two modules of 2 GiB are added.
-    #[arg(long, default_value_t = Self::default().memory)]
+    #[arg(long, global = true, default_value_t = Self::default().memory)]
     pub memory: u64,
     /// Requests that are always in flight.
-    #[arg(long, default_value_t = Self::default().requests)]
+    #[arg(long, global = true, default_value_t = Self::default().requests)]
     pub requests: u32,
     /// What is behind the edu device: the lab's model, or the real one in a QEMU that is started for it. A run with QEMU need not be the same
     /// every time.
-    #[arg(long, value_enum, default_value_t = Self::default().hardware)]
+    #[arg(long, global = true, value_enum, default_value_t = Self::default().hardware)]
     pub hardware: Hardware,
 }
 
