@@ -7,6 +7,8 @@ mod cli;
 pub mod client;
 pub mod device;
 pub mod failure;
+#[cfg(test)]
+mod fake;
 mod follow;
 #[cfg(target_os = "linux")]
 mod lab;

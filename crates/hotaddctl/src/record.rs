@@ -51,7 +51,7 @@ pub fn run(host: &dyn Host, places: &[Place], options: &Options, out: &mut dyn W
     let mut journal = Client::open(host, first, Access::Read)?;
     let mut recorder = Recorder::new(host, places)?;
     let ended = recorder.record(host, &mut journal, options.seconds.map(Duration::from_secs));
-    let mut recording = recorder.finish()?;
+    let mut recording = recorder.finish();
     host.complete(&mut recording);
     let text = recording.to_json().map_err(|error| Failure::Broken(error.to_string()))?;
     fs::write(&options.file, text).map_err(|error| not_written(&options.file, &error))?;
@@ -135,12 +135,12 @@ impl<'h> Recorder<'h> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Recording, Failure> {
+    fn finish(mut self) -> Recording {
         self.recording.snapshots.extend(self.after);
         // Of a device that is gone there is nothing more to tell.
         let last = look(&mut self.devices).map_or(self.last, |(now, _)| now);
         self.recording.snapshots.push(last);
-        Ok(self.recording)
+        self.recording
     }
 }
 
@@ -163,7 +163,7 @@ fn look(devices: &mut [(u32, String, Client<'_>)]) -> Result<(Snapshot, Vec<Samp
 }
 
 /// Whether there is more hardware than before.
-fn is_addition(event: &hotadd_abi::Event) -> bool {
+const fn is_addition(event: &hotadd_abi::Event) -> bool {
     let kind = EventKind::from_code(event.kind);
     matches!(kind, Some(EventKind::ProcessorAddStart | EventKind::ProcessorAddComplete | EventKind::MemoryGrew))
 }

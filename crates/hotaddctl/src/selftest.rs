@@ -212,7 +212,8 @@ fn journal(bench: &mut Bench<'_>) -> Result<(), Failure> {
 
 fn journal_wait(bench: &mut Bench<'_>) -> Result<(), Failure> {
     let next = bench.client.status()?.journal_next;
-    let done = bench.expect("waiting for an event that was", client::journal_wait(next - 1), NtStatus::SUCCESS)?;
+    let last = next.checked_sub(1).ok_or_else(|| Failure::Broken("the journal is empty".into()))?;
+    let done = bench.expect("waiting for an event that was", client::journal_wait(last), NtStatus::SUCCESS)?;
     ensure(!client::parse_journal(&done.output)?.events.is_empty(), || "a wait ended without an event".into())?;
 
     let device = bench.client.device();
@@ -310,4 +311,37 @@ fn ranges(bench: &mut Bench<'_>) -> Result<(), Failure> {
         bench.expect(what, request, expected)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, success};
+
+    /// Runs it on a device that answers so: what it says, and what it ends with.
+    fn selftest(answer: fn(&Request) -> Option<Completion>) -> (String, Option<String>) {
+        let (fake, mut out) = (Fake::new(answer), Vec::new());
+        let ended =
+            run(&fake, &Fake::<fn(&Request) -> Option<Completion>>::place(), &Options { json: false }, &mut out);
+        (String::from_utf8(out).expect("UTF-8"), ended.err().map(|failure| failure.to_string()))
+    }
+
+    #[test]
+    fn every_check_finds_out_a_driver_that_says_yes_to_everything() {
+        let (out, ended) = selftest(|request| {
+            Some(success(match request {
+                Request::Control { output, .. } => vec![0; *output],
+                Request::Read { length, .. } => vec![0; *length],
+                Request::Write { .. } => Vec::new(),
+            }))
+        });
+        assert!(ended.is_some_and(|ended| ended.starts_with("12 of 12 checks failed")), "{out}");
+    }
+
+    #[test]
+    fn every_check_finds_out_a_driver_that_does_not_answer() {
+        let (out, ended) = selftest(|_| None);
+        assert!(ended.is_some_and(|ended| ended.starts_with("12 of 12 checks failed")), "{out}");
+        assert!(out.contains("has not ended"), "{out}");
+    }
 }

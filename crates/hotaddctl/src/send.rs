@@ -337,3 +337,53 @@ fn read(start: usize, length: usize) -> Request {
 fn offset(place: usize) -> i64 {
     i64::try_from(place).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use hotadd_abi::Wire;
+
+    use super::*;
+    use crate::fake::{Fake, success};
+
+    fn send(options: &Options, answer: impl Fn(&Request) -> Option<Completion>) -> Result<(), Failure> {
+        let place = Place { index: 0, instance: String::new(), link: String::new() };
+        run(&Fake::new(answer), &place, options, &mut io::sink())
+    }
+
+    fn factorials() -> Options {
+        Options { kind: Kind::Factorial, count: 50, concurrency: 4, number: Some(3), length: 64, json: false }
+    }
+
+    #[test]
+    fn a_wrong_answer_is_a_broken_promise() {
+        let answer =
+            |factorial| move |_: &Request| Some(success(client::bytes(&FactorialOutput { factorial, processor: 0 })));
+        assert!(send(&factorials(), answer(6)).is_ok());
+        let wrong = send(&factorials(), answer(7)).expect_err("3! is not 7");
+        assert_eq!(wrong.exit_code(), 1);
+        assert!(wrong.to_string().starts_with("50 of 50 answers were wrong: 3! is 6, not 7"), "{wrong}");
+    }
+
+    #[test]
+    fn requests_that_never_end_are_lost() {
+        let lost = send(&factorials(), |_| None).expect_err("nothing came back");
+        assert!(lost.to_string().contains("4 requests are lost"), "{lost}");
+    }
+
+    #[test]
+    fn a_write_that_is_not_kept_is_found_when_it_is_read_again() {
+        let options = Options { kind: Kind::Write, count: 5, concurrency: 1, ..factorials() };
+        let lost = send(&options, |request| {
+            Some(match request {
+                Request::Control { .. } => {
+                    success(client::bytes(&hotadd_abi::Status { buffer_bytes: 64, ..hotadd_abi::Status::default() }))
+                }
+                Request::Read { length, .. } => success(vec![9; *length]),
+                Request::Write { data, .. } => Completion { bytes: data.len(), ..success(Vec::new()) },
+            })
+        });
+        let lost = lost.expect_err("9 was never written").to_string();
+        assert!(lost.contains("other bytes than were written"), "{lost}");
+        assert_eq!(hotadd_abi::Status::SIZE, 200, "all of it was returned");
+    }
+}

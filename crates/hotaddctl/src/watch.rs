@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "json")]
     top: bool,
     /// In the lab: print what the driver writes to ETW instead, decoded by its own metadata.
-    #[arg(long, conflicts_with_all = ["json", "top", "from"])]
+    #[arg(long, conflicts_with_all = ["json", "top"])]
     etw: bool,
 }
 
@@ -110,5 +110,52 @@ const fn style(event: &hotadd_abi::Event) -> Style {
         Some(Kind::QueryStop | Kind::DeviceStopped | Kind::GateClosed | Kind::GateDrained | Kind::PowerDown) => HELD,
         Some(Kind::RequestTimeout | Kind::SurpriseRemoved | Kind::GateRefusing | Kind::ParameterIgnored) => BAD,
         _ => PLAIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hotadd_abi::{IOCTL_HOTADD_STATUS, JournalOutput, Status};
+
+    use super::*;
+    use crate::{
+        client::bytes,
+        device::{Completion, Request},
+        fake::{Fake, success},
+    };
+
+    /// A driver with one event, before which others were overwritten.
+    fn answer(request: &Request) -> Option<Completion> {
+        let Request::Control { code, input, .. } = request else { return None };
+        if *code == IOCTL_HOTADD_STATUS {
+            return Some(success(bytes(&Status { journal_next: 13, ..Status::default() })));
+        }
+        let front = JournalOutput { next: 13, missed: 12, count: 1, reserved: 0 };
+        let event = hotadd_abi::Event { sequence: 12, kind: 20, ..hotadd_abi::Event::default() };
+        (input[0] < 13).then(|| success([bytes(&front), bytes(&event)].concat()))
+    }
+
+    fn watch(json: bool) -> String {
+        let place = Fake::<fn(&Request) -> Option<Completion>>::place();
+        let options = Options { from: Some(0), json, top: false, etw: false };
+        let mut out = anstream::StripStream::new(Vec::new());
+        run(&Fake::new(answer), &place, &options, &mut out).expect("it ends when nothing more comes");
+        String::from_utf8(out.into_inner()).expect("UTF-8")
+    }
+
+    #[test]
+    fn events_that_were_missed_are_told_before_those_that_came() {
+        let lines = watch(false);
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("12 events were missed") && lines[1].contains("a processor device arrived"));
+    }
+
+    #[test]
+    fn with_json_they_are_a_line_of_their_own() {
+        let lines = watch(true);
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines[0], r#"{"missed":12}"#);
+        assert!(lines[1].contains(r#""sequence":12"#), "{lines:?}");
     }
 }

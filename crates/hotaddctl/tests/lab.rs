@@ -112,8 +112,8 @@ fn options_that_make_no_sense_are_exit_code_2_in_one_line() {
         (&["hotaddctl", "--lab", "--processors", "9", "list"][..], "--processors 9 is more than --max 8"),
         (&["hotaddctl", "--lab", "--driver", "/nowhere.sys", "list"], "there is no such file"),
         (&["hotaddctl", "--lab", "lst"], "unrecognized subcommand 'lst'"),
-        (&["hotaddctl", "--lab", "watch", "--from", "999999"], "the next event will have number"),
-        (&["hotaddctl", "--lab", "send", "write", "--length", "4000"], "has room for 1 writes"),
+        (&["hotaddctl", "--lab", "--seed", "1", "watch", "--from", "999999"], "the next event will have number"),
+        (&["hotaddctl", "--lab", "--seed", "1", "send", "write", "--length", "4000"], "has room for 1 writes"),
     ] {
         let ran = with_driver(line);
         assert_eq!((ran.code, ran.err.lines().count()), (2, 1), "{}", ran.err);
@@ -227,7 +227,7 @@ fn report_refuses_what_is_no_recording_in_one_line() {
 #[test]
 fn watch_etw_tells_as_many_events_as_the_journal() {
     let journal = lab(&["watch", "--from", "0"]).fine();
-    let etw = lab(&["watch", "--etw"]).fine();
+    let etw = lab(&["watch", "--from", "0", "--etw"]).fine();
     assert_eq!(etw.lines().count(), journal.lines().count());
     assert!(etw.lines().all(|line| line.contains("Hotadd")), "{etw}");
 }
