@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::iter;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use hotadd_abi::EventKind;
@@ -197,7 +198,7 @@ fn memory_leads_to_the_events_of_the_runbook() {
 /// Runs hotaddctl; its exit code, and what it prints.
 fn hotaddctl(arguments: &str) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = hotaddctl::run(["hotaddctl"].into_iter().chain(arguments.split(' ')), &mut out, &mut err);
+    let code = hotaddctl::run(iter::once("hotaddctl").chain(arguments.split(' ')), &mut out, &mut err);
     (code, String::from_utf8_lossy(&[out, err].concat()).into_owned())
 }
 
