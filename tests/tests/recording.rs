@@ -14,7 +14,7 @@ use hotadd_abi::EventKind;
 use hotadd_tests::{browser::Browser, recorded};
 use recording::{
     ActivityKind, Origin, Recording, Snapshot,
-    derived::{Added, Ending},
+    derived::{Added, Ending, Hold},
     page, perfetto,
 };
 use serde_json::{Value, json};
@@ -184,6 +184,27 @@ fn timeline(browser: &mut Browser, what: &str) -> u64 {
     text.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{what} is {text}"))
 }
 
+/// The bins that the histogram has to show, and how many holds of each device are in each.
+fn histogram() -> Value {
+    let all = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
+    let durations = || RECORDING.holds().into_iter().map(|hold| hold.duration() / 1_000);
+    let (shortest, longest) =
+        (durations().min().expect("there are holds"), durations().max().expect("there are holds"));
+    let first = all.iter().rposition(|&end| end <= shortest).expect("holds last a microsecond at least");
+    let last = all.iter().position(|&end| end > longest).expect("holds last less than 100 ms");
+    let ends = &all[first..=last];
+    let name = |us: u64| if us < 1_000 { format!("{us} µs") } else { format!("{} ms", us / 1_000) };
+    let names: Vec<_> = ends.windows(2).map(|bin| format!("{} – {}", name(bin[0]), name(bin[1]))).collect();
+    let holds = RECORDING.holds();
+    let count = |device, bin: &[u64]| {
+        let is_in = |hold: &&Hold| hold.device == device && (bin[0]..bin[1]).contains(&(hold.duration() / 1_000));
+        holds.iter().filter(is_in).count()
+    };
+    let counts = [1, 2].map(|device| ends.windows(2).map(|bin| count(device, bin)).collect::<Vec<_>>());
+    assert_eq!(counts.concat().iter().sum::<usize>(), holds.len());
+    json!([names, counts])
+}
+
 #[test]
 fn its_page_shows_the_right_counts_without_complaint_and_loads_nothing() {
     let mut browser = browse("counts");
@@ -204,9 +225,9 @@ fn its_page_shows_the_right_counts_without_complaint_and_loads_nothing() {
         browser.evaluate(&format!("{}.series.map(each => each.data.map(value => value > 0))", chart("processors")));
     assert_eq!(processors[0], json!([true, true, false, false, false, false, false, false]));
     assert_eq!(processors[1], json!(vec![true; 8]));
-    let holds = browser
-        .evaluate(&format!("{}.series.flatMap(each => each.data).reduce((sum, each) => sum + each)", chart("holds")));
-    assert_eq!(holds, RECORDING.holds().len());
+    let drawn =
+        browser.evaluate(&format!("(o => [o.xAxis[0].data, o.series.map(each => each.data)])({})", chart("holds")));
+    assert_eq!(drawn, histogram());
     browser.evaluate("filter.value = 'edu query_stop'; filter.dispatchEvent(new Event('input'))");
     assert_eq!(browser.evaluate("document.querySelectorAll('#events tbody tr:not([hidden])').length"), 6);
     assert_eq!(browser.complaints(), [] as [String; 0]);

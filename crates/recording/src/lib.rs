@@ -3,7 +3,7 @@
 //!
 //! Whoever records needs what the driver's control codes return, and nothing else: [`Snapshot::new`], [`Device::new`] and [`Sample::new`]
 //! take the structures of `hotadd-abi` as they come. What can be told from the journal (holds, rebalances, additions) is not stored but
-//! [derived](derived).
+//! [derived].
 //!
 //! Times are nanoseconds of interrupt time: since the system started, on Windows as in the lab. The driver's own are multiples of 100.
 
