@@ -102,33 +102,25 @@ impl Journal {
         if self.waiters.len() >= self.most_waiters {
             return irp.complete(NtStatus::INSUFFICIENT_RESOURCES);
         }
-        self.put_back(irp, waiter);
+        if let Err((irp, _)) = self.waiters.insert(irp, waiter) {
+            return irp.complete(NtStatus::DELETE_PENDING);
+        }
         if self.next() != cursor {
             // An event came between looking and waiting, and whoever recorded it may have found nobody waiting.
             self.wake();
         }
     }
 
-    /// Answers all who wait for an event that is there.
+    /// Answers all who wait for an event that is there. The others stay in the queue: the cleanup of a handle would miss one that was
+    /// taken out to be put back.
     fn wake(&self) {
         loop {
-            let seen = self.next();
-            for _ in 0..self.waiters.len() {
-                let Some((irp, waiter)) = self.waiters.remove_next() else { return };
-                if let Some((irp, waiter)) = self.answer(irp, waiter) {
-                    self.put_back(irp, waiter);
-                }
+            let next = self.next();
+            let Some(mut waiting) = self.waiters.remove_next_where(|waiter| waiter.cursor != next) else { return };
+            // Again where all events were overwritten while they were copied.
+            while let Some(still) = self.answer(waiting.0, waiting.1) {
+                waiting = still;
             }
-            // One that came meanwhile was recorded while somebody was out of the queue.
-            if self.next() == seen {
-                return;
-            }
-        }
-    }
-
-    fn put_back(&self, irp: PendedIrp, waiter: Waiter) {
-        if let Err((irp, _)) = self.waiters.insert(irp, waiter) {
-            irp.complete(NtStatus::DELETE_PENDING);
         }
     }
 

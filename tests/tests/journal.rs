@@ -3,10 +3,17 @@
 use hotadd_abi::EventKind;
 use hotadd_tests::{Bench, each_seed, on_bench, quick_edu, run, small, status, sys};
 use ntlab::{
+    config::Config,
+    events::Kind,
     hot_add::NewProcessor,
+    machine::Machine,
     registry::Value,
     user::{Handle, Pending},
 };
+
+const SECOND: u64 = 1_000_000_000;
+/// Kernel calls that a rebalance takes, with its events, at least.
+const REBALANCE_CALLS: u64 = 150;
 
 fn next_of(device: &Handle<'_>) -> u64 {
     workload::status(device).expect("the driver answers").journal_next
@@ -126,6 +133,42 @@ fn a_wait_ends_when_it_is_cancelled_or_its_handle_closed() {
             assert_eq!(stays.wait().status, status::CANCELLED);
         });
     });
+}
+
+/// Waits for the event behind those that there are as soon as drivers have made `delay` more kernel calls, while an event is recorded.
+/// How often a request was put into a queue.
+fn queued_during_an_event(delay: u64) -> usize {
+    let config = Config { keep_trace: true, ..small().with_seed(delay) };
+    let outcome = Machine::new(config).expect("the machine makes sense").run(|system| {
+        let bench = Bench::new(system);
+        system.settle();
+        let device = bench.open_software();
+        let from = system.now();
+        let call = system.kernel_calls() + delay;
+        let edu = bench.edu;
+        system.spawn("recorder", move |system| drop(edu.rebalance(system)));
+        assert!(system.wait_for_call(call, SECOND), "a rebalance takes so many calls");
+        let waiting = wait(&device, next_of(&device));
+        system.sleep(SECOND);
+        waiting.cancel();
+        waiting.wait();
+        drop(device);
+        bench.end();
+        from
+    });
+    let from = outcome.result.unwrap_or_else(|report| panic!("{report}"));
+    let calls = outcome.events.iter().filter(|event| event.time >= from);
+    calls.filter(|event| matches!(event.kind, Kind::KernelCall("IoCsqInsertIrpEx"))).count()
+}
+
+#[test]
+fn a_wait_stays_in_its_queue_until_it_ends() {
+    for delay in 1..REBALANCE_CALLS {
+        assert!(
+            queued_during_an_event(delay) <= 1,
+            "HOTADD_SEED={delay}: the cleanup of its handle would have missed it"
+        );
+    }
 }
 
 #[test]

@@ -44,6 +44,36 @@ struct Queue<C> {
     context: PhantomData<C>,
 }
 
+/// Which IRP is looked for.
+enum Wanted<'a, C> {
+    Any,
+    /// One that came through a handle.
+    Of(FileId),
+    /// One whose context is as this says.
+    With(&'a dyn Fn(&C) -> bool),
+}
+
+impl<C> Wanted<'_, C> {
+    /// Whether it is this one.
+    ///
+    /// # Safety
+    ///
+    /// The IRP is in a `CancelSafeQueue<C>` whose lock is held.
+    unsafe fn is(&self, irp: PIRP) -> bool {
+        match self {
+            Self::Any => true,
+            // SAFETY: as the caller promises.
+            Self::Of(file) => *file == unsafe { file_of(irp) },
+            Self::With(is_wanted) => {
+                // SAFETY: an IRP in a queue is live.
+                let context = unsafe { context_of::<C>(irp) };
+                // SAFETY: it was inserted with a context, which stays where it is while the lock is held.
+                is_wanted(unsafe { &*context })
+            }
+        }
+    }
+}
+
 struct State {
     length: usize,
     open: bool,
@@ -138,7 +168,7 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next(&self) -> Option<(PendedIrp, C)> {
-        self.remove_matching(ptr::null_mut())
+        self.remove_matching(&Wanted::Any)
     }
 
     /// Takes the first IRP of `file` out, for `IRP_MJ_CLEANUP`.
@@ -146,16 +176,21 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next_of(&self, file: FileId) -> Option<(PendedIrp, C)> {
-        // Null would mean any, and an IRP of no handle is not queued through one.
-        if file.raw() == 0 {
-            return None;
-        }
-        self.remove_matching(ptr::without_provenance_mut(file.raw()))
+        self.remove_matching(&Wanted::Of(file))
     }
 
-    fn remove_matching(&self, file: *mut c_void) -> Option<(PendedIrp, C)> {
-        // SAFETY: the queue is initialised; `peek_next` takes this context.
-        let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), file) };
+    /// Takes the first IRP out whose context `is_wanted`, which is asked with the queue's lock held.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn remove_next_where(&self, is_wanted: impl Fn(&C) -> bool) -> Option<(PendedIrp, C)> {
+        self.remove_matching(&Wanted::With(&is_wanted))
+    }
+
+    fn remove_matching(&self, wanted: &Wanted<'_, C>) -> Option<(PendedIrp, C)> {
+        let context = ptr::from_ref(wanted).cast_mut().cast::<c_void>();
+        // SAFETY: the queue is initialised; `peek_next` takes this context, which lives until the call returns.
+        let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), context) };
         // SAFETY: what a queue gives back was inserted with a context and is ours now.
         (!irp.is_null()).then(|| unsafe { take(irp) })
     }
@@ -342,9 +377,10 @@ unsafe extern "C" fn remove<C>(csq: PIO_CSQ, irp: PIRP) {
     unsafe { (*next).Blink = previous };
 }
 
-/// The first IRP after `after`, or of all, that matches `file`, or any. Called with the lock held. IRQL:
-/// DISPATCH_LEVEL.
-unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, file: PVOID) -> PIRP {
+/// The first IRP after `after`, or of all, that is wanted. Called with the lock held, from `remove_matching`. IRQL: DISPATCH_LEVEL.
+unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, wanted: PVOID) -> PIRP {
+    // SAFETY: what `remove_matching` passes.
+    let wanted = unsafe { &*wanted.cast::<Wanted<'_, C>>() };
     // SAFETY: called for this queue.
     let head = unsafe { queue_of::<C>(csq) }.head.get();
     // SAFETY: an IRP that the kernel peeked before is live.
@@ -354,8 +390,8 @@ unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, file: PVOID) -> PIR
     while link != head {
         // SAFETY: what is linked is an IRP's.
         let irp = unsafe { irp_of(link) };
-        // SAFETY: an IRP in the queue is live.
-        if file.is_null() || unsafe { file_of(irp) } == FileId::from_raw(file.addr()) {
+        // SAFETY: the IRP is in the queue, and the lock is held.
+        if unsafe { wanted.is(irp) } {
             return irp;
         }
         // SAFETY: the list is whole.

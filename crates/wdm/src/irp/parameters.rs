@@ -21,18 +21,6 @@ use crate::time::quad;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FileId(usize);
 
-impl FileId {
-    /// The identity for the kernel to hand back.
-    pub(crate) const fn raw(self) -> usize {
-        self.0
-    }
-
-    /// The identity that [`FileId::raw`] returned.
-    pub(crate) const fn from_raw(raw: usize) -> Self {
-        Self(raw)
-    }
-}
-
 /// The parameters of `IRP_MJ_DEVICE_CONTROL`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DeviceControl {
