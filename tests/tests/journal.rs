@@ -7,6 +7,7 @@ use ntlab::{
     events::Kind,
     hot_add::NewProcessor,
     machine::Machine,
+    pnp::Rebalance,
     registry::Value,
     user::{Handle, Pending},
 };
@@ -146,12 +147,13 @@ fn queued_during_an_event(delay: u64) -> usize {
         let from = system.now();
         let call = system.kernel_calls() + delay;
         let edu = bench.edu;
-        system.spawn("recorder", move |system| drop(edu.rebalance(system)));
+        system.spawn("recorder", move |system| assert_eq!(edu.rebalance(system), Rebalance::Restarted));
         assert!(system.wait_for_call(call, SECOND), "a rebalance takes so many calls");
         let waiting = wait(&device, next_of(&device));
         system.sleep(SECOND);
         waiting.cancel();
-        waiting.wait();
+        let ended = waiting.wait().status;
+        assert!(ended.is_success() || ended == status::CANCELLED, "{ended}");
         drop(device);
         bench.end();
         from
