@@ -183,7 +183,7 @@ fn shrink_all<S: Scenario>(
             let Some((key, failures)) = counted.get(number) else { return shrunk };
             let first = failures.first_unit();
             let mut found = shrink(make(first), failures.first.clone(), first, options.shrink_runs);
-            found.count = failures.units.len() as u64;
+            found.count = failures.units.iter().filter(|unit| **unit <= last).count() as u64;
             shrunk.push((key.clone(), found));
             bar.inc(1);
         }
