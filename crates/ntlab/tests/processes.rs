@@ -81,6 +81,7 @@ fn main() {
     // What it says is looked at here, and needs not be printed.
     panic::set_hook(Box::new(|_| ()));
     let died = panic::catch_unwind(AssertUnwindSafe(|| search(true, Some(5))));
+    drop(panic::take_hook());
     let message = died.expect_err("a search without one of its processes came to nothing");
     let message = message.downcast_ref::<String>().map_or("", String::as_str);
     assert!(message.contains("ended with signal: 6"), "{message}");

@@ -17,6 +17,9 @@ use crate::memory::host::{self, Child, Fork};
 
 /// How often what has been done is shown.
 const SHOWN_EVERY: Duration = Duration::from_millis(100);
+/// How often to look for other threads, and how long after the last look.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(500);
 
 /// Does `work` `jobs` times at once, and `meanwhile` now and then.
 ///
@@ -46,7 +49,13 @@ pub fn on_threads<T: Send>(jobs: usize, work: impl Fn() -> T + Sync, meanwhile: 
 
 /// Whether this is the only thread of its process: a fork then leaves no lock behind that nobody will open.
 fn is_alone() -> bool {
-    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+    // A thread that was joined may still be on its way out.
+    (0..LOOKS).any(|look| {
+        if look > 0 {
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
+        fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+    })
 }
 
 /// Starts the processes, as many of them as the host lets start.
