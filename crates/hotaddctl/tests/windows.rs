@@ -1,19 +1,14 @@
 //! The program for Windows, built here and started under Wine, where there is no device.
 #![cfg(target_os = "linux")]
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-    sync::LazyLock,
-};
+use std::{path::Path, process::Output, sync::LazyLock};
 
 /// Starts `hotaddctl.exe` with these arguments.
 fn hotaddctl(arguments: &[&str]) -> Output {
     static PROGRAM: LazyLock<std::path::PathBuf> =
         LazyLock::new(|| kit::program("hotaddctl").unwrap_or_else(|error| panic!("it builds for Windows: {error:#}")));
     let program: &Path = &PROGRAM;
-    let mut wine: Command = kit::under_wine(program).unwrap_or_else(|error| panic!("there is Wine: {error:#}"));
-    wine.args(arguments).output().expect("Wine starts")
+    kit::run_under_wine(program, arguments).unwrap_or_else(|error| panic!("there is Wine: {error:#}"))
 }
 
 fn text(bytes: &[u8]) -> String {

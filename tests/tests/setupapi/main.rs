@@ -70,9 +70,8 @@ impl Wine {
 
     /// Waits until it has ended, which it does by itself; the registry is in its file then.
     fn end(self) -> String {
-        let server = ["wineserver64", "wineserver"].map(|name| self.program.with_file_name(name));
-        let server = server.iter().find(|server| server.is_file()).expect("Wine has a server");
-        run(self.command(server).arg("-w"));
+        let server = kit::wine_server(&self.program).unwrap_or_else(|error| panic!("{error:#}"));
+        run(self.command(&server).arg("-w"));
         fs::read_to_string(self.prefix.join("system.reg")).expect("it has a registry")
     }
 }

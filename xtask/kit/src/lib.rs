@@ -19,5 +19,5 @@ pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
 pub use c::c_driver;
 pub use identity::settle;
 #[cfg(unix)]
-pub use program::{PROGRAM_TARGET, program, under_wine, wine, wine_libraries};
+pub use program::{PROGRAM_TARGET, program, run_under_wine, wine, wine_libraries, wine_server};
 pub use stage::{Requirement, missing};

@@ -1,9 +1,9 @@
 //! Programs for Windows: built on Linux with mingw-w64's linker, and started under Wine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -66,15 +66,50 @@ pub fn program(package: &str) -> Result<PathBuf> {
     Ok(target.join(PROGRAM_TARGET).join("debug").join(package).with_extension("exe"))
 }
 
-/// A command that starts a console program for Windows under Wine. There are no devices there, and no display.
-///
-/// Wine's own directory takes the place of the files and the registry that it makes for a user, which would be 700 MB.
+/// Runs a console program for Windows under Wine, one at a time: a program that starts while Wine's server is about to end finds its
+/// directory gone. There are no devices there, and no display.
 ///
 /// # Errors
 ///
 /// Wine or mingw-w64's compiler are not installed.
-pub fn under_wine(program: &Path) -> Result<Command> {
+pub fn run_under_wine(program: &Path, arguments: &[&str]) -> Result<Output> {
     let wine = wine().context("Wine for 64-bit programs is not installed: run `cargo xtask setup`")?;
+    let home = wine_home()?;
+    let alone = File::create(home.with_extension("lock"))?;
+    alone.lock()?;
+    let ran = in_wine(&wine, &home).arg(program).args(arguments).output().context("running Wine")?;
+    for end in ["-k", "-w"] {
+        // It says so where there is no server any more, which is what is wanted.
+        in_wine(&wine_server(&wine)?, &home).arg(end).stderr(Stdio::null()).status().context("ending Wine's server")?;
+    }
+    Ok(ran)
+}
+
+/// Wine's server, which is installed beside it.
+///
+/// # Errors
+///
+/// It is not.
+pub fn wine_server(wine: &Path) -> Result<PathBuf> {
+    let names = ["wineserver64", "wineserver"].map(|name| wine.with_file_name(name));
+    names
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no server beside {}", wine.display()))
+}
+
+/// A command of Wine's for what is in `home`.
+fn in_wine(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command.env("WINEPREFIX", home.join("prefix")).env("WINEPATH", home).env("WINEDEBUG", "-all");
+    command.env("WINEDLLOVERRIDES", "mscoree,mshtml=").env_remove("DISPLAY");
+    command
+}
+
+/// Where Wine finds what it takes for Windows. Its own directory takes the place of the files and the registry that it makes for a user,
+/// which would be 700 MB.
+fn wine_home() -> Result<PathBuf> {
     let libraries = wine_libraries().context("Wine's libraries are in none of the usual directories")?;
     let home = root().join("target").join("wine");
     let inputs = [RANDOM.as_bytes(), include_bytes!("program.rs"), libraries.as_os_str().as_encoded_bytes()];
@@ -91,9 +126,5 @@ pub fn under_wine(program: &Path) -> Result<Command> {
         ensure!(status.success(), "{COMPILER} ended with {status}");
         Ok(())
     })?;
-    let mut command = Command::new(wine);
-    command.arg(program).stdin(Stdio::null());
-    command.env("WINEPREFIX", home.join("prefix")).env("WINEPATH", &home).env("WINEDEBUG", "-all");
-    command.env("WINEDLLOVERRIDES", "mscoree,mshtml=").env_remove("DISPLAY");
-    Ok(command)
+    Ok(home)
 }
