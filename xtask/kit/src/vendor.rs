@@ -1,6 +1,6 @@
 //! The locked crates as a directory source, in which `wdk-build` runs on hosts other than Windows.
 //!
-//! Cargo takes a directory source in place of crates.io without a change of `Cargo.lock`. It checks only those files that
+//! Cargo takes a directory source in place of the registry without a change of `Cargo.lock`. It checks only those files that
 //! a crate's checksum file lists, so the edited ones are taken off that list.
 
 use std::fs;
