@@ -24,8 +24,8 @@ pub struct BufferPool {
     shards: PoolArray<Shard>,
     /// How many there are, free or in use.
     total: AtomicU64,
-    /// How many there should be.
-    wanted: AtomicU64,
+    /// How many it keeps at most, where so many were needed at a time.
+    most: u64,
 }
 
 /// A list on a cache line of its own.
@@ -64,9 +64,9 @@ impl BufferPool {
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    fn new() -> Result<Self> {
+    fn new(most: u64) -> Result<Self> {
         let shards = PoolArray::from_fn(TAG, SHARDS, |_| Shard(SpinLock::new(List::default())))?;
-        Ok(Self { shards, total: AtomicU64::new(0), wanted: AtomicU64::new(0) })
+        Ok(Self { shards, total: AtomicU64::new(0), most })
     }
 
     /// The shards, beginning with the one that this processor and device use.
@@ -98,11 +98,11 @@ impl BufferPool {
         Ok(request)
     }
 
-    /// Gives a request back.
+    /// Gives a request back. It stays, so that as many at a time need no memory again, up to the most that the pool may have.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn put(&self, request: PoolBox<Request>, device: u32) {
-        if self.total.load(Ordering::Relaxed) > self.wanted.load(Ordering::Relaxed) {
+        if self.total.load(Ordering::Relaxed) > self.most {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return;
         }
@@ -119,7 +119,6 @@ impl BufferPool {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory; what could be had stays.
     fn grow(&self, wanted: u64, _: Passive<'_>) -> Result {
-        self.wanted.fetch_max(wanted, Ordering::Relaxed);
         // Counted first, so that two who grow the pool at once do not go beyond.
         let count_one = |total: u64| (total < wanted).then(|| total.saturating_add(1));
         for shard in self.shards.iter().cycle() {
@@ -178,7 +177,7 @@ impl Memory {
     /// `INSUFFICIENT_RESOURCES` where there is no memory, or what the look failed with.
     pub fn new(most: u64, passive: Passive<'_>) -> Result<Self> {
         let physical = memory::physical_bytes(passive)?;
-        let pool = PoolArc::new(TAG, BufferPool::new()?)?;
+        let pool = PoolArc::new(TAG, BufferPool::new(buffers(u64::MAX, most))?)?;
         pool.grow(buffers(physical, most), passive)?;
         let pool_at_load = pool.bytes();
         Ok(Self { pool, most, physical_at_load: physical, pool_at_load, physical: AtomicU64::new(physical) })

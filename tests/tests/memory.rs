@@ -5,6 +5,7 @@ use hotadd_tests::{Bench, POOL_SHARE, Traffic, each_seed, on_bench, quick_edu, r
 use ntlab::{machine::System, registry::Value};
 
 const MIB: u64 = 1 << 20;
+const BUFFER_BYTES: u64 = hotadd_abi::BUFFER_BYTES as u64;
 
 /// Nanoseconds in which the thread that waits for the high memory condition has looked again.
 const SOON: u64 = 30_000_000_000;
@@ -76,12 +77,28 @@ fn the_pool_grows_while_its_buffers_are_in_use() {
             let traffic = Traffic::start(bench, 32, seed);
             for _ in 0..3 {
                 traffic.run(40);
-                assert_eq!(bench.system.add_memory(256 * MIB, 0), Ok(()));
+                assert_eq!(bench.system.add_memory(16_384 * MIB, 0), Ok(()));
             }
             traffic.run(40);
             settle(bench.system);
             traffic.stop_unharmed();
-            assert_eq!(sizes(bench), (memory + 768 * MIB, pool + 768 * MIB / POOL_SHARE));
+            assert_eq!(sizes(bench), (memory + 49_152 * MIB, pool + 49_152 * MIB / POOL_SHARE));
+        });
+    });
+}
+
+#[test]
+fn the_pool_keeps_the_buffers_that_were_needed_at_a_time() {
+    each_seed(4, |seed| {
+        on_bench(seed, |bench| {
+            let (_, pool) = sizes(bench);
+            let most_in_flight = pool / BUFFER_BYTES + 16;
+            let traffic = Traffic::start_dense(bench, most_in_flight.try_into().expect("it is small"), seed);
+            traffic.run(400);
+            let (_, needed) = sizes(bench);
+            traffic.stop_unharmed();
+            assert!(needed > pool, "more than the pool had: {needed}");
+            assert!(sizes(bench).1 >= needed, "none is given up when the requests have ended");
         });
     });
 }

@@ -7,7 +7,7 @@ pub const BUFFER_BYTES: u64 = hotadd_abi::BUFFER_BYTES as u64;
 const FEWEST: u64 = 16;
 
 /// One byte of the pool for this many bytes of memory: the default limit of 16 MiB is reached at 1 TiB, so that memory added to a server
-/// counts, and smaller machines keep theirs; more requests at a time have buffers beyond the pool.
+/// counts, and smaller machines keep theirs; where more requests come at a time, the pool keeps their buffers.
 const SHARE: u64 = 64 * 1024;
 
 /// How many buffers the pool has with `physical` bytes of memory, at most `most` bytes; never less than [`FEWEST`].
