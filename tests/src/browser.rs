@@ -93,6 +93,9 @@ impl Browser {
     pub fn prefer(&mut self, scheme: &str) {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.call("Emulation.setEmulatedMedia", &features);
+        // The page is told and draws with the next frame.
+        let frames = "new Promise(shown => requestAnimationFrame(() => requestAnimationFrame(() => shown(true))))";
+        assert_eq!(self.evaluate(frames), true, "the browser shows frames");
     }
 
     /// Turns the mouse wheel over a place.
@@ -107,7 +110,8 @@ impl Browser {
     ///
     /// Where the expression throws.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let answer = self.call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true}));
+        let answer = self
+            .call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true, "awaitPromise": true}));
         assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
         answer["result"]["value"].clone()
     }
