@@ -90,6 +90,10 @@ impl Browser {
     }
 
     /// Has the page shown to someone who prefers dark pages, or light ones.
+    ///
+    /// # Panics
+    ///
+    /// Where the page shows no frame.
     pub fn prefer(&mut self, scheme: &str) {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.call("Emulation.setEmulatedMedia", &features);
