@@ -15,7 +15,7 @@ use ntlab::{
 fn with_gaps() -> Config {
     const ENDS: u64 = 0xFFFF_0000_0000_FFFF;
     let groups = vec![
-        Group { mask: ENDS, nodes: vec![0xFFFF, ENDS ^ 0xFFFF] },
+        Group { nodes: vec![0xFFFF, ENDS ^ 0xFFFF], ..Group::new(ENDS) },
         Group::new(0x5555_5555_5555_5555),
         Group::new(0xFFFF_FFFF_0000_0000),
     ];

@@ -19,13 +19,16 @@ pub struct Group {
     pub mask: u64,
     /// The NUMA nodes in it, as masks that split `mask`; a group has at least one, and no node spans groups.
     pub nodes: Vec<u64>,
+    /// Those of `mask` whose processors are not there when the machine starts, however many [`Config::processors`] are.
+    #[serde(default)]
+    pub absent: u64,
 }
 
 impl Group {
     /// A group with one node.
     #[must_use]
     pub fn new(mask: u64) -> Self {
-        Self { mask, nodes: vec![mask] }
+        Self { mask, nodes: vec![mask], absent: 0 }
     }
 }
 
@@ -94,7 +97,7 @@ pub enum Policy {
 pub struct Config {
     /// Decides everything that is left to chance.
     pub seed: u64,
-    /// Processors that are active when the machine starts: the first of the layout.
+    /// Processors that are active when the machine starts: the first of the layout, without [`Group::absent`] ones.
     pub processors: u32,
     /// Processor groups, in order. Processor indices count through their masks.
     pub groups: Vec<Group>,
@@ -152,7 +155,7 @@ pub enum ConfigError {
     TooManyActive {
         /// Active when the machine starts.
         processors: u32,
-        /// Places in all groups.
+        /// Places in all groups, without absent ones.
         maximum: u32,
     },
     /// More than Windows serves.
@@ -172,6 +175,16 @@ pub enum ConfigError {
     EmptyGroup {
         /// Which.
         group: usize,
+    },
+    /// Processors are absent that there is no place for.
+    #[error("processor group {group} lacks processors {absent:#x} at the start, its mask is {mask:#x}")]
+    Absent {
+        /// Which group.
+        group: usize,
+        /// As asked for.
+        absent: u64,
+        /// Its mask.
+        mask: u64,
     },
     /// Nodes overlap, are empty or leave processors out.
     #[error("the NUMA nodes of processor group {group} do not split its mask {mask:#x}")]
@@ -282,8 +295,9 @@ impl Config {
         if maximum > MAXIMUM_PROCESSORS {
             return Err(ConfigError::TooManyProcessors { maximum });
         }
-        if self.processors > maximum {
-            return Err(ConfigError::TooManyActive { processors: self.processors, maximum });
+        let absent: u32 = self.groups.iter().map(|group| group.absent.count_ones()).sum();
+        if self.processors > maximum - absent {
+            return Err(ConfigError::TooManyActive { processors: self.processors, maximum: maximum - absent });
         }
         if self.memory < 64 << 20 || !self.memory.is_multiple_of(4096) {
             return Err(ConfigError::Memory { memory: self.memory });
@@ -302,6 +316,9 @@ impl Config {
 fn check_group(index: usize, group: &Group) -> Result<(), ConfigError> {
     if group.mask == 0 {
         return Err(ConfigError::EmptyGroup { group: index });
+    }
+    if group.absent & !group.mask != 0 {
+        return Err(ConfigError::Absent { group: index, absent: group.absent, mask: group.mask });
     }
     let union = group.nodes.iter().fold(0, |union, node| union | node);
     let members: u32 = group.nodes.iter().map(|node| node.count_ones()).sum();
@@ -340,11 +357,24 @@ mod tests {
 
     #[test]
     fn nodes_must_split_the_mask_of_their_group() {
-        let with = |nodes: Vec<u64>| Config { groups: vec![Group { mask: 0b1011, nodes }], ..Config::default() };
+        let with =
+            |nodes: Vec<u64>| Config { groups: vec![Group { nodes, ..Group::new(0b1011) }], ..Config::default() };
         assert_eq!(with(vec![0b1000, 0b0011]).check(), Ok(()));
         for wrong in [vec![], vec![0b1011, 0], vec![0b0011, 0b1010], vec![0b0011]] {
             assert_eq!(with(wrong).check(), Err(ConfigError::Nodes { group: 0, mask: 0b1011 }));
         }
+    }
+
+    #[test]
+    fn processors_can_be_absent_where_there_are_places_for_them() {
+        let with = |processors, absent| Config {
+            processors,
+            groups: vec![Group { absent, ..Group::new(0b1011) }],
+            ..Config::default()
+        };
+        assert_eq!(with(2, 0b0001).check(), Ok(()));
+        assert_eq!(with(3, 0b0001).check(), Err(ConfigError::TooManyActive { processors: 3, maximum: 2 }));
+        assert_eq!(with(1, 0b0100).check(), Err(ConfigError::Absent { group: 0, absent: 0b0100, mask: 0b1011 }));
     }
 
     #[test]

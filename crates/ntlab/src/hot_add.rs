@@ -336,6 +336,18 @@ impl System {
         Ok(added)
     }
 
+    /// Adds the processors of a module, one after the other, and waits until every driver was told of all of them and the one rebalance that
+    /// follows is over. For each, its index, or why it was not added.
+    pub fn add_processors(&self, module: Vec<NewProcessor>) -> Vec<Result<u32, Status>> {
+        let k = &self.kernel;
+        let add_all = move |k: &Kernel| module.iter().map(|new| add_processor(k, new).map_err(Status)).collect();
+        let added: Vec<Result<u32, Status>> = pnp::worker::on_thread(k, "processor additions", add_all);
+        if added.iter().any(Result::is_ok) {
+            pnp::worker::run(k, "rebalance", pnp::rebalance::after_hot_add);
+        }
+        added
+    }
+
     /// Tells every driver that a processor is about to start, and no more: see [`Addition`] for what may follow.
     ///
     /// # Errors

@@ -360,6 +360,28 @@ fn groups_and_gaps_show_in_the_processor_number() {
 }
 
 #[test]
+fn the_processors_of_a_module_are_all_told_before_the_one_rebalance_that_follows() {
+    let (added, said) = run(|system| {
+        edu(system);
+        system.add_processors(vec![NewProcessor::default(); 3])
+    });
+    assert_eq!(added, [Ok(2), Ok(3), Ok(4)]);
+    assert_eq!(only(&said, "processor state 1").len(), 5);
+    let stop = said.iter().position(|line| line == "pnp 5");
+    assert!(stop > said.iter().rposition(|line| line.starts_with("processor state")), "{said:?}");
+    assert_eq!(only(&said, "pnp 5").len(), 1);
+}
+
+#[test]
+fn every_one_of_many_devices_finds_a_place_for_its_registers() {
+    let places = run(|system| {
+        let plug = |_| system.plug(DeviceSpec::pci(0x1234, 0x11E8, 0x10_0000)).state(system);
+        (0..100).map(plug).collect::<Vec<_>>()
+    });
+    assert_eq!(places.0, [DeviceState::Started; 100]);
+}
+
+#[test]
 fn two_thousand_processors_can_be_added_one_by_one() {
     let config = Config::new(2, 2048).expect("possible");
     let outcome = run_with(config, &[], |system| {

@@ -17,6 +17,8 @@ use crate::{
 
 /// The first vector that devices get.
 const FIRST_VECTOR: u32 = 0x51;
+/// The last one: a message has 16 bits for it.
+const LAST_VECTOR: u32 = 0xFFFF;
 /// Levels of device interrupts: a few below the highest and above the lowest, which are the system's.
 const LEVELS: (u64, u64) = (DIRQL_MIN.0 as u64 + 2, DIRQL_MAX.0 as u64 - 1);
 
@@ -62,6 +64,9 @@ fn assign_one(k: &Kernel, devnode: &Devnode, wanted: Wanted) -> Option<Assigned>
     }
 }
 
+/// How many places for device memory there are for few devices; for many, there are twice as many as devices.
+const PLACES: usize = 64;
+
 /// A free place for device memory. It is not the same one every time: a rebalance may move a device.
 fn free_memory(
     k: &Kernel,
@@ -72,9 +77,9 @@ fn free_memory(
     let (length, alignment) = (u64::from(length.max(1)), u64::from(alignment.max(1)));
     let last = (highest + 1).checked_sub(length)? / alignment;
     let first = lowest.div_ceil(alignment);
-    let places = last.checked_sub(first)?.saturating_add(1).min(64);
-    let offset = k.choices.between(0, places - 1);
     let taken = k.pnp.memory_of_others(devnode);
+    let places = last.checked_sub(first)?.saturating_add(1).min(PLACES.max(2 * taken.len()) as u64);
+    let offset = k.choices.between(0, places - 1);
     (0..places)
         .map(|place| (first + (place + offset) % places) * alignment)
         .find(|&start| taken.iter().all(|&(other, bytes)| start + length <= other || other + bytes <= start))
@@ -89,11 +94,22 @@ fn interrupt(k: &Kernel, devnode: &Devnode, wanted: InterruptWanted) -> Option<A
     }
     let active: Vec<_> = k.sched.active().map(|processor| processor.place).collect();
     let (group, affinity) = arbiter::affinity(wish_of(devnode, wanted), &active, &k.choices)?;
-    let vector = k.pnp.arbiter.next_vector.get();
-    k.pnp.arbiter.next_vector.set(vector + 1);
+    let vector = free_vector(k);
     let irql = u8::try_from(k.choices.between(LEVELS.0, LEVELS.1)).unwrap_or(DIRQL_MIN.0);
     let line = if wanted.message { 0 } else { wanted.lowest };
     Some(AssignedInterrupt { message: wanted.message, line, vector, irql, group, affinity })
+}
+
+/// The next vector that no device has, round and round.
+fn free_vector(k: &Kernel) -> u32 {
+    let next = &k.pnp.arbiter.next_vector;
+    loop {
+        let vector = next.get();
+        next.set(if vector == LAST_VECTOR { FIRST_VECTOR } else { vector + 1 });
+        if !k.pnp.has_vector(vector) {
+            return vector;
+        }
+    }
 }
 
 fn messages_left(k: &Kernel, devnode: &Devnode) -> bool {

@@ -111,6 +111,12 @@ impl Pnp {
         others.flat_map(|other| other.assigned.borrow().iter().filter_map(memory).collect::<Vec<_>>()).collect()
     }
 
+    /// Whether a device has this interrupt vector.
+    fn has_vector(&self, vector: u32) -> bool {
+        let has_it = |devnode: Rc<Devnode>| devnode.interrupts().iter().any(|interrupt| interrupt.vector == vector);
+        self.devnodes.all().into_iter().any(has_it)
+    }
+
     /// Whether nothing is under way: no action, no notification, no removal of a device that has no handle any more.
     pub(crate) fn is_quiet(&self, k: &Kernel) -> bool {
         let failed = self.devnodes.in_state(DeviceState::SurpriseRemoved);

@@ -333,7 +333,7 @@ fn text_to_the_debugger_is_in_the_trace_without_addresses() {
 
 #[test]
 fn a_driver_sees_groups_with_gaps_as_they_are() {
-    let groups = vec![Group { mask: 0b1011, nodes: vec![0b0011, 0b1000] }, Group::new(0b110)];
+    let groups = vec![Group { nodes: vec![0b0011, 0b1000], ..Group::new(0b1011) }, Group::new(0b110)];
     let outcome = run(Config { groups, processors: 2, ..Config::default() }, |driver| {
         let ask = |question, argument| driver.call("ask", question, argument);
         let number = |group: u64, number: u64| group | number << 16;
@@ -346,6 +346,19 @@ fn a_driver_sees_groups_with_gaps_as_they_are() {
         assert_eq!((ask(0, all), ask(2, 0), ask(4, 1), ask(5, number(1, 1)), ask(6, 3)), (3, 2, 0b10, 3, number(1, 1)));
         assert_eq!((ask(6, 2), ask(6, 4), ask(6, 5)), (0xC000_000D << 32, 0xC000_000D << 32, 0xC000_000D << 32));
         assert_eq!((ask(8, 0), ask(8, 1), ask(8, 2)), (0b11 | 2 << 48, 0, 0b10 | 1 << 32 | 1 << 48));
+    });
+    outcome.result.unwrap_or_else(|report| panic!("{report}"));
+}
+
+#[test]
+fn the_processors_at_the_start_can_have_gaps_that_are_filled_later() {
+    let groups = vec![Group { absent: 0b0101, ..Group::new(0b1111) }, Group { absent: 0b10, ..Group::new(0b11) }];
+    let outcome = run(Config { groups, processors: 3, ..Config::default() }, |driver| {
+        let ask = |question, argument| driver.call("ask", question, argument);
+        let all = 0xFFFF;
+        assert_eq!((ask(0, all), ask(1, all), ask(4, 0), ask(4, 1)), (3, 6, 0b1010, 0b01));
+        driver.k.sched.add_processor(driver.k, 2);
+        assert_eq!((ask(0, all), ask(4, 0), ask(4, 1)), (4, 0b1110, 0b01));
     });
     outcome.result.unwrap_or_else(|report| panic!("{report}"));
 }

@@ -143,10 +143,19 @@ impl Sched {
             in_alarm: Cell::new(false),
             time_limit: config.time_limit_ns,
         };
-        for index in 0..config.processors {
+        let present = sched.present(config);
+        sched.running.set(present[0]);
+        for index in present {
             sched.activate(index);
         }
         sched
+    }
+
+    /// The processors that are there when the machine starts.
+    fn present(&self, config: &Config) -> Vec<u32> {
+        let is_present = |place: &Place| config.groups[usize::from(place.group)].absent >> place.number & 1 == 0;
+        let places = (0..).zip(self.topology.places()).filter(|(_, place)| is_present(place));
+        places.map(|(index, _)| index).take(config.processors as usize).collect()
     }
 
     fn activate(&self, index: u32) {

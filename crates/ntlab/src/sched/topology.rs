@@ -163,7 +163,10 @@ mod tests {
     use crate::config;
 
     fn gapped() -> Topology {
-        let groups = vec![config::Group { mask: 0b1011, nodes: vec![0b0011, 0b1000] }, config::Group::new(0b110)];
+        let groups = vec![
+            config::Group { nodes: vec![0b0011, 0b1000], ..config::Group::new(0b1011) },
+            config::Group::new(0b110),
+        ];
         Topology::new(&Config { groups, ..Config::default() })
     }
 
