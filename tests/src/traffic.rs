@@ -34,13 +34,13 @@ impl<'k> Traffic<'k> {
     /// The same where requests may fail with one of `expected`.
     #[must_use]
     pub fn start_expecting(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected, pause: PAUSE, most: None })
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: PAUSE, ..Manner::default() })
     }
 
     /// The same with long pauses, for scenarios that last long.
     #[must_use]
     pub fn start_sparse(bench: Bench<'k>, lanes: u32, seed: u64, expected: &'static [user::Status]) -> Self {
-        Self::start_with(bench, lanes, seed, Manner { expected, pause: LONG_PAUSE, most: None })
+        Self::start_with(bench, lanes, seed, Manner { expected, pause: LONG_PAUSE, ..Manner::default() })
     }
 
     fn start_with(bench: Bench<'k>, lanes: u32, seed: u64, manner: Manner) -> Self {

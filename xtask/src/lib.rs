@@ -4,6 +4,7 @@ pub mod bench;
 pub mod campaign;
 pub mod demo;
 pub mod docs;
+pub mod drivers;
 pub mod fuzz;
 pub mod metadata;
 pub mod package;

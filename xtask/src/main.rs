@@ -63,7 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => println!("Everything the build and the tests need is installed."),
         Command::Build => println!("{}", hotadd()?.display()),
         Command::Check { packages } => kit::clippy(&packages.iter().map(String::as_str).collect::<Vec<_>>())?,
-        Command::Bench(options) => return bench::run(&options, hotadd),
+        Command::Bench(options) => return bench::run(&options, for_bench),
         Command::Docs => {
             for path in docs::run(kit::root())? {
                 println!("wrote {path}");
@@ -88,6 +88,12 @@ const fn purpose(command: &Command) -> Purpose {
         Command::Package => Purpose::Package,
         _ => Purpose::Build,
     }
+}
+
+/// The driver, where the others that it is compared with can be built too.
+fn for_bench() -> Result<PathBuf> {
+    setup::run(Purpose::Bench)?;
+    hotadd()
 }
 
 /// The driver, built if that is necessary.

@@ -22,6 +22,8 @@ const LIBCLANG: u32 = 14;
 pub enum Purpose {
     /// To build.
     Build,
+    /// To build the drivers in C too, with which hotadd is compared.
+    Bench,
     /// To make a signed package too.
     Package,
     /// For the tests too: drivers in C, the real device, programs under Wine.
@@ -122,12 +124,14 @@ fn rust_target(target: &str) -> Result<()> {
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
     let mut missing = kit::missing();
-    // Only the tests have drivers in C, and start programs.
-    missing.retain(|requirement| {
-        purpose == Purpose::Tests || matches!(requirement, Requirement::KernelHeaders | Requirement::Libclang)
+    missing.retain(|requirement| match requirement {
+        Requirement::KernelHeaders | Requirement::Libclang => true,
+        Requirement::Clang => matches!(purpose, Purpose::Bench | Purpose::Tests),
+        // Only the tests start programs.
+        Requirement::Linker | Requirement::Wine => purpose == Purpose::Tests,
     });
     let mut missing: Vec<_> = missing.into_iter().map(Missing::Build).collect();
-    if purpose != Purpose::Build {
+    if matches!(purpose, Purpose::Package | Purpose::Tests) {
         missing.extend(package::sign::missing().into_iter().map(Missing::Packaging));
     }
     if purpose == Purpose::Tests && matches!(qemu::version(), Err(QemuError::Absent)) {

@@ -148,7 +148,7 @@ fn under_load(system: &System, action: impl FnOnce()) {
     if targets.is_empty() {
         return action();
     }
-    let manner = Manner { expected: EXPECTED, pause: 200_000, most: None };
+    let manner = Manner { expected: EXPECTED, pause: 200_000, ..Manner::default() };
     let load = Load::start_with(system, &targets, Plan { lanes: 4, seed: 1, cancel_one_in: 8 }, manner);
     drop(targets);
     action();

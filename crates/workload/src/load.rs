@@ -83,6 +83,8 @@ pub struct Manner {
     pub pause: u64,
     /// How many requests all lanes send together before they end; any number, if none.
     pub most: Option<u64>,
+    /// Lanes ask for factorials only, of a driver that knows nothing else.
+    pub factorials_only: bool,
 }
 
 /// A handle that lanes use, and what is known of its device's buffer.
@@ -254,6 +256,9 @@ impl<'k> Lane<'k> {
         let pause = self.shared.manner.pause;
         if pause != 0 {
             self.system.sleep(self.random.random_range(0..pause));
+        }
+        if self.shared.manner.factorials_only {
+            return self.factorial();
         }
         match self.random.random_range(0..4) {
             0 | 1 => self.factorial(),

@@ -16,7 +16,7 @@ mod staged;
 mod vendor;
 
 pub use build::{Artifacts, TARGET, bindings, cargo, clippy, doc, driver, root};
-pub use c::c_driver;
+pub use c::{c_driver, c_driver_in};
 pub use identity::settle;
 #[cfg(unix)]
 pub use program::{PROGRAM_TARGET, program, run_under_wine, wine, wine_libraries, wine_server};

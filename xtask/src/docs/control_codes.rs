@@ -22,27 +22,35 @@ const ACCESS: [(&str, u32, &str); 3] =
 
 /// What crates/abi defines, in the order of the sources.
 #[derive(Default)]
-struct Abi {
+pub struct Abi {
     front: String,
-    device_type: Option<u32>,
-    codes: Vec<Code>,
-    constants: Vec<(String, String)>,
-    structures: Vec<Structure>,
-    enumerations: Vec<Enumeration>,
+    pub device_type: Option<u32>,
+    pub codes: Vec<Code>,
+    pub constants: Vec<Constant>,
+    pub structures: Vec<Structure>,
+    pub enumerations: Vec<Enumeration>,
 }
 
-struct Code {
-    name: String,
+pub struct Code {
+    pub name: String,
     doc: String,
-    function: u32,
-    access: String,
+    pub function: u32,
+    pub access: String,
+}
+
+pub struct Constant {
+    pub name: String,
+    doc: String,
+    /// The integers that it consists of: one, or the fields of a `GUID`.
+    pub numbers: Vec<u32>,
 }
 
 /// Numbers with names: an enumeration, or a module of constants.
-struct Enumeration {
-    name: String,
+pub struct Enumeration {
+    pub name: String,
     doc: String,
-    values: Vec<(u32, String, String)>,
+    /// Each with its name and what it means.
+    pub values: Vec<(u32, String, String)>,
 }
 
 /// The document.
@@ -51,20 +59,25 @@ struct Enumeration {
 ///
 /// crates/abi cannot be read, or does not look as expected.
 pub fn document(root: &Path) -> Result<String> {
-    let mut abi = Abi::default();
-    for path in ["crates/abi/src/lib.rs", "crates/abi/src/event.rs"] {
-        let file = parse(root, path)?;
-        if abi.front.is_empty() {
-            abi.front = doc(&file.attrs);
-        }
-        for item in &file.items {
-            abi.add(item).with_context(|| path.to_owned())?;
-        }
-    }
-    abi.render()
+    Abi::read(root)?.render()
 }
 
 impl Abi {
+    /// Reads crates/abi.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut abi = Self::default();
+        for path in ["crates/abi/src/lib.rs", "crates/abi/src/event.rs"] {
+            let file = parse(root, path)?;
+            if abi.front.is_empty() {
+                abi.front = doc(&file.attrs);
+            }
+            for item in &file.items {
+                abi.add(item).with_context(|| path.to_owned())?;
+            }
+        }
+        Ok(abi)
+    }
+
     fn add(&mut self, item: &Item) -> Result<()> {
         match item {
             Item::Const(constant) if constant.ident == "DEVICE_TYPE" => {
@@ -95,7 +108,7 @@ impl Abi {
         let name = constant.ident.to_string();
         let doc = doc(&constant.attrs);
         let Expr::Call(call) = &*constant.expr else {
-            self.constants.push((name, doc));
+            self.constants.push(Constant { name, doc, numbers: numbers(&constant.expr)? });
             return Ok(());
         };
         let [function, Expr::Path(access)] = [&call.args[0], &call.args[1]] else {
@@ -113,7 +126,7 @@ impl Abi {
         paragraph(&mut text, &front.collect::<Vec<_>>().join("\n"), &links)?;
         self.render_codes(&mut text, &links)?;
         writeln!(text, "## Constants\n")?;
-        for (name, doc) in &self.constants {
+        for Constant { name, doc, .. } in &self.constants {
             writeln!(text, "### `{name}`\n")?;
             paragraph(&mut text, doc, &links)?;
         }
@@ -154,7 +167,7 @@ impl Abi {
     /// The headings that can be linked to, by the name that doc comments use.
     fn links(&self) -> BTreeMap<String, String> {
         let names = self.codes.iter().map(|code| code.name.clone());
-        let names = names.chain(self.constants.iter().map(|(name, _)| name.clone()));
+        let names = names.chain(self.constants.iter().map(|constant| constant.name.clone()));
         let names = names.chain(self.structures.iter().map(|structure| structure.name.to_string()));
         let names = names.chain(self.enumerations.iter().map(|enumeration| enumeration.name.clone()));
         names.map(|name| (name.clone(), name.to_lowercase())).collect()
@@ -163,6 +176,17 @@ impl Abi {
 
 const fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
+}
+
+/// The integers of a literal, or of a tuple or an array of such.
+fn numbers(expression: &Expr) -> Result<Vec<u32>> {
+    let elements = match expression {
+        Expr::Tuple(tuple) => &tuple.elems,
+        Expr::Array(array) => &array.elems,
+        literal => return Ok(vec![number(literal)?]),
+    };
+    let parts = elements.iter().map(numbers).collect::<Result<Vec<_>>>()?;
+    Ok(parts.concat())
 }
 
 fn number(expression: &Expr) -> Result<u32> {

@@ -1,9 +1,10 @@
-//! `docs`: the documents, and parts of documents, that are generated from the sources.
+//! `docs`: the documents, and parts of documents, that are generated from the sources; and the interface as a header in C.
 
 mod architecture;
 mod control_codes;
 mod drawing;
 mod embedded;
+mod header;
 mod source;
 
 use std::fs;
@@ -19,7 +20,8 @@ pub struct Generated {
 }
 
 /// All of them.
-pub const GENERATED: [Generated; 5] = [
+pub const GENERATED: [Generated; 6] = [
+    Generated { path: "bench/include/hotadd.h", make: header::header },
     Generated { path: "docs/architecture.md", make: architecture::document },
     Generated { path: "docs/architecture/driver.svg", make: architecture::driver_svg },
     Generated { path: "docs/architecture/packages.svg", make: architecture::packages_svg },
