@@ -7,6 +7,7 @@ use windows_sys::Wdk::Foundation::{KDPC, KEVENT};
 use crate::{
     choices::Choices,
     config::{Checks, Config},
+    counting::Counting,
     events::{Kind, Log},
     exec::Exec,
     exports::Export,
@@ -59,6 +60,8 @@ pub struct Kernel {
     pub interleavings: Interleavings,
     /// What took time, from when to when.
     pub timeline: Timeline,
+    /// What driver code does, while somebody counts it.
+    pub counting: Counting,
     /// The trace of the run.
     pub log: Log,
 }
@@ -85,6 +88,7 @@ impl Kernel {
             tracking: Tracking::default(),
             interleavings: Interleavings::new(config.keep_interleavings),
             timeline: Timeline::new(config.keep_timeline),
+            counting: Counting::default(),
             log: Log::new(config.keep_trace),
             config,
         }

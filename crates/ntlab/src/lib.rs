@@ -2,6 +2,7 @@
 
 pub mod choices;
 pub mod config;
+pub mod counting;
 pub mod events;
 pub mod exec;
 pub mod explore;

@@ -41,6 +41,7 @@ use crate::{
     kernel::Kernel,
     machine::System,
     memory::Ptr,
+    sched::Affinity,
 };
 
 /// An NTSTATUS that prints as its name.
@@ -174,6 +175,15 @@ impl System {
         file::open(kernel, path, access.mask())
             .map(|file| Handle { kernel, file: Cell::new(Some(file)) })
             .map_err(Status)
+    }
+
+    /// Binds the current thread to an active processor from now on, as `SetThreadGroupAffinity` does; false where none has that index.
+    #[must_use]
+    pub fn bind(&self, processor: u32) -> bool {
+        let kernel = &self.kernel;
+        let Some(place) = kernel.sched.processor(processor).map(|processor| processor.place) else { return false };
+        kernel.sched.set_affinity(kernel, Some(Affinity { group: place.group, mask: 1 << place.number }));
+        true
     }
 
     /// The symbolic links of the enabled interfaces of a class, sorted.

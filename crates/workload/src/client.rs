@@ -133,6 +133,8 @@ fn entries<T: Wire>(output: &[u8], count: u32) -> Vec<T> {
     output.chunks_exact(T::SIZE).map(parse).collect()
 }
 
+/// The request that asks for `number!`.
+#[must_use]
 pub fn factorial_request(number: u32) -> Request {
     let input = bytes(&FactorialInput { number, reserved: 0 });
     Request::Control { code: IOCTL_HOTADD_FACTORIAL, input, output: FactorialOutput::SIZE }

@@ -18,7 +18,7 @@ pub mod systematic;
 use std::path::Path;
 
 pub use additions::{Addition, Additions};
-pub use client::{Journal, factorial, journal, journal_from, open, processors, status};
+pub use client::{Journal, factorial, factorial_request, journal, journal_from, open, processors, status};
 pub use demo::Demo;
 pub use endurance::Endurance;
 use load::open_twice;

@@ -1,6 +1,8 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
+mod listing;
 mod measures;
+mod requests;
 
 use std::{
     fs::File,
@@ -27,6 +29,18 @@ pub struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Print, instead of figures, what a request does: instructions by function, kernel calls in order, atomics, cache lines.
+    #[arg(long, value_enum, value_name = "REQUEST")]
+    pub listing: Option<requests::Kind>,
+    /// The device of that request.
+    #[arg(long, value_enum, default_value_t = requests::Engine::Software, requires = "listing")]
+    pub engine: requests::Engine,
+    /// The image of the driver that is listed, if not hotadd.sys.
+    #[arg(long, value_name = "FILE", requires = "listing")]
+    pub image: Option<PathBuf>,
+    /// Processors that send such requests at the same time, each its own.
+    #[arg(long, default_value_t = 1, requires = "listing")]
+    pub processors: u32,
 }
 
 /// What can be measured.
@@ -94,6 +108,11 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
         Some((Ok(file), _)) => Some(file),
         None => None,
     };
+    if let Some(kind) = options.listing {
+        let image = options.image.clone().map_or_else(sys, Ok)?;
+        print!("{}", listing::of(&image, kind, options.engine, options.processors)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let chosen = if options.only.is_empty() { Measure::value_variants() } else { &options.only };
     let figures = measure(chosen, &sys()?)?;
     println!("{}", table(&figures));

@@ -111,6 +111,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         k.interleavings.pass(k, caller);
         if let Some(stepper) = &k.exec.stepper {
             stepper.note_call(k);
+            k.counting.kernel_call(k, export.name, arguments);
         }
         k.faults.steps.step(k);
         k.enter(export);
@@ -140,9 +141,9 @@ pub fn stop(k: &Kernel, payload: Box<dyn Any + Send>) -> ! {
     unsafe { abandon() }
 }
 
-/// Calls the driver's `function` on the kernel stack of the thread that runs. For the scheduler: everything else goes through
-/// [`Kernel::call`].
-pub fn call(k: &Kernel, function: u64, arguments: &[u64]) -> u64 {
+/// Calls the driver's `function`, which is a `what`, on the kernel stack of the thread that runs. For the scheduler: everything else goes
+/// through [`Kernel::call`].
+pub fn call(k: &Kernel, what: &'static str, function: u64, arguments: &[u64]) -> u64 {
     k.exec.space.check_code(function);
     let border = k.exec.border();
     let places = arguments.len().max(HOMED).next_multiple_of(2);
@@ -155,9 +156,16 @@ pub fn call(k: &Kernel, function: u64, arguments: &[u64]) -> u64 {
         Ptr::new(stack).offset(place).write(arguments.get(place).copied().unwrap_or(0));
     }
     let function = k.exec.entry(k, function);
+    if k.exec.stepper.is_some() {
+        k.counting.enter(k, what, arguments, stack);
+    }
     // SAFETY: `stack` is aligned and in the free part of the kernel stack, as checked; the writes above were checked against the
     // machine that runs on this thread, so that gs is its own.
     let returned = unsafe { call_guest(function, stack) };
+    if let Some(stepper) = &k.exec.stepper {
+        stepper.charge(k);
+        k.counting.leave(k);
+    }
     if returned.stopped != 0 {
         let payload = k.exec.stopped.take();
         panic::resume_unwind(

@@ -175,6 +175,11 @@ pub fn name_at(offset: u64) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
+/// The name of the function that begins at `offset` in [`code`].
+pub fn starting_at(offset: u64) -> Option<&'static str> {
+    FUNCTIONS.into_iter().map(|(name, _)| name).find(|name| self::offset(name) == Some(offset))
+}
+
 /// How many bytes the function that has the instruction at `offset` in [`code`] has pushed there.
 pub fn pushed(offset: u64) -> u64 {
     let start = ntlab_probe_stack as *const () as usize - ntlab_runtime as *const () as usize;

@@ -46,7 +46,7 @@ pub use self::{
     imports::{Import, imports},
     registers::Bus,
     stacks::{Context, HostStack, KernelStack, Stacks},
-    step::{BlockStart, MemoryAccess, Observer, Step},
+    step::{Accesses, BlockStart, MemoryAccess, Observer, Step},
     symbols::StackFrame,
 };
 use self::{
@@ -257,6 +257,11 @@ impl Exec {
         self.thunks.runtime_offset(address).is_some()
     }
 
+    /// The C runtime function that begins at an address.
+    fn runtime_name(&self, address: u64) -> Option<&'static str> {
+        crt::starting_at(self.thunks.runtime_offset(address)?)
+    }
+
     /// Gives `act` the code from an address on, as it was loaded; None where no code of a driver or the runtime is.
     fn with_code<T>(&self, rip: u64, act: impl FnOnce(Source<'_>) -> T) -> Option<T> {
         if let Some(image) = self.images.borrow().iter().find(|image| image.contains(rip)) {
@@ -274,6 +279,21 @@ impl Exec {
         let image = images.iter().find(|image| image.contains(rip))?;
         let bytes = image.bytes.get(host::to_usize(rip - image.base)..)?;
         Some(Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode())
+    }
+
+    /// Whether an address lies in the kernel stack of the thread that runs.
+    pub(crate) const fn is_own_stack(&self, address: u64) -> bool {
+        stacks::holds(self.border().stack_low.get(), address)
+    }
+
+    /// The image and the section at an address, and its offset in the image.
+    pub(crate) fn section(&self, address: u64) -> Option<(String, String, u64)> {
+        let images = self.images.borrow();
+        let image = images.iter().find(|image| image.contains(address))?;
+        let section =
+            image.sections.iter().find(|section| (section.start..section.start + section.length).contains(&address))?;
+        let module = image.path.file_stem()?.to_string_lossy().into_owned();
+        Some((module, section.name.clone(), address - image.base))
     }
 
     fn block_start(&self, rip: u64) -> Option<BlockStart> {

@@ -51,6 +51,19 @@ pub struct Context {
     pub(super) interrupted: u64,
 }
 
+impl Context {
+    /// Where the interrupt or DPC began that runs; 0 for none.
+    #[must_use]
+    pub const fn interrupted(&self) -> u64 {
+        self.interrupted
+    }
+}
+
+/// Whether the kernel stack whose lowest address is `low` holds an address.
+pub(super) const fn holds(low: u64, address: u64) -> bool {
+    low <= address && address < low + KERNEL_STACK
+}
+
 /// The stack of a coroutine, on which kernel functions run.
 #[derive(Debug)]
 pub struct HostStack {

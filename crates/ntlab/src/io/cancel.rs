@@ -93,7 +93,7 @@ pub(crate) fn cancel_current(k: &Kernel, find: impl Fn() -> Option<Ptr<IRP>>) ->
 fn call_routine(k: &Kernel, routine: u64, arguments: &[u64], before: Irql) {
     const WHAT: &str = "cancel routine";
     k.record(Kind::CallDriver(WHAT));
-    exec::call(k, routine, arguments);
+    exec::call(k, WHAT, routine, arguments);
     k.record(Kind::DriverReturned(WHAT));
     if k.irql() != before {
         let sentence =

@@ -57,7 +57,7 @@ fn acquire(k: &Kernel, csq: Ptr<IO_CSQ>) -> Locked {
 /// Calls a routine that takes or gives back a lock: it returns at another IRQL than it was called at.
 fn call_across_levels(k: &Kernel, what: &'static str, routine: u64, arguments: &[u64]) {
     k.record(Kind::CallDriver(what));
-    exec::call(k, routine, arguments);
+    exec::call(k, what, routine, arguments);
     k.record(Kind::DriverReturned(what));
 }
 

@@ -144,6 +144,13 @@ fn make(k: &Kernel, driver: Ptr<DRIVER_OBJECT>, new: &NewDevice<'_>, named: bool
     device
 }
 
+/// How far into the extension of a device an address is, from the line around its start on; None for the device object itself.
+pub(crate) fn extension_at(device: Ptr<DEVICE_OBJECT>, address: u64) -> Option<i64> {
+    let start = at!(device, DeviceExtension).cast::<u64>().read();
+    let end = extension(device).address();
+    (start != 0 && address + 64 > start && address < end).then(|| address.wrapping_sub(start).cast_signed())
+}
+
 fn extension(device: Ptr<DEVICE_OBJECT>) -> Ptr<DEVOBJ_EXTENSION> {
     layout::load(at!(device, DeviceObjectExtension))
 }

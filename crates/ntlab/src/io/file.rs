@@ -78,6 +78,11 @@ impl Files {
         FileId(free as u32)
     }
 
+    /// Whether a file object begins at the address.
+    pub(crate) fn has_object(&self, address: u64) -> bool {
+        self.files.borrow().iter().flatten().any(|file| file.object.address() == address)
+    }
+
     /// Adds a reference for a request.
     pub(crate) fn reference(&self, id: FileId) -> Opened {
         let mut files = self.files.borrow_mut();

@@ -30,7 +30,7 @@ const NO_MORE_IRP_STACK_LOCATIONS: u32 = 0x35;
 pub(crate) const IO_MANAGER_VIOLATION: u32 = 0xC9;
 
 /// What lies in front of every packet that the lab allocates: the number of its record.
-pub(super) const HEADER: u64 = 16;
+pub(crate) const HEADER: u64 = 16;
 const LOCATION_SIZE: u64 = size_of::<IO_STACK_LOCATION>() as u64;
 
 fn violation(code: u64, irp: Ptr<IRP>, sentence: impl Into<String>) -> ! {
@@ -111,6 +111,11 @@ pub fn free(k: &Kernel, irp: Ptr<IRP>) {
     } else {
         k.memory.free_object(block);
     }
+}
+
+/// Whether an address is that of a packet that is there.
+pub(crate) fn is_irp(k: &Kernel, irp: Ptr<IRP>) -> bool {
+    k.io.irps.index_of(k, irp).is_some()
 }
 
 /// Whether a packet is on pages of its own.

@@ -29,6 +29,15 @@ pub fn lock(k: &Kernel, buffer: Ptr<u8>, length: usize, operation: i16) -> Ptr<M
     mdl
 }
 
+/// Whether the structure of so many bytes at an address looks like one.
+pub(crate) fn is_mdl(address: u64, bytes: u64) -> bool {
+    let mdl = Ptr::<MDL>::new(address);
+    let size = u64::from(at!(mdl, Size).read().unsigned_abs());
+    size >= size_of::<MDL>() as u64
+        && size.next_multiple_of(64) == bytes
+        && at!(mdl, MdlFlags).read() & MDL_PAGES_LOCKED != 0
+}
+
 /// Unlocks and frees what [`lock`] returned; a mapping to system addresses goes with it.
 pub fn unlock(k: &Kernel, mdl: Ptr<MDL>) {
     k.memory.free_object(mdl);

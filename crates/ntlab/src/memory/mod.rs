@@ -137,6 +137,11 @@ impl Memory {
         self.objects.is_live(object)
     }
 
+    /// The structure around an address: its start and size.
+    pub(crate) fn object_around(&self, address: u64) -> Option<(u64, u64)> {
+        self.objects.around(address)
+    }
+
     /// How many structures there are.
     #[must_use]
     pub fn objects(&self) -> usize {

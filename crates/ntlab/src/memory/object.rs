@@ -132,6 +132,15 @@ impl ObjectStore {
         objects.states.get(host::to_usize(offset / GRANULE)).copied().unwrap_or(State::None)
     }
 
+    /// The object that has the address, live or not: its start and size.
+    pub fn around(&self, address: u64) -> Option<(u64, u64)> {
+        let objects = self.objects.borrow();
+        let offset = address.checked_sub(objects.base)?;
+        let size = *objects.sizes.get(host::to_usize(offset / CHUNK))?;
+        let within = offset % CHUNK / size * size;
+        Some((objects.base + offset / CHUNK * CHUNK + within, size))
+    }
+
     /// Whether a live object begins at the address.
     pub fn is_live<T>(&self, object: Ptr<T>) -> bool {
         self.state(object.address()) == State::Live

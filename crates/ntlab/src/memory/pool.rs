@@ -350,6 +350,13 @@ impl Pool {
         self.live.borrow().get(&address).cloned()
     }
 
+    /// The live block that has some of these bytes.
+    pub(crate) fn holding(&self, address: u64, bytes: u64) -> Option<Block> {
+        let live = self.live.borrow();
+        let (_, block) = live.range(..address + bytes).next_back()?;
+        (address < block.address + block.request.bytes).then(|| block.clone())
+    }
+
     /// The live block that has the address, or else the nearer one of those whose guards have.
     #[must_use]
     pub(super) fn around(&self, address: u64) -> Option<Block> {

@@ -118,7 +118,7 @@ impl Sched {
         k.record(Kind::CallDriver(what));
         k.interleavings.pass(k, function);
         let apcs_disabled = self.apcs_disabled();
-        let value = crate::exec::call(k, function, arguments);
+        let value = crate::exec::call(k, what, function, arguments);
         let after = self.current_processor();
         if after.irql() != irql {
             let first = arguments.first().copied().unwrap_or_default();

@@ -50,7 +50,7 @@ use self::{
 pub use self::{
     block::Source,
     entry::lookup_entry,
-    observe::{MemoryAccess, Observer, Step},
+    observe::{Accesses, MemoryAccess, Observer, Step},
 };
 use super::{
     Exec,
@@ -256,6 +256,9 @@ impl Stepper {
 
     fn go_on(&self, k: &Kernel, event: &mut Event, arrival: Arrival) {
         let rip = event.rip;
+        if arrival.leader && self.is_observed() {
+            Self::note_runtime_call(k, event);
+        }
         let Some(block) = self.block(k, rip) else {
             // A kernel call, or back to the kernel: known from now on.
             if arrival.looked_up && matches!(self.space.kind(rip), PageKind::KernelCode | PageKind::Free) {
@@ -366,6 +369,7 @@ impl Stepper {
     pub fn charge(&self, k: &Kernel) {
         let executed = self.executed(k);
         let ran = executed - self.charged.replace(executed);
+        k.counting.ran(k, ran);
         let mut since_call = self.since_call.borrow_mut();
         let count = since_call.entry(k.processor_index()).or_default();
         *count += ran;

@@ -35,7 +35,7 @@ fn sum(_: &Kernel, a: u64, b: u64, _c: u64, _d: u64, e: u64, f: u64) -> u64 {
 }
 
 fn invoke(k: &Kernel, function: u64, a: u64, b: u64) -> u64 {
-    exec::call(k, function, &[a, b])
+    exec::call(k, "guest", function, &[a, b])
 }
 
 /// Changes every register that System V functions may change.
@@ -174,7 +174,7 @@ impl Running<'_> {
 
     /// Calls one of the guest's functions with any number of arguments.
     pub fn call_with(&self, name: &str, arguments: &[u64]) -> u64 {
-        exec::call(self.k, self.function(name), arguments)
+        exec::call(self.k, "guest", self.function(name), arguments)
     }
 
     /// What something finds.
