@@ -37,13 +37,15 @@ pub struct Driver {
 impl Driver {
     /// The driver that ships.
     pub const HOTADD: Self = Self { name: "hotadd", language: Language::Rust, jobs: Jobs::All };
+    /// The same jobs in C, done as the documentation of Windows teaches them.
+    pub const PEER: Self = Self { name: "peer", language: Language::C, jobs: Jobs::All };
     /// The least that a driver in Rust takes.
     pub const FLOOR_RUST: Self = Self { name: "floor-rust", language: Language::Rust, jobs: Jobs::Floor };
     /// The least that a driver in C takes.
     pub const FLOOR_C: Self = Self { name: "floor-c", language: Language::C, jobs: Jobs::Floor };
 
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::HOTADD, Self::FLOOR_RUST, Self::FLOOR_C];
+    pub const ALL: [Self; 4] = [Self::HOTADD, Self::PEER, Self::FLOOR_RUST, Self::FLOOR_C];
 
     /// The driver, built if it is missing or stale.
     ///

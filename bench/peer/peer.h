@@ -1,0 +1,180 @@
+/*
+ * peer.sys: a function driver in C that does the jobs of hotadd the way the documentation of Windows teaches them, to
+ * compare the two.
+ *
+ * Every request waits in one cancel-safe queue, which the device's engine takes it from: a DPC where there is no
+ * hardware, else an edu device. While the device is stopped, off or about to go the engine takes none.
+ *
+ * There is no journal, no buffer pool and no wait for the high memory condition.
+ */
+#pragma once
+
+#define NT_PROCESSOR_GROUPS 1
+#include <ntifs.h>
+
+#include "hotadd.h"
+
+#define PEER_TAG 'reeP'
+
+/* What the public-domain headers lack. */
+#ifndef POOL_FLAG_NON_PAGED
+#define POOL_FLAG_CACHE_ALIGNED 0x8ULL
+#define POOL_FLAG_NON_PAGED 0x40ULL
+#endif
+#ifndef MdlMappingNoExecute
+#define MdlMappingNoExecute 0x40000000
+#endif
+
+/* Where the device is under power management. */
+#define PEER_POWER_ON 0
+#define PEER_POWER_OFF 3
+
+/* What is kept for one processor, from the start of its addition on. Only that processor writes the counters. */
+typedef struct _PEER_PROCESSOR {
+    PROCESSOR_NUMBER Number;
+    BOOLEAN Joined;
+    ULONG EarlyRequests;
+    ULONG64 Interrupts;
+    ULONG64 Dpcs;
+    ULONG64 Requests;
+    ULONG64 JoinedAt;
+} PEER_PROCESSOR, *PPEER_PROCESSOR;
+
+/* What all devices share. */
+typedef struct _PEER_GLOBALS {
+    PDRIVER_OBJECT DriverObject;
+    PVOID ProcessorCallback;
+    NTSTATUS ProcessorCallbackStatus;
+    /* Guards the blocks against going while somebody who is not on the processor reads them. */
+    KSPIN_LOCK ProcessorLock;
+    ULONG ProcessorMaximum;
+    LONG ProcessorsKnown;
+    LONG ProcessorsJoined;
+    /* By the processor's index. */
+    PPEER_PROCESSOR *Processors;
+    LONG Devices;
+    ULONG RequestTimeout;
+    ULONG64 MemoryBytesAtLoad;
+    volatile LONG64 MemoryBytes;
+} PEER_GLOBALS;
+
+extern PEER_GLOBALS PeerGlobals;
+
+typedef struct _PEER_COUNTERS {
+    ULONG64 Accepted;
+    ULONG64 Completed;
+    ULONG64 Cancelled;
+    ULONG64 Failed;
+    ULONG64 Rebalances;
+    ULONG64 Timeouts;
+} PEER_COUNTERS;
+
+typedef struct _DEVICE_EXTENSION {
+    PDEVICE_OBJECT Self;
+    PDEVICE_OBJECT PhysicalDevice;
+    PDEVICE_OBJECT LowerDevice;
+    UNICODE_STRING InterfaceName;
+    /* Held for every IRP until it is completed or passed down. */
+    IO_REMOVE_LOCK RemoveLock;
+    ULONG Number;
+
+    /* PnP IRPs come one at a time, at PASSIVE_LEVEL. */
+    ULONG PnpState;
+    LONG FilesInPath;
+
+    /* Power. */
+    ULONG PowerState;
+    /* Lower drivers have turned the device off, and not on again. */
+    BOOLEAN LowerIsOff;
+    PIO_WORKITEM PowerWork;
+    PIRP PowerIrp;
+    BOOLEAN PowerWanted;
+    PIRP SystemIrp;
+
+    /* The queue and why it holds requests, under its lock. */
+    IO_CSQ Csq;
+    KSPIN_LOCK QueueLock;
+    LIST_ENTRY Queue;
+    ULONG QueueLength;
+    ULONG HoldReasons;
+    /* What requests are refused with; STATUS_SUCCESS while they are not. */
+    NTSTATUS RefuseStatus;
+    ULONG64 Waited;
+    ULONG64 HoldSince;
+    ULONG64 WaitedBefore;
+    ULONG64 LastHoldDuration;
+    ULONG64 LastHoldWaited;
+
+    /* How often the engine is at work; draining waits until it is not. */
+    volatile LONG Busy;
+    volatile LONG Draining;
+    KEVENT Drained;
+
+    KSPIN_LOCK CounterLock;
+    PEER_COUNTERS Counters;
+
+    /* The engine. */
+    ULONG Engine;
+    KDPC SoftwareDpc;
+    KSPIN_LOCK StoreLock;
+    UCHAR Store[HOTADD_BUFFER_BYTES];
+
+    /* Notifications of added hardware. */
+    PVOID ProcessorArrival;
+    PVOID MemoryArrival;
+    PIO_WORKITEM RefreshWork;
+    volatile LONG RefreshQueued;
+} DEVICE_EXTENSION, *PDEVICE_EXTENSION;
+
+/* driver.c */
+NTSTATUS PeerForwardAndWait(PDEVICE_EXTENSION Extension, PIRP Irp);
+NTSTATUS PeerPassDown(PDEVICE_EXTENSION Extension, PIRP Irp);
+NTSTATUS PeerEnd(PDEVICE_EXTENSION Extension, PIRP Irp, NTSTATUS Status, ULONG_PTR Information);
+VOID PeerDeleteDevice(PDEVICE_EXTENSION Extension);
+
+/* notify.c */
+NTSTATUS PeerRegisterNotifications(PDEVICE_EXTENSION Extension);
+VOID PeerUnregisterNotifications(PDEVICE_EXTENSION Extension);
+NTSTATUS PeerQueryMemory(PULONG64 Bytes);
+
+/* pnp.c, power.c */
+DRIVER_DISPATCH PeerDispatchPnp;
+DRIVER_DISPATCH PeerDispatchPower;
+VOID PeerReportPower(PDEVICE_EXTENSION Extension, DEVICE_POWER_STATE State);
+
+/* processors.c */
+NTSTATUS PeerRegisterProcessors(VOID);
+VOID PeerUnregisterProcessors(VOID);
+PPEER_PROCESSOR PeerCurrentProcessor(VOID);
+PPEER_PROCESSOR PeerProcessor(ULONG Index);
+NTSTATUS PeerProcessorStatistics(PIRP Irp, PIO_STACK_LOCATION Stack, PULONG_PTR Information);
+
+/* queue.c */
+NTSTATUS PeerInitializeQueue(PDEVICE_EXTENSION Extension);
+NTSTATUS PeerSubmit(PDEVICE_EXTENSION Extension, PIRP Irp);
+PIRP PeerTakeRequest(PDEVICE_EXTENSION Extension);
+VOID PeerFinish(PDEVICE_EXTENSION Extension, PIRP Irp, NTSTATUS Status, ULONG_PTR Information, ULONG Processor);
+VOID PeerEngineEnter(PDEVICE_EXTENSION Extension);
+VOID PeerEngineLeave(PDEVICE_EXTENSION Extension);
+VOID PeerHold(PDEVICE_EXTENSION Extension, ULONG Reason);
+VOID PeerRelease(PDEVICE_EXTENSION Extension, ULONG Reasons);
+VOID PeerRefuse(PDEVICE_EXTENSION Extension, NTSTATUS Status);
+VOID PeerDrain(PDEVICE_EXTENSION Extension);
+VOID PeerFailQueued(PDEVICE_EXTENSION Extension, PFILE_OBJECT FileObject, NTSTATUS Status);
+
+/* requests.c */
+DRIVER_DISPATCH PeerDispatchCreate;
+DRIVER_DISPATCH PeerDispatchCleanup;
+DRIVER_DISPATCH PeerDispatchClose;
+DRIVER_DISPATCH PeerDispatchReadWrite;
+DRIVER_DISPATCH PeerDispatchDeviceControl;
+
+/* engine.c */
+VOID PeerInitializeEngine(PDEVICE_EXTENSION Extension);
+NTSTATUS PeerEngineStart(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated);
+VOID PeerEngineStop(PDEVICE_EXTENSION Extension, BOOLEAN Save);
+VOID PeerEngineSleep(PDEVICE_EXTENSION Extension, BOOLEAN Save);
+NTSTATUS PeerEngineWake(PDEVICE_EXTENSION Extension);
+VOID PeerEngineKick(PDEVICE_EXTENSION Extension);
+VOID PeerEngineAbandon(PDEVICE_EXTENSION Extension, NTSTATUS Status);
+ULONG PeerBufferBytes(PDEVICE_EXTENSION Extension);
