@@ -10,6 +10,7 @@ use ntlab::{
     machine::System,
     pnp::DeviceState,
 };
+use workload::scale::Scale;
 
 /// 96 processors in three groups: a full half at each end, every other bit, and four nodes in all.
 fn with_gaps() -> Config {
@@ -148,6 +149,18 @@ fn on_software(config: Config, scenario: impl for<'k> FnOnce(&'k System, ntlab::
         assert_eq!(software.state(system), DeviceState::Started);
         scenario(system, software);
         hotadd_tests::end(system);
+    });
+}
+
+#[test]
+fn nothing_is_lost_while_processors_join_in_bursts_and_every_device_is_rebalanced() {
+    each_seed(2, |seed| {
+        let scale = Scale { groups: 2, burst: 32, hardware: 4, software: 4, requests: 3000, lanes: 32, seed };
+        let grown = run(scale.machine().expect("there is such a machine"), |system| scale.play(system, sys()));
+        let grown = grown.unwrap_or_else(|broken| panic!("{broken}"));
+        assert_eq!((grown.requests, grown.processors, grown.bursts.len()), (3000, 128, 4));
+        assert_eq!((grown.rebalances, grown.memory), (2 * 4 * 8, 0b1111 << 30));
+        assert!(grown.waited > 0 && grown.cancelled > 0, "{grown:?}");
     });
 }
 

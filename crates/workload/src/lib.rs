@@ -12,8 +12,10 @@ pub mod life;
 mod load;
 mod machine;
 pub mod record;
+pub mod scale;
 pub mod sequence;
 pub mod systematic;
+pub mod uniform;
 
 use std::path::Path;
 

@@ -45,7 +45,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    const fn ended(self) -> u64 {
+    /// All that have ended.
+    #[must_use]
+    pub const fn ended(self) -> u64 {
         self.completed + self.cancelled + self.failed
     }
 }

@@ -194,7 +194,7 @@ fn with_driver<T>(config: Config, sys: &Path, scenario: impl FnOnce(&System) -> 
 }
 
 /// The most bytes of this process that were ever resident.
-fn most_resident() -> Result<u64> {
+pub fn most_resident() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;

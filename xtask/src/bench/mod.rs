@@ -3,6 +3,7 @@
 mod listing;
 mod measures;
 mod requests;
+mod scale;
 
 use std::{
     fs::File,
@@ -60,6 +61,8 @@ pub enum Measure {
     Seeds,
     /// Every kernel call that can fail, from every call stack, in every documented way.
     Faults,
+    /// A million requests to 256 devices while 64 processors become 2,048 in bursts.
+    Scale,
 }
 
 impl Measure {
@@ -72,6 +75,7 @@ impl Measure {
             Self::Endurance => measures::endurance(sys),
             Self::Seeds => measures::seeds(sys),
             Self::Faults => measures::faults(sys),
+            Self::Scale => scale::figures(sys),
         }
     }
 
