@@ -30,10 +30,11 @@ pub fn of(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<Str
     )?;
     writeln!(
         text,
-        "{} instructions, {} kernel calls, {} atomics, deepest stack {} bytes",
+        "{} instructions, {} kernel calls, {} atomics and {} of kernel functions, deepest stack {} bytes",
         each(total.instructions),
         each(total.kernel_call_count()),
         each(total.atomics),
+        each(total.kernel_atomics),
         total.deepest_stack
     )?;
     for (within, work) in &counts.work {

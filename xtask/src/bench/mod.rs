@@ -1,8 +1,13 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
+pub mod figures;
+pub mod goals;
+pub mod hold;
 mod listing;
 mod measures;
-mod requests;
+pub mod processors;
+pub mod report;
+pub mod requests;
 mod scale;
 
 use std::{
@@ -14,9 +19,14 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use self::{
+    figures::{Built, Row, Value},
+    report::Report,
+};
+use crate::drivers::Driver;
 
 /// Exit code of options that cannot be served.
 const USAGE: u8 = 2;
@@ -63,19 +73,46 @@ pub enum Measure {
     Faults,
     /// A million requests to 256 devices while 64 processors become 2,048 in bursts.
     Scale,
+    /// What a request costs, counted.
+    RequestCosts,
+    /// Cache lines that processors share, counted.
+    Lines,
+    /// What a hold costs, counted.
+    Holds,
+    /// What it costs that a processor joins, counted.
+    Joining,
+}
+
+/// What measures the host.
+type OfHost = fn(&Path) -> Result<Vec<Figure>>;
+/// What counts in the lab what a driver does.
+type OfDriver = fn(&Built) -> Result<Vec<Value>>;
+
+/// How something is measured.
+enum Way {
+    /// With hotadd.sys, in host time.
+    Host(OfHost),
+    /// With each driver that does all that hotadd does.
+    Drivers(OfDriver),
+    /// With the floors too.
+    AllDrivers(OfDriver),
 }
 
 impl Measure {
-    fn figures(self, sys: &Path) -> Result<Vec<Figure>> {
+    fn way(self) -> Way {
         match self {
-            Self::Processors => measures::processors(sys),
-            Self::Callback => measures::callback(sys),
-            Self::Requests => measures::requests(sys),
-            Self::Demo => measures::demo(sys),
-            Self::Endurance => measures::endurance(sys),
-            Self::Seeds => measures::seeds(sys),
-            Self::Faults => measures::faults(sys),
-            Self::Scale => scale::figures(sys),
+            Self::Processors => Way::Host(measures::processors),
+            Self::Callback => Way::Host(measures::callback),
+            Self::Requests => Way::Host(measures::requests),
+            Self::Demo => Way::Host(measures::demo),
+            Self::Endurance => Way::Host(measures::endurance),
+            Self::Seeds => Way::Host(measures::seeds),
+            Self::Faults => Way::Host(measures::faults),
+            Self::Scale => Way::Host(scale::figures),
+            Self::RequestCosts => Way::AllDrivers(requests::figures),
+            Self::Lines => Way::Drivers(requests::shared),
+            Self::Holds => Way::Drivers(hold::figures),
+            Self::Joining => Way::Drivers(|built| processors::figures(&built.sys)),
         }
     }
 
@@ -118,38 +155,46 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = if options.only.is_empty() { Measure::value_variants() } else { &options.only };
-    let figures = measure(chosen, &sys()?)?;
-    println!("{}", table(&figures));
+    let report = measure(chosen, &sys()?)?;
+    print!("{report}");
     if let Some(mut file) = file {
-        serde_json::to_writer_pretty(&mut file, &figures)?;
+        serde_json::to_writer_pretty(&mut file, &report)?;
         writeln!(file)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(chosen: &[Measure], sys: &Path) -> Result<Vec<Figure>> {
+fn measure(chosen: &[Measure], sys: &Path) -> Result<Report> {
     let bar = if stderr().is_terminal() { ProgressBar::new(chosen.len() as u64) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}") {
         bar.set_style(style);
     }
-    let mut figures = Vec::new();
+    let mut report = Report::default();
     for measure in chosen {
         bar.set_message(measure.name());
-        figures.extend(measure.figures(sys)?);
+        match measure.way() {
+            Way::Host(figures) => report.host.extend(figures(sys)?),
+            Way::Drivers(values) => report.rows.extend(compare("", JOBS, values)?),
+            Way::AllDrivers(values) => {
+                report.rows.extend(compare("", JOBS, values)?);
+                report.rows.extend(compare("floor/", FLOORS, values)?);
+            }
+        }
         bar.inc(1);
     }
+    report.rows.sort_by_key(|row| row.group);
     bar.finish_and_clear();
-    Ok(figures)
+    Ok(report)
 }
 
-fn table(figures: &[Figure]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(["measure", "goal", "here"]);
-    for Figure { what, goal, measured } in figures {
-        table.add_row([what, *goal, measured]);
-    }
-    if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+/// The driver in Rust and the one in C that do all the jobs, and those that do as little as can be.
+const JOBS: Pair = (Driver::HOTADD, Some(Driver::PEER));
+const FLOORS: Pair = (Driver::FLOOR_RUST, Some(Driver::FLOOR_C));
+type Pair = (Driver, Option<Driver>);
+
+/// The figures of a driver in Rust beside those of the one in C.
+fn compare(prefix: &str, (rust, c): Pair, values: OfDriver) -> Result<Vec<Row>> {
+    let of = |driver: Driver| -> Result<Vec<Value>> { values(&Built { driver, sys: driver.build()?.sys }) };
+    let c = c.map(of).transpose()?.unwrap_or_default();
+    Ok(figures::join(prefix, of(rust)?, &c))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     path::Path,
     rc::Rc,
 };
@@ -10,20 +11,24 @@ use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use hotadd_abi::{IOCTL_HOTADD_STATUS, Status, Wire};
 use ntlab::{
+    choices::Tape,
     config::{Checks, Config, SpecialPool},
-    counting::{Counts, Detail},
+    counting::{Counts, Detail, Work},
     machine::{Machine, System},
     pnp::DeviceSpec,
     user::{Handle, Request},
 };
 use serde::Serialize;
 
+use super::figures::{Built, Group, Unit, Value};
+use crate::drivers::{Driver, Jobs};
+
 /// Requests of each processor before those that are counted: what is made once and kept is there then.
 const WARM_UP: u32 = 32;
 /// Requests of each processor that are counted.
 const COUNTED: u32 = 8;
 /// Virtual nanoseconds until what a request leaves behind is done.
-const REST: u64 = 2_000_000;
+pub const REST: u64 = 2_000_000;
 /// Bytes of a transfer.
 const TRANSFER: usize = 512;
 /// The factorial that is asked for.
@@ -44,7 +49,20 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn request(self) -> Request {
+    /// As it is called in the names of figures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Factorial => "factorial",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Status => "status",
+        }
+    }
+
+    /// Such a request.
+    #[must_use]
+    pub fn request(self) -> Request {
         match self {
             Self::Factorial => workload::factorial_request(NUMBER),
             Self::Read => Request::Read { offset: 0, length: TRANSFER },
@@ -65,7 +83,18 @@ pub enum Engine {
 }
 
 impl Engine {
-    fn device(self) -> DeviceSpec {
+    /// As it is called in the names of figures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Software => "software",
+            Self::Edu => "edu",
+        }
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(self) -> DeviceSpec {
         match self {
             Self::Software => workload::software(),
             Self::Edu => workload::quick_edu(),
@@ -73,11 +102,128 @@ impl Engine {
     }
 }
 
-/// What there is for one of so many requests.
+/// The machine where everything that is left to chance goes the ordinary way.
+#[must_use]
+pub fn tame(config: Config) -> Config {
+    Config { tape: Some(Tape::default()), ..config }
+}
+
+/// A count as a figure.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "there are far less than that matters for")]
+pub const fn count_of(count: u64) -> f64 {
+    count as f64
+}
+
+/// What there is for one of so many requests.
+#[must_use]
 pub fn each(count: u64, requests: u32) -> f64 {
-    count as f64 / f64::from(requests)
+    count_of(count) / f64::from(requests)
+}
+
+/// The kernel calls of so many requests, for one of them.
+#[must_use]
+pub fn calls_by_name(work: &Work, requests: u32) -> BTreeMap<String, f64> {
+    work.kernel_calls.iter().map(|(name, count)| ((*name).to_owned(), each(*count, requests))).collect()
+}
+
+/// What each kind of request costs a driver, on a processor that has nothing else to do.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn figures(built: &Built) -> Result<Vec<Value>> {
+    let mut values = Vec::new();
+    for (engine, kind) in served(built.driver) {
+        let Counted { requests, counts } = count(&built.sys, *kind, *engine, 1)?;
+        values.extend(of_request(*engine, *kind, requests, &counts));
+    }
+    Ok(values)
+}
+
+/// The requests that a driver serves.
+fn served(driver: Driver) -> &'static [(Engine, Kind)] {
+    use Engine::{Edu, Software};
+    use Kind::{Factorial, Read, Status, Write};
+    const ALL: [(Engine, Kind); 8] = [
+        (Software, Factorial),
+        (Software, Read),
+        (Software, Write),
+        (Software, Status),
+        (Edu, Factorial),
+        (Edu, Read),
+        (Edu, Write),
+        (Edu, Status),
+    ];
+    match driver.jobs {
+        Jobs::Floor => &[(Software, Factorial)],
+        // It has no edu engine yet.
+        Jobs::All if driver == Driver::PEER => &ALL[..4],
+        Jobs::All => &ALL,
+    }
+}
+
+fn of_request(engine: Engine, kind: Kind, requests: u32, counts: &Counts) -> Vec<Value> {
+    let total = counts.total();
+    let value = |name: &str, figure: &str, count| {
+        let what = format!("{}, {} engine: {}", kind.name(), engine.name(), figure.replace('-', " "));
+        let id = format!("{name}/{}/{}/{figure}", engine.name(), kind.name());
+        Value::new(Group::Request, id, what, Unit::Count, count)
+    };
+    let mut values = vec![
+        value("request", "instructions", each(total.instructions, requests)),
+        value("request", "kernel-calls", each(total.kernel_call_count(), requests)).of(calls_by_name(&total, requests)),
+        value("request", "atomics", each(total.atomics + total.kernel_atomics, requests)),
+        value("request", "atomics-of-its-own", each(total.atomics, requests)),
+    ];
+    let parts = [("isr", "instructions-of-the-ISR", "Interrupt"), ("dpc", "instructions-of-the-DPC", "DPC")];
+    for (name, figure, begins) in parts {
+        let works = counts.work.iter().filter(|(within, _)| within.starts_with(begins)).map(|(_, work)| work);
+        let (calls, instructions) =
+            works.fold((0, 0), |(calls, sum), work| (calls + work.calls, sum + work.instructions));
+        if let Ok(calls @ 1..) = u32::try_from(calls) {
+            values.push(value(name, figure, each(instructions, calls)));
+        }
+    }
+    values
+}
+
+/// Processors that send at the same time.
+const SENDING: [u32; 6] = [1, 2, 8, 64, 512, 2048];
+
+/// What processors share that send requests at the same time, beyond what the I/O manager has them share.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn shared(built: &Built) -> Result<Vec<Value>> {
+    let mut values = Vec::new();
+    for processors in SENDING {
+        values.extend(shared_by(built, processors)?);
+    }
+    Ok(values)
+}
+
+/// The same where so many send.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn shared_by(built: &Built, processors: u32) -> Result<Vec<Value>> {
+    let Counted { requests, counts } = count(&built.sys, Kind::Factorial, Engine::Software, processors)?;
+    let own: Vec<_> = counts.shared.iter().filter(|line| !line.lies.is_io_managers()).collect();
+    let mut kinds: BTreeMap<String, f64> = BTreeMap::new();
+    for line in &own {
+        *kinds.entry(line.lies.to_string()).or_default() += each(line.moves, requests);
+    }
+    let value = |figure: &str, what: &str, count| {
+        let what = format!("{processors} processors send factorials, software engine: {what}");
+        Value::new(Group::Lines, format!("lines/{processors}/{figure}"), what, Unit::Count, count)
+    };
+    Ok(vec![
+        value("lines", "lines", count_of(own.len() as u64)),
+        value("moves", "moves of a line, a request", kinds.values().sum::<f64>()).of(kinds),
+    ])
 }
 
 /// What was counted, of so many requests.
@@ -100,7 +246,7 @@ pub fn count(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<
         checks: Checks::Calls,
         // Blocks begin where a cache line does.
         special_pool: SpecialPool::VerifyStart,
-        ..Config::new(processors, processors)?
+        ..quiet(processors)?
     };
     let outcome = Machine::new(config)?.run(|system| {
         system.install(workload::package(sys));
@@ -126,6 +272,13 @@ pub fn count(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<
         bail!(broken);
     }
     Ok(Counted { requests: COUNTED * processors, counts })
+}
+
+/// A machine on which nothing is left to chance where there is one processor; where there are more, who goes on is, so that they
+/// meet wherever they can.
+fn quiet(processors: u32) -> Result<Config> {
+    let config = Config::new(processors, processors)?;
+    Ok(if processors == 1 { tame(config) } else { config })
 }
 
 /// Threads of a user process, one on each processor, that go from one stage to the next together.

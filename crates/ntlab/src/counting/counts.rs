@@ -16,10 +16,14 @@ pub struct Work {
     pub instructions: u64,
     /// Calls of kernel functions.
     pub kernel_calls: BTreeMap<&'static str, u64>,
-    /// Calls of the kernel's C runtime functions; with [`Detail::Instructions`](super::Detail::Instructions) only, as are the next two.
+    /// Calls of the kernel's C runtime functions; with [`Detail::Instructions`](super::Detail::Instructions) only, as are atomics.
     pub runtime_calls: BTreeMap<&'static str, u64>,
-    /// Instructions that read and write memory as one.
+    /// Bytes of pool that were asked for.
+    pub allocated: u64,
+    /// Instructions of drivers that read and write memory as one.
     pub atomics: u64,
+    /// Those that the kernel functions which drivers called cannot do without: to take a lock, to count a reference, to queue something.
+    pub kernel_atomics: u64,
     /// Most bytes of kernel stack below the kernel's call: the driver's frames, and 256 bytes for each kernel function that called back.
     /// With [`Detail::Totals`](super::Detail::Totals) what there was at kernel calls.
     pub deepest_stack: u64,
@@ -38,6 +42,8 @@ impl AddAssign<&Self> for Work {
         self.calls += more.calls;
         self.instructions += more.instructions;
         self.atomics += more.atomics;
+        self.kernel_atomics += more.kernel_atomics;
+        self.allocated += more.allocated;
         self.deepest_stack = self.deepest_stack.max(more.deepest_stack);
         for (into, from) in
             [(&mut self.kernel_calls, &more.kernel_calls), (&mut self.runtime_calls, &more.runtime_calls)]
@@ -105,6 +111,8 @@ pub struct SharedLine {
 pub struct Counts {
     /// By the name of the kernel's outermost call.
     pub work: BTreeMap<&'static str, Work>,
+    /// The same by the name of the kernel's innermost call: a callback without what is called back in it.
+    pub callbacks: BTreeMap<&'static str, Work>,
     /// The first kernel calls, in order.
     pub calls: Vec<Call>,
     /// Every instruction that ran.

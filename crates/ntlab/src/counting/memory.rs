@@ -9,7 +9,7 @@ use crate::{
     exec::StackFrame,
     io::{self, device, irp},
     kernel::Kernel,
-    memory::{Arena, Owner, Ptr},
+    memory::{Arena, Owner, PageKind, Ptr},
 };
 
 /// Where a cache line lies. Offsets are those of its first byte, which may be before the object that it holds a part of.
@@ -97,9 +97,16 @@ pub fn find(k: &Kernel, line: u64) -> Lies {
 }
 
 fn in_pool(k: &Kernel, line: u64) -> Lies {
-    let Some(block) = k.memory.pool.holding(line, 64) else { return Lies::Elsewhere };
+    let Some(block) = k.memory.pool.holding(line, 64) else {
+        // Buffers of requests are no blocks.
+        return match k.memory.space.kind(line) {
+            PageKind::NonPagedPool => Lies::IoManager("the system buffer of a request"),
+            PageKind::User | PageKind::LockedReadOnly => Lies::IoManager("a user's buffer"),
+            _ => Lies::Elsewhere,
+        };
+    };
     if block.request.owner == Owner::Kernel {
-        return Lies::IoManager("the system buffer of a request");
+        return Lies::Kernel { bytes: block.request.bytes };
     }
     Lies::Pool {
         tag: block.request.tag.to_string(),

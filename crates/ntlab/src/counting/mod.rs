@@ -90,7 +90,8 @@ struct Frame {
 struct State {
     is_detailed: bool,
     frames: BTreeMap<ThreadId, Vec<Frame>>,
-    work: BTreeMap<&'static str, Work>,
+    /// By outermost and innermost call.
+    work: BTreeMap<(&'static str, &'static str), Work>,
     calls: Vec<Call>,
     /// By address: what each instruction accesses.
     decoded: BTreeMap<u64, Rc<Accesses>>,
@@ -105,13 +106,14 @@ impl State {
         self.frames.get(&k.thread_id())?.last()
     }
 
-    fn root(&self, k: &Kernel) -> &'static str {
-        self.frame(k).map_or(BEFORE, |frame| frame.root)
+    /// The outermost and the innermost call into a driver on the current thread.
+    fn calls_of(&self, k: &Kernel) -> (&'static str, &'static str) {
+        self.frame(k).map_or((BEFORE, BEFORE), |frame| (frame.root, frame.what))
     }
 
     fn work(&mut self, k: &Kernel) -> &mut Work {
-        let root = self.root(k);
-        self.work.entry(root).or_default()
+        let calls = self.calls_of(k);
+        self.work.entry(calls).or_default()
     }
 
     fn note_stack(&mut self, k: &Kernel, stack: u64) {
@@ -136,7 +138,7 @@ impl Counting {
             let outer = state.frame(k).filter(|outer| outer.interrupted == interrupted);
             let (root, base) = outer.map_or((what, stack), |outer| (outer.root, outer.base));
             state.frames.entry(k.thread_id()).or_default().push(Frame { what, root, base, interrupted });
-            state.work(k).calls += u64::from(root == what);
+            state.work(k).calls += 1;
             if state.is_detailed {
                 writes::before_callback(k, what, arguments, &mut state.lines);
             }
@@ -164,7 +166,10 @@ impl Counting {
     /// A driver calls a kernel function; `arguments` is where they lie on its stack.
     pub(crate) fn kernel_call(&self, k: &Kernel, name: &'static str, arguments: u64) {
         self.with(|state| {
-            *state.work(k).kernel_calls.entry(name).or_default() += 1;
+            let work = state.work(k);
+            *work.kernel_calls.entry(name).or_default() += 1;
+            work.allocated += writes::allocated(name, arguments);
+            work.kernel_atomics += u64::from(writes::is_atomic(name));
             state.note_call(k, name);
             state.note_stack(k, arguments - 8);
             if state.is_detailed {
@@ -189,7 +194,8 @@ impl Counting {
         self.with(|state| {
             let accesses = state.decoded.entry(step.rip()).or_insert_with(|| Rc::new(step.decode()));
             let accesses = Rc::clone(accesses);
-            *state.ran.entry((state.root(k), step.rip())).or_default() += 1;
+            let (root, _) = state.calls_of(k);
+            *state.ran.entry((root, step.rip())).or_default() += 1;
             state.note_stack(k, step.stack());
             if accesses.is_atomic {
                 state.work(k).atomics += 1;
@@ -204,7 +210,7 @@ impl Counting {
 impl State {
     fn note_call(&mut self, k: &Kernel, name: &'static str) {
         if self.calls.len() < CALLS {
-            let (within, inside) = self.frame(k).map_or((BEFORE, BEFORE), |frame| (frame.root, frame.what));
+            let (within, inside) = self.calls_of(k);
             self.calls.push(Call { within, inside, name });
         }
     }
@@ -220,7 +226,15 @@ impl State {
         });
         let instructions = instructions.collect();
         let (shared, written) = self.lines.finish(&described);
-        Counts { work: self.work, calls: self.calls, instructions, shared, written }
+        let (mut work, mut callbacks) = (BTreeMap::new(), BTreeMap::new());
+        for ((root, what), part) in &self.work {
+            *work.entry(*root).or_insert_with(Work::default) += part;
+            *callbacks.entry(*what).or_insert_with(Work::default) += part;
+        }
+        for (root, work) in &mut work {
+            work.calls = self.work.get(&(*root, *root)).map_or(0, |part| part.calls);
+        }
+        Counts { work, callbacks, calls: self.calls, instructions, shared, written }
     }
 }
 
@@ -237,6 +251,12 @@ impl System {
         k.counting.on.set(true);
         let observer = is_detailed.then(|| Rc::new(|k: &Kernel, step: &Step<'_>| k.counting.step(k, step)) as Rc<_>);
         assert!(k.exec.observe(k, observer), "Config::count_instructions asks for what counts");
+    }
+
+    /// Bytes of pool that drivers have and must free.
+    #[must_use]
+    pub fn driver_pool(&self) -> u64 {
+        self.kernel.memory.pool.driver_blocks().iter().map(|block| block.request.bytes).sum()
     }
 
     /// Ends counting: what there was since it began.

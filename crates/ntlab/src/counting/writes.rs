@@ -132,6 +132,77 @@ const FUNCTIONS: &[(&[&str], Objects)] = &[
     (&["IoCsqRemoveIrp"], &[(1, CSQ_CONTEXT)]),
 ];
 
+/// Functions that cannot do without reading and writing memory as one, once at least. Giving a spin lock back takes
+/// a plain store. What a function does to the I/O manager's own is not told, and what is called back is counted by itself.
+const ATOMIC: &[&str] = &[
+    "KeAcquireSpinLockRaiseToDpc",
+    "KeAcquireSpinLockAtDpcLevel",
+    "KeTryToAcquireSpinLockAtDpcLevel",
+    "KeAcquireInStackQueuedSpinLock",
+    "KeReleaseInStackQueuedSpinLock",
+    "KeAcquireInterruptSpinLock",
+    "KeSynchronizeExecution",
+    "IoAcquireCancelSpinLock",
+    "IoAcquireRemoveLockEx",
+    "IoReleaseRemoveLockEx",
+    "IoReleaseRemoveLockAndWaitEx",
+    "ExAcquireRundownProtection",
+    "ExReleaseRundownProtection",
+    "ExAcquireRundownProtectionCacheAware",
+    "ExReleaseRundownProtectionCacheAware",
+    "ObfReferenceObject",
+    "ObfDereferenceObject",
+    "ExAcquireFastMutex",
+    "ExAcquireFastMutexUnsafe",
+    "ExReleaseFastMutex",
+    "ExReleaseFastMutexUnsafe",
+    "KeAcquireGuardedMutex",
+    "KeReleaseGuardedMutex",
+    "ExAcquireResourceExclusiveLite",
+    "ExAcquireResourceSharedLite",
+    "ExReleaseResourceLite",
+    // The queue, timer table or wait list that others reach for too.
+    "KeInsertQueueDpc",
+    "KeRemoveQueueDpc",
+    "KeSetTimer",
+    "KeSetTimerEx",
+    "KeSetCoalescableTimer",
+    "KeCancelTimer",
+    "KeSetEvent",
+    "KeResetEvent",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
+    "KeWaitForSingleObject",
+    "KeInsertDeviceQueue",
+    "KeInsertByKeyDeviceQueue",
+    "KeRemoveDeviceQueue",
+    "KeRemoveByKeyDeviceQueue",
+    "KeRemoveEntryDeviceQueue",
+    "IoQueueWorkItem",
+    "IoQueueWorkItemEx",
+    "ExQueueWorkItem",
+    "ExInterlockedInsertHeadList",
+    "ExInterlockedInsertTailList",
+    "ExInterlockedRemoveHeadList",
+    "ExInterlockedPopEntryList",
+    "ExInterlockedPushEntryList",
+    "ExInterlockedAddLargeInteger",
+    "ExInterlockedAddUlong",
+    "ExpInterlockedPopEntrySList",
+    "ExpInterlockedPushEntrySList",
+    "ExpInterlockedFlushSList",
+    // The cancel routine is exchanged.
+    "IoCsqInsertIrp",
+    "IoCsqInsertIrpEx",
+    "IoCsqRemoveIrp",
+    "IoCsqRemoveNextIrp",
+];
+
+/// Whether a function reads and writes memory as one.
+pub fn is_atomic(name: &str) -> bool {
+    ATOMIC.contains(&name)
+}
+
 /// Notes what a kernel function is about to write for the driver that calls it.
 pub fn by_function(k: &Kernel, name: &'static str, arguments: u64, lines: &mut Lines) {
     let argument = |number: usize| Ptr::<u64>::new(arguments).offset(number).read();
@@ -171,6 +242,14 @@ pub fn before_callback(k: &Kernel, what: &'static str, arguments: &[u64], lines:
     }
 }
 
+/// Bytes of pool that a function is asked for.
+pub fn allocated(name: &str, arguments: u64) -> u64 {
+    match name {
+        "ExAllocatePool2" | "ExAllocatePool3" | "ExAllocatePoolWithTag" => Ptr::<u64>::new(arguments).offset(1).read(),
+        _ => 0,
+    }
+}
+
 /// What a C runtime function writes: start and length. `registers` are its first three arguments.
 pub fn by_runtime(name: &str, [first, second, third]: [u64; 3]) -> Option<(u64, u64)> {
     match name {
@@ -182,12 +261,13 @@ pub fn by_runtime(name: &str, [first, second, third]: [u64; 3]) -> Option<(u64, 
 
 #[cfg(test)]
 mod tests {
-    use super::FUNCTIONS;
+    use super::{ATOMIC, FUNCTIONS};
     use crate::exports;
 
     #[test]
-    fn the_functions_that_write_are_functions_that_drivers_can_call() {
-        for name in FUNCTIONS.iter().flat_map(|(names, _)| *names) {
+    fn the_functions_of_the_tables_are_functions_that_drivers_can_call() {
+        let names = FUNCTIONS.iter().flat_map(|(names, _)| *names).chain(ATOMIC);
+        for name in names {
             assert!(exports::find(name).is_some(), "{name}");
         }
     }
