@@ -17,6 +17,9 @@ use crate::{Load, Manner, Plan, SERVICE, Target, client, open_twice, package, qu
 
 /// Virtual nanoseconds that what is asked for may take: ten minutes.
 const PATIENCE: u64 = 600_000_000_000;
+/// How long a lane waits, at most, before its next request: so long that a wave lasts while all devices are asked to stop and processors
+/// join.
+const PAUSE: u64 = 500_000;
 /// The smallest memory module, and how many sizes there are, each twice as large as the one before: up to 1 TiB.
 const SMALLEST_MODULE: u64 = 1 << 30;
 const MODULE_SIZES: u32 = 11;
@@ -59,10 +62,38 @@ pub struct Grown {
     pub bursts: Vec<u64>,
 }
 
+impl Grown {
+    /// In numbers that can be summed up.
+    #[must_use]
+    pub fn tally(&self) -> BTreeMap<String, u64> {
+        let figures = [
+            ("requests", self.requests),
+            ("requests cancelled", self.cancelled),
+            ("requests that waited", self.waited),
+            ("processors at the end", self.processors.into()),
+            ("rebalances", self.rebalances),
+        ];
+        figures.map(|(what, count)| (what.to_owned(), count)).into()
+    }
+}
+
 impl Scale {
     /// 2,048 processors in 32 groups and 64 nodes, 256 devices, a million requests.
     pub const LARGEST: Self =
         Self { groups: 32, burst: 64, hardware: 128, software: 128, requests: 1_000_000, lanes: 1024, seed: 0 };
+
+    /// The same with less of something, on the same machine.
+    #[must_use]
+    pub fn smaller(&self) -> Vec<Self> {
+        let less = [
+            Self { requests: self.requests / 2, ..*self },
+            Self { lanes: self.lanes / 2, ..*self },
+            Self { hardware: self.hardware / 2, ..*self },
+            Self { software: self.software / 2, ..*self },
+        ];
+        let can_be = |less: &Self| less != self && less.lanes > 0 && less.hardware + less.software > 0;
+        less.into_iter().filter(can_be).collect()
+    }
 
     /// The machine it starts on: in each group two processors, one of each node, with gaps around them.
     ///
@@ -242,7 +273,12 @@ struct Wave<'k> {
 
 impl<'k> Wave<'k> {
     fn start(self, system: &'k System) -> Load<'k> {
-        Load::start_with(system, &self.targets, self.plan, Manner { most: Some(self.requests), ..Manner::default() })
+        Load::start_with(
+            system,
+            &self.targets,
+            self.plan,
+            Manner { most: Some(self.requests), pause: PAUSE, ..Manner::default() },
+        )
     }
 }
 

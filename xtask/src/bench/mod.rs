@@ -1,5 +1,6 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
+pub mod curves;
 pub mod figures;
 pub mod goals;
 pub mod hold;

@@ -94,6 +94,8 @@ pub enum Part {
     Fuzz,
     /// At every kernel call of the driver: its device pulled out, a handle closed, its requests cancelled, a thread ended.
     Interference,
+    /// Four million requests, to 256 devices each time, while 64 processors become 2,048 in bursts.
+    Scale,
     /// Every kernel call that can fail, from every call stack, in every documented way.
     Faults,
 }

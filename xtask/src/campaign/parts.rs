@@ -16,6 +16,7 @@ use workload::{
     fuzz::{Corpus, Fuzz},
     interference::{Interference, What},
     life,
+    scale::Scale,
     sequence::{self, Step},
 };
 
@@ -39,6 +40,7 @@ pub fn units(part: Part) -> Option<Units> {
         Part::Stepped => Some(Units { count: || STEPPED_UNITS, unit: stepped }),
         Part::Fuzz => Some(Units { count: || FUZZ_UNITS, unit: fuzz }),
         Part::Interference => Some(Units { count: interferences, unit: interference }),
+        Part::Scale => Some(Units { count: || SCALE_UNITS, unit: scale }),
         Part::Faults => None,
     }
 }
@@ -56,6 +58,8 @@ pub enum Unit {
     Fuzz(Fuzz),
     /// Something that happens between two kernel calls.
     Interference(Interference),
+    /// The largest machine grows under load.
+    Scale(Scale),
 }
 
 /// Steps of the longest sequences.
@@ -80,6 +84,9 @@ const STEPPED_POINT: u32 = 40;
 /// 10 million requests.
 const FUZZ_UNITS: u64 = 1000;
 const FUZZ_REQUESTS: u64 = 10_000;
+
+/// Machines of 2,048 processors.
+const SCALE_UNITS: u64 = 4;
 
 /// Processors of the machine in which something happens at each kernel call.
 const INTERFERENCE_PROCESSORS: u32 = 2;
@@ -145,6 +152,11 @@ fn interference(number: u64) -> (Unit, Config) {
     (Unit::Interference(interference), interference.machine(machine(INTERFERENCE_PROCESSORS)))
 }
 
+fn scale(number: u64) -> (Unit, Config) {
+    let scale = Scale { seed: number, ..Scale::LARGEST };
+    (Unit::Scale(scale), scale.machine().unwrap_or_default())
+}
+
 /// The driver that all units run.
 static DRIVER: OnceLock<PathBuf> = OnceLock::new();
 
@@ -165,6 +177,7 @@ impl Scenario for Unit {
             Self::Fuzz(Fuzz { requests, seed }) => format!("{requests} random requests, seed {seed}"),
             Self::Endurance(Endurance { changes, seed, .. }) => format!("{changes} changes under load, seed {seed}"),
             Self::Interference(Interference { what, call }) => format!("{what:?} at kernel call {call}"),
+            Self::Scale(Scale { groups, seed, .. }) => format!("{groups} groups of processors fill up, seed {seed}"),
         }
     }
 
@@ -192,6 +205,7 @@ impl Scenario for Unit {
             }),
             Self::Endurance(plan) => machine.run(|system| plan.play(system, driver())),
             Self::Interference(plan) => machine.run(|system| plan.play(system, driver())),
+            Self::Scale(plan) => machine.run(|system| plan.play(system, driver()).map(|grown| grown.tally())),
         }
     }
 
@@ -201,6 +215,7 @@ impl Scenario for Unit {
             Self::Demo(plan) => plan.smaller().into_iter().map(Self::Demo).collect(),
             Self::Fuzz(plan) if plan.requests > 1 => vec![Self::Fuzz(Fuzz { requests: plan.requests / 2, ..*plan })],
             Self::Fuzz(_) | Self::Interference(_) => Vec::new(),
+            Self::Scale(plan) => plan.smaller().into_iter().map(Self::Scale).collect(),
             Self::Endurance(plan) => {
                 let halves = [
                     Endurance { changes: plan.changes / 2, ..*plan },
