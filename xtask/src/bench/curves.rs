@@ -61,12 +61,14 @@ pub fn curves(sys: &Path) -> Result<Vec<Curve>> {
         points: PROCESSORS.into_iter().zip(values).collect(),
     };
     let of_bursts = |figure: fn(&Burst) -> f64| bursts.iter().map(figure).collect::<Vec<f64>>();
+    let of_holds = |figure: fn(&Hold) -> f64| holds.iter().map(figure).collect::<Vec<f64>>();
     Ok(vec![
         curve("throughput of the software engine", "requests a virtual second", rates),
         curve("a burst of 64 processors, with the rebalance that follows", "virtual us", of_bursts(|burst| burst.time)),
         curve("kernel calls of AddStart and AddComplete", "calls", of_bursts(|burst| burst.kernel_calls)),
         curve("instructions of AddStart and AddComplete", "instructions", of_bursts(|burst| burst.instructions)),
-        curve("longest hold when every device is rebalanced", "virtual us", holds),
+        curve("longest hold when 32 devices are rebalanced", "virtual us", of_holds(|hold| hold.time)),
+        curve("pool of the driver with 32 devices", "bytes", of_holds(|hold| hold.pool)),
     ])
 }
 
@@ -112,9 +114,16 @@ fn burst(processors: u32, sys: &Path) -> Result<Burst> {
     })
 }
 
-/// How long the device that holds requests longest holds them, in virtual microseconds, where all are rebalanced together.
+/// What a rebalance of all devices takes.
+struct Hold {
+    /// Virtual microseconds of the device that holds requests longest.
+    time: f64,
+    /// Bytes of pool that the driver has.
+    pool: f64,
+}
+
 #[allow(clippy::cast_precision_loss, reason = "there are few")]
-fn hold(processors: u32, sys: &Path) -> Result<f64> {
+fn hold(processors: u32, sys: &Path) -> Result<Hold> {
     run(Config::new(processors, processors)?, sys, |system| {
         let devices = plug(system);
         system.rebalance();
@@ -122,7 +131,7 @@ fn hold(processors: u32, sys: &Path) -> Result<f64> {
         for number in 0..devices.len() {
             longest = longest.max(workload::status(&workload::open(system, number)?)?.last_hold_duration);
         }
-        Ok(longest as f64 * DURATION / MICROSECOND)
+        Ok(Hold { time: longest as f64 * DURATION / MICROSECOND, pool: system.driver_pool() as f64 })
     })
 }
 
