@@ -112,11 +112,11 @@ impl Journal {
     }
 
     /// Answers all who wait for an event that is there. The others stay in the queue: the cleanup of a handle would miss one that was
-    /// taken out to be put back.
+    /// taken out to be put back. One who waits for an event after `next` has come meanwhile, and stays too: there is nothing for him yet.
     fn wake(&self) {
         loop {
             let next = self.next();
-            let Some(mut waiting) = self.waiters.remove_next_where(|waiter| waiter.cursor != next) else { return };
+            let Some(mut waiting) = self.waiters.remove_next_where(|waiter| waiter.cursor < next) else { return };
             // Again where all events were overwritten while they were copied.
             while let Some(still) = self.answer(waiting.0, waiting.1) {
                 waiting = still;
