@@ -3,12 +3,12 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, hold};
-use wdm::device::{Device, Function, Interface, NewDevice};
+use wdm::device::{Device, Function, Interface, IoDevice, NewDevice};
 use wdm::irp::{Disposition, Irp};
 use wdm::irql::Passive;
 use wdm::lock::SpinLock;
+use wdm::per_processor::{LocalCount, OnDemand};
 use wdm::pool::{PoolArc, PoolArray};
-use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 use wdm::wdk_sys::GUID;
 use wdm::{processors, time};
@@ -17,28 +17,34 @@ use crate::engine::Engines;
 use crate::gate::Gate;
 use crate::notifications::Presence;
 use crate::power::PowerState;
-use crate::requests::{self, Work};
+use crate::requests::{self, Direction, Here};
 use crate::{Shared, TAG, pnp, power};
-
-/// Counters among which requests are spread, so that processors seldom meet at one.
-const SHARDS: usize = 16;
 
 /// What a device's requests and engines need of it.
 pub struct Core {
     /// Devices are numbered from 1 as they are added.
     pub number: u32,
     pub shared: PoolArc<Shared>,
-    counters: PoolArray<Counters>,
+    /// What requests came to, on each processor.
+    counters: OnDemand<Counters>,
+    /// The same, where a processor has no memory for its own, and what is counted seldom.
+    others: Others,
     /// The device's buffer, for the software engine.
     pub store: SpinLock<PoolArray<u8>>,
     rebalances: AtomicU64,
     timeouts: AtomicU64,
 }
 
-/// Counters on a cache line of their own.
+/// Counters of a processor, on a cache line of their own.
 #[repr(align(64))]
 #[derive(Default)]
 struct Counters {
+    accepted: LocalCount,
+    completed: LocalCount,
+}
+
+#[derive(Default)]
+struct Others {
     accepted: AtomicU64,
     completed: AtomicU64,
     cancelled: AtomicU64,
@@ -66,38 +72,47 @@ impl Outcome {
 
 impl Core {
     fn new(shared: PoolArc<Shared>, number: u32) -> Result<Self> {
+        let room = usize::try_from(shared.processors.room()).unwrap_or(usize::MAX);
         Ok(Self {
             number,
             shared,
-            counters: PoolArray::from_fn(TAG, SHARDS, |_| Counters::default())?,
+            counters: OnDemand::new(TAG, room)?,
+            others: Others::default(),
             store: SpinLock::new(PoolArray::from_fn(TAG, BUFFER_BYTES as usize, |_| 0)?),
             rebalances: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
         })
     }
 
-    fn add(&self, counter: impl FnOnce(&Counters) -> &AtomicU64) {
-        if let Some(counters) = self.counters.get(processors::current().0 as usize % SHARDS) {
-            counter(counters).fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
-        self.counters.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).load(Ordering::Relaxed)))
-    }
-
-    /// Counts a request that is to be completed by us.
+    /// Counts a request that is to be completed by us, and will not be when it ends.
     pub fn count_accepted(&self) {
-        self.add(|counters| &counters.accepted);
+        self.others.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an accepted request that is completed.
-    pub fn count(&self, outcome: Outcome) {
-        self.add(|counters| match outcome {
-            Outcome::Completed => &counters.completed,
-            Outcome::Cancelled => &counters.cancelled,
-            Outcome::Failed => &counters.failed,
-        });
+    /// Counts a request that has ended, and, unless it was counted before, that it was accepted.
+    pub fn count(&self, was_counted: bool, outcome: Outcome, here: Here<'_>) {
+        if let (Outcome::Completed, Some(dispatch)) = (outcome, here.dispatch)
+            && let Some(counters) = self.counters.get(here.processor)
+        {
+            if !was_counted {
+                counters.accepted.add_here(dispatch);
+            }
+            return counters.completed.add_here(dispatch);
+        }
+        if !was_counted {
+            self.count_accepted();
+        }
+        let counter = match outcome {
+            Outcome::Completed => &self.others.completed,
+            Outcome::Cancelled => &self.others.cancelled,
+            Outcome::Failed => &self.others.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sum(&self, of: impl Fn(&Counters) -> &LocalCount, others: &AtomicU64) -> u64 {
+        let others = others.load(Ordering::Relaxed);
+        self.counters.iter().fold(others, |sum, counters| sum.wrapping_add(of(counters).get()))
     }
 
     /// Counts a request that the device did not answer in time.
@@ -155,11 +170,10 @@ impl Fdo {
         let (data1, data2, data3, data4) = INTERFACE_CLASS;
         let class = GUID { Data1: data1, Data2: data2, Data3: data3, Data4: data4 };
         let core = PoolArc::new(TAG, Core::new(shared, number)?)?;
-        let in_flight = PoolArc::new(TAG, Rundown::new(TAG, passive)?)?;
         let fdo = Self {
             interface: Interface::register(device.pdo(), &class, passive)?,
-            gate: Gate::new(core.clone(), in_flight.clone(), hold::NOT_STARTED)?,
-            engines: Engines::new(core.clone(), in_flight)?,
+            gate: Gate::new(core.clone(), hold::NOT_STARTED)?,
+            engines: Engines::new(core.clone())?,
             pnp: SpinLock::new(PnpRecord { state: PnpState::NotStarted, files_in_path: 0 }),
             power: PowerState::new(device)?,
             core,
@@ -178,6 +192,10 @@ impl Fdo {
         let connection = self.engines.connection();
         let (memory_bytes_at_load, memory_bytes) = shared.memory.physical();
         let (pool_bytes_at_load, pool_bytes) = shared.memory.pool_bytes();
+        let (counters, others) = (&self.core, &self.core.others);
+        // In this order, so that no more have ended than were accepted.
+        let completed = counters.sum(|counters| &counters.completed, &others.completed);
+        let accepted = counters.sum(|counters| &counters.accepted, &others.accepted);
         Status {
             processors_maximum: shared.processors.room(),
             processors_active: processors::active_count(),
@@ -193,10 +211,10 @@ impl Fdo {
             power_state: self.power.code(),
             interrupt_affinity: connection.affinity,
             buffer_bytes: self.engines.buffer_bytes().into(),
-            accepted: self.core.sum(|counters| &counters.accepted),
-            completed: self.core.sum(|counters| &counters.completed),
-            cancelled: self.core.sum(|counters| &counters.cancelled),
-            failed: self.core.sum(|counters| &counters.failed),
+            accepted,
+            completed,
+            cancelled: self.core.others.cancelled.load(Ordering::Relaxed),
+            failed: self.core.others.failed.load(Ordering::Relaxed),
             held: gate.held,
             pool_bytes_at_load,
             pool_bytes,
@@ -212,13 +230,6 @@ impl Fdo {
             driver_version: Version::THIS.code(),
             device: self.core.number,
         }
-    }
-}
-
-impl Drop for Fdo {
-    /// Free requests in the pool remember the device; they let go of it. IRQL: PASSIVE_LEVEL.
-    fn drop(&mut self) {
-        self.core.shared.memory.pool.forget(&self.core);
     }
 }
 
@@ -239,15 +250,15 @@ impl Function for Fdo {
         irp.complete(NtStatus::SUCCESS)
     }
 
-    fn read<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
-        requests::read_write(device, irp, Work::Read)
+    fn read<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
+        requests::read_write(device, irp, Direction::Read)
     }
 
-    fn write<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
-        requests::read_write(device, irp, Work::Write)
+    fn write<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
+        requests::read_write(device, irp, Direction::Write)
     }
 
-    fn device_control<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn device_control<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         requests::device_control(device, irp)
     }
 

@@ -1,7 +1,7 @@
 //! The gate that every request for the device passes: it lets requests through, holds them, or refuses them.
 //!
-//! The decisions are those of [`hotadd_policy::gate`]. Requests in flight are counted by cache-aware rundown
-//! protection, so that a request that passes writes to no cache line that others write to. The queue of held requests
+//! The decisions are those of [`hotadd_policy::gate`]. Requests in flight have a [`Pass`], which they bring along; taking it is all
+//! that an open gate costs, and writes to no cache line that others write to. The queue of held requests
 //! admits requests exactly while the gate is not running; that is decided under the queue's own lock, so no request
 //! slips in behind the one who empties it.
 
@@ -9,20 +9,21 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, Gate as Mode};
 use hotadd_policy::gate::{Closing, Releasing, State, Take};
+use wdm::device::{Device, IoDevice, Pass};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
 use wdm::irp::{FileId, PendedIrp};
 use wdm::irql::Passive;
 use wdm::lock::SpinLock;
 use wdm::pool::PoolArc;
 use wdm::queue::CancelSafeQueue;
-use wdm::rundown::{Rundown, RundownGuard};
 use wdm::status::{NtStatus, Result};
 use wdm::time;
 
 use crate::TAG;
-use crate::device::Core;
-use crate::engine::Engines;
-use crate::requests::Queued;
+use crate::device::{Core, Fdo};
+use crate::engine;
+use crate::processors::Processors;
+use crate::requests::{Passed, Waiting, Work, refuse};
 
 /// The gate of one device.
 pub struct Gate {
@@ -31,10 +32,9 @@ pub struct Gate {
     passing: AtomicBool,
     /// How many threads are letting held requests go: one, and for a moment one that is about to stop.
     releasing: AtomicU32,
-    in_flight: PoolArc<Rundown>,
     /// Whether what is held fails at once: the device did not come back, and nobody knows whether it will.
     failing: AtomicBool,
-    held: CancelSafeQueue<Queued>,
+    held: CancelSafeQueue<Waiting>,
     inner: SpinLock<Inner>,
     /// Signaled while nobody waits for what is in flight.
     drained: Signal,
@@ -76,6 +76,17 @@ pub struct Snapshot {
     pub last: LastHold,
 }
 
+/// Lets a request through to the engine, holds it, or fails it with `DELETE_PENDING`.
+///
+/// IRQL: <= DISPATCH_LEVEL.
+pub fn submit(device: IoDevice<'_, Fdo>, irp: PendedIrp, work: Work, processors: &Processors) {
+    match device {
+        // Looked at with the pass: whoever closes the gate after that look waits for the pass.
+        IoDevice::Open(pass) if pass.gate.is_passing() => engine::submit(irp, Passed { pass, work }, processors),
+        device => device.gate.wait(&device, irp, work),
+    }
+}
+
 impl Gate {
     /// A gate that holds requests for `reasons`.
     ///
@@ -84,14 +95,13 @@ impl Gate {
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>, reasons: u32) -> Result<Self> {
+    pub fn new(core: PoolArc<Core>, reasons: u32) -> Result<Self> {
         let queue = CancelSafeQueue::new(TAG)?;
         let hold = Hold { since: time::now(), ..Hold::default() };
         Ok(Self {
             core,
             passing: AtomicBool::new(false),
             releasing: AtomicU32::new(0),
-            in_flight,
             failing: AtomicBool::new(false),
             held: queue,
             inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
@@ -100,32 +110,34 @@ impl Gate {
         })
     }
 
-    /// Lets a request through to the engine, holds it, or fails it with `DELETE_PENDING`.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn submit(&self, mut irp: PendedIrp, mut queued: Queued, engines: &Engines) {
+    fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::Acquire)
+    }
+
+    /// Holds a request, unless the gate has opened or refuses by now.
+    #[cold]
+    fn wait(&self, device: &Device<Fdo>, mut irp: PendedIrp, mut work: Work) {
         loop {
-            // Looked at once more with the pass: whoever closes the gate after that look waits for the pass, and a thread that slept
-            // between look and pass, while the gate was closed, opened and closed again, does not slip through.
-            if self.passing.load(Ordering::Acquire)
-                && let Some(pass) = self.in_flight.acquire()
-                && self.passing.load(Ordering::Acquire)
-            {
-                self.core.count_accepted();
-                return engines.submit(irp, queued.passed(pass));
-            }
-            match self.held.insert(irp, queued) {
+            let Ok(held) = device.hold() else { return refuse(device, irp, work, NtStatus::DELETE_PENDING) };
+            work.set_counted(true);
+            match self.held.insert(irp, Waiting { device: held, work }) {
                 Ok(()) => {
                     self.core.count_accepted();
                     self.waited.fetch_add(1, Ordering::Relaxed);
                     self.fail_held_if_failing();
-                    return self.help_release(engines);
+                    return self.help_release(device);
                 }
-                Err(back) => (irp, queued) = back,
+                Err((back, waiting)) => (irp, work) = (back, waiting.work),
             }
             // The queue takes none: the gate runs by now, or refuses. Whoever is changing it has the lock.
             if self.is_refusing() {
-                return queued.refuse(irp, NtStatus::DELETE_PENDING);
+                return refuse(device, irp, work, NtStatus::DELETE_PENDING);
+            }
+            if let Some(pass) = device.pass()
+                && self.is_passing()
+            {
+                work.set_counted(false);
+                return engine::submit(irp, Passed { pass, work }, &self.core.shared.processors);
             }
         }
     }
@@ -140,7 +152,7 @@ impl Gate {
     /// Holds requests for `reason`, on top of other reasons, and waits until nothing is in flight.
     ///
     /// IRQL: PASSIVE_LEVEL.
-    pub fn close(&self, reason: u32, engines: &Engines, passive: Passive<'_>) {
+    pub fn close(&self, reason: u32, device: &Device<Fdo>, passive: Passive<'_>) {
         let closing = {
             let mut inner = self.inner.lock();
             let known = inner.state.reasons() & reason == reason;
@@ -154,14 +166,14 @@ impl Gate {
             closing
         };
         self.record(EventKind::GateClosed, Event { count: reason.into(), ..Event::default() });
-        self.drain(closing, engines, passive);
+        self.drain(closing, device, passive);
     }
 
     /// Refuses requests for good, fails those that are held, and waits until nothing is in flight. `hurry` ends what
     /// is.
     ///
     /// IRQL: PASSIVE_LEVEL.
-    pub fn refuse(&self, engines: &Engines, hurry: impl FnOnce(), passive: Passive<'_>) {
+    pub fn refuse(&self, device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
         let closing = {
             let mut inner = self.inner.lock();
             let known = inner.state.mode() == Mode::Refusing;
@@ -175,13 +187,13 @@ impl Gate {
             closing
         };
         let mut failed = 0_u64;
-        while let Some((irp, queued)) = self.held.remove_next() {
-            queued.fail(irp, NtStatus::DELETE_PENDING);
+        while let Some((irp, waiting)) = self.held.remove_next() {
+            waiting.fail(irp, NtStatus::DELETE_PENDING);
             failed = failed.saturating_add(1);
         }
         self.record(EventKind::GateRefusing, Event { count: failed, ..Event::default() });
         hurry();
-        self.drain(closing, engines, passive);
+        self.drain(closing, device, passive);
     }
 
     fn begin_hold(&self, inner: &mut Inner) {
@@ -196,14 +208,14 @@ impl Gate {
         }
     }
 
-    fn drain(&self, closing: Closing, engines: &Engines, passive: Passive<'_>) {
+    fn drain(&self, closing: Closing, device: &Device<Fdo>, passive: Passive<'_>) {
         match closing {
             Closing::Done => {}
             Closing::Join => self.drained.wait(passive),
             Closing::Drain => {
                 // Only one who was told to drain comes here, so nobody else is inside the protection.
-                let drained = self.in_flight.wait(passive);
-                let at_device = engines.waiting();
+                let drained = device.drain(passive);
+                let at_device = device.engines.waiting();
                 let (release, since) = {
                     let mut inner = self.inner.lock();
                     inner.hold.at_device = at_device;
@@ -214,7 +226,7 @@ impl Gate {
                 let duration = time::now().saturating_sub(since);
                 self.record(EventKind::GateDrained, Event { duration, status, ..Event::default() });
                 if release {
-                    self.release(engines, passive);
+                    self.release(device, passive);
                 }
             }
         }
@@ -231,70 +243,70 @@ impl Gate {
     /// Whoever adds a request to the held ones looks after that, so that none is left there.
     fn fail_held_if_failing(&self) {
         while self.failing.load(Ordering::Acquire) {
-            let Some((irp, queued)) = self.held.remove_next() else { return };
-            queued.fail(irp, NtStatus::DEVICE_NOT_READY);
+            let Some((irp, waiting)) = self.held.remove_next() else { return };
+            waiting.fail(irp, NtStatus::DEVICE_NOT_READY);
         }
     }
 
     /// Takes `reasons` back; when none is left, what was held passes in the order it came, and then the gate runs.
     ///
     /// IRQL: PASSIVE_LEVEL.
-    pub fn open(&self, reasons: u32, engines: &Engines, passive: Passive<'_>) {
+    pub fn open(&self, reasons: u32, device: &Device<Fdo>, passive: Passive<'_>) {
         self.failing.store(false, Ordering::Release);
         let release = self.inner.lock().state.open(reasons);
         if release {
-            self.release(engines, passive);
+            self.release(device, passive);
         }
     }
 
-    fn release(&self, engines: &Engines, passive: Passive<'_>) {
+    fn release(&self, device: &Device<Fdo>, passive: Passive<'_>) {
         self.releasing.fetch_add(1, Ordering::AcqRel);
-        self.release_all(engines, passive);
+        self.release_all(device, passive);
         self.releasing.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// While held requests are let go, whoever adds one lets the first one go: the queue does not grow meanwhile, so
     /// that it gets empty however fast requests come.
-    fn help_release(&self, engines: &Engines) {
+    fn help_release(&self, device: &Device<Fdo>) {
         if self.releasing.load(Ordering::Acquire) == 0 {
             return;
         }
-        let Some(pass) = self.in_flight.acquire() else { return };
+        let Some(pass) = device.pass() else { return };
         // With the pass first: whoever closes the gate after this look waits for it.
         let open = self.inner.lock().state.take(false) == Take::First;
         if open {
-            self.pass_first(pass, engines);
+            self.pass_first(pass);
         }
     }
 
-    fn pass_first(&self, pass: RundownGuard, engines: &Engines) {
+    fn pass_first(&self, pass: Pass<Fdo>) {
         // None there: the one that was has just been cancelled, or somebody else passed it on.
-        if let Some((irp, queued)) = self.held.remove_next() {
-            engines.submit(irp, queued.passed(pass));
+        if let Some((irp, waiting)) = self.held.remove_next() {
+            engine::submit(irp, Passed { pass, work: waiting.work }, &self.core.shared.processors);
         }
     }
 
-    fn release_all(&self, engines: &Engines, passive: Passive<'_>) {
+    fn release_all(&self, device: &Device<Fdo>, passive: Passive<'_>) {
         loop {
             let releasing = self.inner.lock().state.release();
             match releasing {
                 Releasing::Stop => return,
                 Releasing::Recount => {
                     // Waited for before, and whoever closes the gate next drains only what is counted again.
-                    if self.in_flight.reinitialize(passive).is_ok() {
+                    if device.readmit(passive).is_ok() {
                         self.inner.lock().state.recounted();
                     }
                 }
                 Releasing::Count => {
-                    let Some(pass) = self.in_flight.acquire() else { continue };
+                    let Some(pass) = device.pass() else { continue };
                     match self.take() {
                         Take::Ask => {}
                         Take::Finished => {
-                            engines.resume();
+                            device.engines.resume(&pass);
                             drop(pass);
                             return self.record_opened();
                         }
-                        Take::First => self.pass_first(pass, engines),
+                        Take::First => self.pass_first(pass),
                     }
                 }
             }
@@ -333,8 +345,8 @@ impl Gate {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn cancel(&self, file: FileId) {
-        while let Some((irp, queued)) = self.held.remove_next_of(file) {
-            queued.fail(irp, NtStatus::CANCELLED);
+        while let Some((irp, waiting)) = self.held.remove_next_of(file) {
+            waiting.fail(irp, NtStatus::CANCELLED);
         }
     }
 

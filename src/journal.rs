@@ -9,6 +9,7 @@ use wdm::queue::{CancelSafeQueue, QueuedContext};
 use wdm::status::{NtStatus, Result};
 use wdm::time;
 
+use crate::announcements::{Announced, Announcements};
 use crate::parameters::Parameters;
 use crate::requests::output;
 use crate::{TAG, trace};
@@ -16,6 +17,8 @@ use crate::{TAG, trace};
 /// The ring and those who wait for it to grow.
 pub struct Journal {
     ring: SpinLock<Ring>,
+    /// Taken with the ring's lock held.
+    announcements: Announcements,
     waiters: CancelSafeQueue<Waiter>,
     most_waiters: usize,
 }
@@ -43,7 +46,36 @@ impl Journal {
     pub fn new(parameters: &Parameters) -> Result<Self> {
         let events = PoolArray::from_fn(TAG, parameters.journal_events(), |_| Event::default())?;
         let waiters = CancelSafeQueue::new(TAG)?;
-        Ok(Self { ring: SpinLock::new(Ring { events, next: 0 }), waiters, most_waiters: parameters.journal_waiters() })
+        let ring = SpinLock::new(Ring { events, next: 0 });
+        let most_waiters = parameters.journal_waiters();
+        Ok(Self { ring, announcements: Announcements::new()?, waiters, most_waiters })
+    }
+
+    /// Leaves word of a processor, for an event that comes before all that are recorded from now on; its time is that when it is
+    /// recorded. Makes no call of the kernel. Says whether there was room.
+    ///
+    /// IRQL: any.
+    pub fn announce(&self, announced: Announced) -> bool {
+        self.announcements.leave(announced)
+    }
+
+    /// Records what was announced.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    pub fn take_announcements(&self) {
+        let mut told = false;
+        while let Some(event) = self.take_announcement() {
+            trace::event(&event);
+            told = true;
+        }
+        if told {
+            self.wake();
+        }
+    }
+
+    fn take_announcement(&self) -> Option<Event> {
+        let mut ring = self.ring.lock();
+        self.announcements.take().map(|announced| ring.push(announced.event()))
     }
 
     /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is
@@ -51,6 +83,7 @@ impl Journal {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock, because requests are completed.
     pub fn record(&self, kind: EventKind, event: Event) {
+        self.take_announcements();
         let event = self.ring.lock().push(Event { kind: kind.code(), ..event });
         trace::event(&event);
         self.wake();
@@ -60,6 +93,11 @@ impl Journal {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn next(&self) -> u64 {
+        self.take_announcements();
+        self.recorded()
+    }
+
+    fn recorded(&self) -> u64 {
         self.ring.lock().next
     }
 
@@ -71,6 +109,11 @@ impl Journal {
     ///
     /// `INVALID_PARAMETER` where the cursor is beyond the next event, `BUFFER_TOO_SMALL` where not even one event fits.
     pub fn read(&self, irp: &IrpRef, cursor: u64, output_length: usize) -> Result<(usize, u32)> {
+        self.take_announcements();
+        self.copy(irp, cursor, output_length)
+    }
+
+    fn copy(&self, irp: &IrpRef, cursor: u64, output_length: usize) -> Result<(usize, u32)> {
         let found = {
             let ring = self.ring.lock();
             window(cursor, ring.next, ring.events.len() as u64).ok_or(NtStatus::INVALID_PARAMETER)?
@@ -98,6 +141,7 @@ impl Journal {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn wait(&self, irp: PendedIrp, cursor: u64) {
+        self.take_announcements();
         let Some((irp, waiter)) = self.answer(irp, Waiter { cursor }) else { return };
         if self.waiters.len() >= self.most_waiters {
             return irp.complete(NtStatus::INSUFFICIENT_RESOURCES);
@@ -115,7 +159,7 @@ impl Journal {
     /// taken out to be put back. One who waits for an event after `next` has come meanwhile, and stays too: there is nothing for him yet.
     fn wake(&self) {
         loop {
-            let next = self.next();
+            let next = self.recorded();
             let Some(mut waiting) = self.waiters.remove_next_where(|waiter| waiter.cursor < next) else { return };
             // Again where all events were overwritten while they were copied.
             while let Some(still) = self.answer(waiting.0, waiting.1) {
@@ -130,7 +174,7 @@ impl Journal {
             irp.complete(NtStatus::INVALID_DEVICE_REQUEST);
             return None;
         };
-        match self.read(&irp, waiter.cursor, control.output_length) {
+        match self.copy(&irp, waiter.cursor, control.output_length) {
             Ok((_, 0)) => return Some((irp, waiter)),
             Ok((bytes, _)) => irp.complete_with(NtStatus::SUCCESS, bytes),
             Err(status) => irp.complete(status),

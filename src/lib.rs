@@ -7,6 +7,7 @@
 
 extern crate wdk_panic;
 
+mod announcements;
 mod device;
 mod engine;
 mod gate;
@@ -40,7 +41,7 @@ use journal::Journal;
 use memory::Memory;
 use notifications::{HighMemory, Notifications, Presence, Refresh};
 use parameters::Parameters;
-use processors::{Changes, Processors};
+use processors::{Changes, Joined, Processors};
 
 /// The tag of the driver's pool blocks.
 const TAG: Tag = Tag::new(*b"HotA");
@@ -61,16 +62,18 @@ impl Shared {
         let journal = Journal::new(&parameters)?;
         parameters.report(&journal);
         let memory = Memory::new(parameters.buffer_pool_maximum(), passive)?;
-        let processors = Processors::new(memory.pool.clone(), passive)?;
+        let processors = Processors::new(passive)?;
         Ok(Self { parameters, journal, memory, processors, devices: AtomicU32::new(0) })
     }
 
     /// Looks at processors and memory as they are now.
     fn refresh(&self, passive: Passive<'_>) {
         self.memory.refresh(&self.journal, passive);
-        let (before, now) = self.processors.rebuild_plan();
-        if before != now {
-            let event = Event { before: before.into(), count: now.into(), ..Event::default() };
+        // What joins now was announced before.
+        self.journal.take_announcements();
+        let Joined { before, now, status } = self.processors.join(passive);
+        if before != now || !status.is_success() {
+            let event = Event { before: before.into(), count: now.into(), status: status.raw(), ..Event::default() };
             self.journal.record(EventKind::PlanRebuilt, event);
         }
     }

@@ -8,18 +8,16 @@ use wdm::irql::Passive;
 use wdm::lock::SpinLock;
 use wdm::memory;
 use wdm::pool::{PoolArc, PoolArray, PoolBox};
-use wdm::processors;
 use wdm::status::Result;
 
 use crate::TAG;
-use crate::device::Core;
 use crate::journal::Journal;
-use crate::requests::Request;
+use crate::requests::Buffer;
 
-/// Lists among which free requests are spread, so that processors seldom meet at one.
+/// Lists among which free buffers are spread, so that processors seldom meet at one.
 const SHARDS: usize = 16;
 
-/// Free requests, each with the buffer for its transfer.
+/// Free buffers for transfers.
 pub struct BufferPool {
     shards: PoolArray<Shard>,
     /// How many there are, free or in use.
@@ -32,20 +30,20 @@ pub struct BufferPool {
 #[repr(align(64))]
 struct Shard(SpinLock<List>);
 
-/// A list of requests, linked through themselves.
+/// A list of buffers, linked through themselves.
 #[derive(Default)]
-struct List(Option<PoolBox<Request>>);
+struct List(Option<PoolBox<Buffer>>);
 
 impl List {
-    fn push(&mut self, mut request: PoolBox<Request>) {
-        request.next = self.0.take();
-        self.0 = Some(request);
+    fn push(&mut self, mut buffer: PoolBox<Buffer>) {
+        buffer.next = self.0.take();
+        self.0 = Some(buffer);
     }
 
-    fn pop(&mut self) -> Option<PoolBox<Request>> {
-        let mut request = self.0.take()?;
-        self.0 = request.next.take();
-        Some(request)
+    fn pop(&mut self) -> Option<PoolBox<Buffer>> {
+        let mut buffer = self.0.take()?;
+        self.0 = buffer.next.take();
+        Some(buffer)
     }
 }
 
@@ -69,49 +67,45 @@ impl BufferPool {
         Ok(Self { shards, total: AtomicU64::new(0), most })
     }
 
-    /// The shards, beginning with the one that this processor and device use.
-    fn shards_from(&self, device: u32) -> impl Iterator<Item = &Shard> {
-        let start = processors::current().0.wrapping_add(device) as usize % SHARDS;
+    /// The shards, beginning with the one for `list`.
+    fn shards_from(&self, list: u32) -> impl Iterator<Item = &Shard> {
+        let start = list as usize % SHARDS;
         self.shards.iter().cycle().skip(start).take(SHARDS)
     }
 
-    /// A request for the device, from the pool, or beyond it where the pool is empty.
+    /// A buffer from the pool, or beyond it where the pool is empty. Who often takes and gives back on one processor names the same
+    /// `list`, any number, and meets nobody there.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where the pool is empty and there is no memory.
-    pub fn take(&self, core: &PoolArc<Core>) -> Result<PoolBox<Request>> {
-        let free = self.shards_from(core.number).find_map(|shard| shard.0.lock().pop());
-        let mut request = match free {
-            Some(request) => request,
-            None => self.add()?,
-        };
-        request.belong_to(core);
-        Ok(request)
+    pub fn take(&self, list: u32) -> Result<PoolBox<Buffer>> {
+        let free = self.shards_from(list).find_map(|shard| shard.0.lock().pop());
+        free.map_or_else(|| self.add(), Ok)
     }
 
-    fn add(&self) -> Result<PoolBox<Request>> {
-        let request = Request::new()?;
+    fn add(&self) -> Result<PoolBox<Buffer>> {
+        let buffer = Buffer::new()?;
         self.total.fetch_add(1, Ordering::Relaxed);
-        Ok(request)
+        Ok(buffer)
     }
 
-    /// Gives a request back. It stays, so that as many at a time need no memory again, up to the most that the pool may have.
+    /// Gives a buffer back. It stays, so that as many at a time need no memory again, up to the most that the pool may have.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn put(&self, request: PoolBox<Request>, device: u32) {
+    pub fn put(&self, buffer: PoolBox<Buffer>, list: u32) {
         if self.total.load(Ordering::Relaxed) > self.most {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        if let Some(shard) = self.shards_from(device).next() {
-            shard.0.lock().push(request);
+        if let Some(shard) = self.shards_from(list).next() {
+            shard.0.lock().push(buffer);
         }
     }
 
-    /// Makes the pool `wanted` requests large, if it is smaller.
+    /// Makes the pool `wanted` buffers large, if it is smaller.
     ///
     /// IRQL: PASSIVE_LEVEL, because it takes long.
     ///
@@ -125,30 +119,12 @@ impl BufferPool {
             if self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_one).is_err() {
                 break;
             }
-            let request = Request::new().inspect_err(|_| {
+            let buffer = Buffer::new().inspect_err(|_| {
                 self.total.fetch_sub(1, Ordering::Relaxed);
             })?;
-            shard.0.lock().push(request);
+            shard.0.lock().push(buffer);
         }
         Ok(())
-    }
-
-    /// Lets go of a device that has been removed.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    pub fn forget(&self, core: &PoolArc<Core>) {
-        for shard in &*self.shards {
-            let mut kept = List::default();
-            let mut all = core::mem::take(&mut *shard.0.lock());
-            while let Some(mut request) = all.pop() {
-                request.forget(core);
-                kept.push(request);
-            }
-            let mut meanwhile = core::mem::replace(&mut *shard.0.lock(), kept);
-            while let Some(request) = meanwhile.pop() {
-                shard.0.lock().push(request);
-            }
-        }
     }
 
     /// How many bytes the buffers have.

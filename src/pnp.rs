@@ -61,10 +61,10 @@ fn carry_out<'a>(
         Action::EndRemoval => return resume(device, irp, request, transition, hold::QUERY_REMOVE, passive),
         // The wdm crate hands removal to `remove`.
         Action::PassDown | Action::Remove => {}
-        Action::HoldForStop => gate.close(hold::PNP_STOP, engines, passive),
-        Action::HoldForRemoval => gate.close(hold::QUERY_REMOVE, engines, passive),
+        Action::HoldForStop => gate.close(hold::PNP_STOP, device, passive),
+        Action::HoldForRemoval => gate.close(hold::QUERY_REMOVE, device, passive),
         Action::Stop => {
-            gate.close(hold::PNP_STOP, engines, passive);
+            gate.close(hold::PNP_STOP, device, passive);
             engines.stop(true, passive);
         }
         Action::LoseDevice => {
@@ -98,7 +98,7 @@ fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, pas
     }
     device.core.record(kind, Event { status: status.raw(), ..Event::default() });
     if started.is_ok() {
-        device.gate.open(START_ENDS, &device.engines, passive);
+        device.gate.open(START_ENDS, device, passive);
     }
     irp.complete(status)
 }
@@ -106,7 +106,7 @@ fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, pas
 fn bring_up(device: &Device<Fdo>, irp: &mut Irp<'_>, restart: bool, passive: Passive<'_>) -> Result {
     irp.send_and_wait(device.lower(), passive).ok()?;
     let Some(Pnp::StartDevice { translated, .. }) = irp.pnp() else { return Err(NtStatus::INVALID_DEVICE_REQUEST) };
-    device.engines.start(device.pdo(), translated, passive)?;
+    device.engines.start(device, translated, passive)?;
     // A stop leaves the interface enabled.
     if !restart {
         let enabled = device.interface.set_enabled(true, passive);
@@ -130,14 +130,14 @@ fn resume<'a>(
     irp.send_and_wait(device.lower(), passive);
     device.pnp.lock().state = transition.next;
     record(device, request, NtStatus::SUCCESS, 0);
-    device.gate.open(reason, &device.engines, passive);
+    device.gate.open(reason, device, passive);
     irp.complete(NtStatus::SUCCESS)
 }
 
 /// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware
 /// is let go.
 fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
-    device.gate.refuse(&device.engines, hurry, passive);
+    device.gate.refuse(device, hurry, passive);
     device.engines.fail_waiting(NtStatus::DELETE_PENDING);
     device.engines.stop(false, passive);
     // Fails where it was never enabled, which leaves it as it should be.

@@ -205,7 +205,7 @@ fn turn_off(device: &Device<Fdo>, passive: Passive<'_>) {
     if device.power.now() == Wanted::D3 {
         return;
     }
-    device.gate.close(hold::POWER, &device.engines, passive);
+    device.gate.close(hold::POWER, device, passive);
     device.engines.sleep(passive);
     device.power.state.store(OFF, Ordering::Relaxed);
     device.report_power(DevicePowerState::D3);
@@ -226,7 +226,7 @@ fn wake(device: &Device<Fdo>, passive: Passive<'_>) {
     if woken.is_ok() {
         device.power.turned_on();
         device.report_power(DevicePowerState::D0);
-        device.gate.open(hold::POWER, &device.engines, passive);
+        device.gate.open(hold::POWER, device, passive);
     } else {
         fail_requests(device);
     }

@@ -1,120 +1,90 @@
-//! The processors: a block for each, made when it is announced, steered to once it is there.
+//! The processors: a block for each, made when it is announced, and a lane for the software engine, once it is there.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, ProcessorStatistics};
 use hotadd_policy::steering::Processor;
 use wdm::dpc::Dpc;
+use wdm::irp_list::IrpList;
 use wdm::irql::Passive;
-use wdm::per_processor::PerProcessor;
+use wdm::per_processor::{LocalCount, PerProcessor};
 use wdm::pool::PoolArc;
 use wdm::processors::{self, AddedProcessor, ProcessorChange, ProcessorNumber};
-use wdm::queue::CancelSafeQueue;
 use wdm::status::{NtStatus, Result};
-use wdm::time;
 use wdm::work::WorkItem;
 
-use crate::Shared;
-use crate::TAG;
-use crate::journal::Journal;
-use crate::memory::BufferPool;
+use crate::announcements::Announced;
 use crate::notifications::Refresh;
-use crate::requests::Queued;
+use crate::requests::{Here, Passed};
 use crate::steering::Steering;
+use crate::{Shared, TAG};
 
-/// What the driver keeps for one processor, on that processor's node.
+/// What code on a processor needs from the moment it may run there. Alone on its cache lines, which that processor writes to.
+#[repr(align(64))]
 pub struct Block {
     index: u32,
     number: ProcessorNumber,
-    /// Known for sure only from AddComplete on: the system may not tell the node of a processor that is not active.
-    node: AtomicU16,
-    joined_at: u64,
-    /// How many requests this processor has dealt out.
+    /// Requests that it dealt out to others.
     turn: AtomicU32,
     early: AtomicU32,
     interrupts: AtomicU64,
-    dpcs: AtomicU64,
-    requests: AtomicU64,
-    /// What the software engine is to do on this processor.
-    pub pending: CancelSafeQueue<Queued>,
-    /// Where its requests go when they are done.
-    pub pool: PoolArc<BufferPool>,
+    dpcs: LocalCount,
+    requests: LocalCount,
 }
 
 impl Block {
-    fn new(
-        added: AddedProcessor,
-        node: Option<u16>,
-        pool: PoolArc<BufferPool>,
-        passive: Passive<'_>,
-    ) -> Result<Dpc<Self>> {
-        let pending = CancelSafeQueue::new_on_node(TAG, node, passive)?;
-        let block = Self {
+    fn new(added: AddedProcessor) -> Self {
+        Self {
             index: added.index,
             number: added.number,
-            node: AtomicU16::new(node.unwrap_or(0)),
-            joined_at: time::now(),
             turn: AtomicU32::new(0),
             early: AtomicU32::new(0),
             interrupts: AtomicU64::new(0),
-            dpcs: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            pending,
-            pool,
-        };
-        Dpc::new_on_node(TAG, block, node, passive)
-    }
-
-    fn node(&self) -> u16 {
-        self.node.load(Ordering::Relaxed)
-    }
-
-    /// Counts a DPC of this block.
-    pub fn count_dpc(&self) {
-        self.dpcs.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn statistics(&self, steered: bool) -> ProcessorStatistics {
-        ProcessorStatistics {
-            index: self.index,
-            group: self.number.group,
-            number: self.number.number,
-            steered: steered.into(),
-            node: self.node().into(),
-            early_requests: self.early.load(Ordering::Relaxed),
-            interrupts: self.interrupts.load(Ordering::Relaxed),
-            dpcs: self.dpcs.load(Ordering::Relaxed),
-            requests: self.requests.load(Ordering::Relaxed),
-            joined_at: self.joined_at,
+            dpcs: LocalCount::default(),
+            requests: LocalCount::default(),
         }
     }
 }
 
+/// What the software engine needs to work on a processor, on its node. Made after AddComplete: the system may not tell the node of a
+/// processor that is not active, nor take it for the target of a DPC.
+#[repr(align(64))]
+pub struct Lane {
+    pub index: u32,
+    node: u16,
+    joined_at: u64,
+    pub dpcs: LocalCount,
+    pub requests: LocalCount,
+    /// What is to be done here.
+    pub pending: IrpList<Passed>,
+}
+
 /// All processors, by index.
 pub struct Processors {
-    table: PerProcessor<Dpc<Block>>,
+    blocks: PerProcessor<Block>,
+    lanes: PerProcessor<Dpc<Lane>>,
     steering: Steering,
     known: AtomicU32,
-    pool: PoolArc<BufferPool>,
 }
 
 impl Processors {
-    /// A table without blocks, with room for all the processors that there can ever be.
+    /// Tables without entries, with room for all the processors that there can ever be.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(pool: PoolArc<BufferPool>, passive: Passive<'_>) -> Result<Self> {
-        let table = PerProcessor::new(TAG, passive)?;
-        let steering = Steering::new(table.room())?;
-        Ok(Self { table, steering, known: AtomicU32::new(0), pool })
+    pub fn new(passive: Passive<'_>) -> Result<Self> {
+        let blocks = PerProcessor::new(TAG, passive)?;
+        let lanes = PerProcessor::new(TAG, passive)?;
+        let steering = Steering::new(blocks.room())?;
+        Ok(Self { blocks, lanes, steering, known: AtomicU32::new(0) })
     }
 
     /// The most processors there can ever be.
     pub fn room(&self) -> u32 {
-        u32::try_from(self.table.room()).unwrap_or(u32::MAX)
+        u32::try_from(self.blocks.room()).unwrap_or(u32::MAX)
     }
 
     /// How many have a block.
@@ -129,106 +99,162 @@ impl Processors {
 
     /// AddStart: gives the processor its block. It may run our code as soon as this returns.
     fn admit(&self, added: AddedProcessor, passive: Passive<'_>) -> Result {
-        let node = processors::node_of(added.number);
-        self.table.insert(added, node, Block::new(added, node, self.pool.clone(), passive)?, passive)?;
+        self.blocks.insert(added, Block::new(added), passive)?;
         self.known.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// AddComplete: the next plan steers to it. Here, and not in AddStart, because the kernel need not accept a
-    /// processor as the target of a DPC before it runs.
-    fn join(&self, added: AddedProcessor) -> Result {
-        let targeted = self.table.inspect(added.index, |block| {
-            if let Some(node) = processors::node_of(added.number) {
-                block.node.store(node, Ordering::Relaxed);
-            }
-            block.set_target(added.number)
-        });
-        targeted.ok_or(NtStatus::NOT_FOUND)??;
-        self.table.commit(added.index);
         Ok(())
     }
 
     /// AddFailure: the block goes.
     fn dismiss(&self, added: AddedProcessor, passive: Passive<'_>) {
-        self.table.remove(added, passive);
+        self.blocks.remove(added, passive);
         self.known.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Makes a new plan from the processors that have joined. Returns how many were steered to before, and are now.
+    /// Gives a lane to each processor that runs and has none, and makes a new plan. Where a lane fails, its processor is served where
+    /// it asks, nothing is steered to it, and the next call tries again.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn rebuild_plan(&self) -> (u32, u32) {
-        let joined = (0..self.room()).filter_map(|index| self.table.get(index));
-        self.steering.rebuild(joined.map(|block| Processor { index: block.index, node: block.node() }))
+    /// IRQL: PASSIVE_LEVEL.
+    pub fn join(&self, passive: Passive<'_>) -> Joined {
+        let mut status = NtStatus::SUCCESS;
+        for (index, block) in self.blocks.iter() {
+            if self.lanes.get(index).is_none()
+                && let Err(error) = self.add_lane(block, passive)
+            {
+                status = error;
+            }
+        }
+        let lanes = self.lanes.iter().map(|(index, lane)| Processor { index, node: lane.node });
+        let (before, now) = self.steering.rebuild(lanes);
+        Joined { before, now, status }
     }
 
-    /// The block that takes the next request of this processor; `None` only before the first plan.
+    fn add_lane(&self, block: &Block, passive: Passive<'_>) -> Result {
+        let node = processors::node_of(block.number);
+        let lane = Lane {
+            index: block.index,
+            node: node.unwrap_or(0),
+            joined_at: wdm::time::now(),
+            dpcs: LocalCount::default(),
+            requests: LocalCount::default(),
+            pending: IrpList::new(),
+        };
+        let lane = Dpc::new_on_node(TAG, lane, node, passive)?;
+        lane.set_target(block.number)?;
+        match self.lanes.insert(AddedProcessor { index: block.index, number: block.number }, lane, passive) {
+            // Somebody else was quicker.
+            Err(NtStatus::INVALID_DEVICE_STATE) => {}
+            inserted => inserted?,
+        }
+        self.lanes.commit(block.index);
+        Ok(())
+    }
+
+    /// The lane for a request of the processor that this runs on: its own, unless that is busy. Where nothing is steered to, the
+    /// processor's index.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn steer(&self) -> Option<&Dpc<Block>> {
-        let requester = self.table.current();
-        let (index, turn) = requester.map_or_else(
-            || (processors::current().0, 0),
-            |block| (block.index, block.turn.fetch_add(1, Ordering::Relaxed)),
-        );
-        if let Some(block) = requester.filter(|block| !self.table.is_committed(block.index)) {
+    pub fn steer(&self) -> core::result::Result<&Dpc<Lane>, u32> {
+        let (index, _) = processors::current();
+        match self.lanes.get(index) {
+            Some(lane) if lane.pending.is_empty() => Ok(lane),
+            _ => self.steer_elsewhere(index).ok_or(index),
+        }
+    }
+
+    #[cold]
+    fn steer_elsewhere(&self, index: u32) -> Option<&Dpc<Lane>> {
+        let block = self.blocks.current();
+        if let Some(block) = block.filter(|block| !self.blocks.is_committed(block.index)) {
             block.early.fetch_add(1, Ordering::Relaxed);
         }
-        self.table.get(self.steering.pick(index, turn)?)
+        let free = |index| self.lanes.get(index).is_some_and(|lane| lane.pending.is_empty());
+        let turn = || block.map_or(0, |block| block.turn.fetch_add(1, Ordering::Relaxed));
+        self.lanes.get(self.steering.pick(index, free, turn)?)
     }
 
     /// Counts an interrupt on this processor.
     ///
     /// IRQL: any.
     pub fn count_interrupt(&self) {
-        self.count(|block| &block.interrupts);
-    }
-
-    /// Counts a DPC on this processor.
-    ///
-    /// IRQL: any.
-    pub fn count_dpc(&self) {
-        self.count(|block| &block.dpcs);
-    }
-
-    /// Counts a finished request on this processor.
-    ///
-    /// IRQL: any.
-    pub fn count_request(&self) {
-        self.count(|block| &block.requests);
-    }
-
-    /// A processor without a block is served all the same, uncounted.
-    fn count(&self, counter: impl FnOnce(&Block) -> &AtomicU64) {
-        if let Some(block) = self.table.current() {
-            counter(block).fetch_add(1, Ordering::Relaxed);
+        // A processor without a block is served all the same, uncounted.
+        if let Some(block) = self.blocks.current() {
+            block.interrupts.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The queues of the processors that are steered to.
-    pub fn queues(&self) -> impl Iterator<Item = &CancelSafeQueue<Queued>> {
-        (0..self.room()).filter_map(|index| self.table.get(index)).map(|block| &block.pending)
+    /// Counts a DPC of the `edu` engine.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn count_dpc(&self, here: Here<'_>) {
+        self.count(here, |block| &block.dpcs);
+    }
+
+    /// Counts a request that the `edu` engine has finished.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn count_request(&self, here: Here<'_>) {
+        self.count(here, |block| &block.requests);
+    }
+
+    fn count(&self, here: Here<'_>, counter: impl FnOnce(&Block) -> &LocalCount) {
+        match (self.blocks.get(here.processor), here.dispatch) {
+            (Some(block), Some(dispatch)) => counter(block).add_here(dispatch),
+            (Some(block), None) => counter(block).add(),
+            // Before AddComplete; a processor without a block is served all the same, uncounted.
+            (None, _) => {
+                self.blocks.inspect(here.processor, |block| counter(block).add());
+            }
+        }
     }
 
     /// What is known of the processor `index`.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn statistics(&self, index: u32) -> Option<ProcessorStatistics> {
-        let steered = self.table.is_committed(index);
-        self.table.inspect(index, |block| block.statistics(steered))
+        let lane = self.lanes.get(index);
+        let both = |of_block: &LocalCount, of_lane: fn(&Lane) -> &LocalCount| {
+            of_block.get().wrapping_add(lane.map_or(0, |lane| of_lane(lane).get()))
+        };
+        self.blocks.inspect(index, |block| ProcessorStatistics {
+            index,
+            group: block.number.group,
+            number: block.number.number,
+            steered: lane.is_some().into(),
+            node: lane.map_or(0, |lane| lane.node.into()),
+            early_requests: block.early.load(Ordering::Relaxed),
+            interrupts: block.interrupts.load(Ordering::Relaxed),
+            dpcs: both(&block.dpcs, |lane| &lane.dpcs),
+            requests: both(&block.requests, |lane| &lane.requests),
+            joined_at: lane.map_or(0, |lane| lane.joined_at),
+        })
     }
 }
 
-/// The processor change callback.
+/// How many processors were steered to before, and are now, and how a lane failed.
+pub struct Joined {
+    pub before: u32,
+    pub now: u32,
+    pub status: NtStatus,
+}
+
+/// The processor change callback. AddStart and AddComplete make one call of the kernel each, for the block and for the work item: what
+/// can be done later is done there, and the journal is told without its lock.
 pub struct Changes {
     pub shared: PoolArc<Shared>,
     pub refresh: PoolArc<WorkItem<Refresh>>,
 }
 
 impl Changes {
+    fn announce(&self, kind: EventKind, added: AddedProcessor) {
+        let announced = Announced { kind, processor: added, known: self.shared.processors.known() };
+        if !self.shared.journal.announce(announced) {
+            self.shared.journal.record(kind, announced.event());
+        }
+    }
+
     fn record(&self, kind: EventKind, added: AddedProcessor, status: NtStatus) {
-        record(&self.shared.journal, kind, added, status, self.shared.processors.known());
+        let announced = Announced { kind, processor: added, known: self.shared.processors.known() };
+        self.shared.journal.record(kind, Event { status: status.raw(), ..announced.event() });
     }
 }
 
@@ -236,16 +262,15 @@ impl ProcessorChange for Changes {
     fn add_start(&self, added: AddedProcessor, passive: Passive<'_>) -> Result {
         let admitted = self.shared.processors.admit(added, passive);
         match admitted {
-            Ok(()) => self.record(EventKind::ProcessorAddStart, added, NtStatus::SUCCESS),
+            Ok(()) => self.announce(EventKind::ProcessorAddStart, added),
             Err(status) => self.record(EventKind::ProcessorVetoed, added, status),
         }
         admitted
     }
 
     fn add_complete(&self, added: AddedProcessor, _: Passive<'_>) {
-        // If it cannot be a target it is served where it asks, and nothing is steered to it; the event tells.
-        let joined = self.shared.processors.join(added);
-        self.record(EventKind::ProcessorAddComplete, added, joined.err().unwrap_or(NtStatus::SUCCESS));
+        self.shared.processors.blocks.commit(added.index);
+        self.announce(EventKind::ProcessorAddComplete, added);
         self.refresh.queue();
     }
 
@@ -253,16 +278,4 @@ impl ProcessorChange for Changes {
         self.shared.processors.dismiss(added, passive);
         self.record(EventKind::ProcessorAddFailure, added, status);
     }
-}
-
-fn record(journal: &Journal, kind: EventKind, added: AddedProcessor, status: NtStatus, known: u32) {
-    let event = Event {
-        processor: added.index,
-        group: added.number.group.into(),
-        number: added.number.number.into(),
-        status: status.raw(),
-        count: known.into(),
-        ..Event::default()
-    };
-    journal.record(kind, event);
 }

@@ -6,46 +6,52 @@ use hotadd_abi::{
     Status, Wire, WireError,
 };
 use hotadd_policy::work::{BadTransfer, Transfer, factorial as factorial_of, transfer};
+use wdm::device::{Device, DeviceRef, IoDevice, Pass};
+use wdm::driver::Registered;
 use wdm::irp::{DeviceControl, Disposition, Irp, IrpRef, PendedIrp};
-use wdm::pool::{PoolArc, PoolArray, PoolBox};
+use wdm::irql::Dispatch;
+use wdm::pool::{PoolArray, PoolBox};
 use wdm::processors;
 use wdm::queue::QueuedContext;
-use wdm::rundown::RundownGuard;
 use wdm::status::{NtStatus, Result};
 
-use crate::TAG;
 use crate::device::{Core, Fdo, Outcome};
 use crate::journal::Journal;
-use crate::memory::BufferPool;
+use crate::{Hotadd, TAG, gate};
 
 /// What the device is to do.
-#[derive(Clone, Copy)]
 pub enum Work {
     /// Compute a factorial.
-    Factorial(u32),
-    /// Move bytes from the device's buffer to the request's.
-    Read(Transfer),
-    /// Move bytes from the request's buffer to the device's.
-    Write(Transfer),
+    Factorial {
+        number: u32,
+        /// Whether the request was counted as accepted, as one that had to wait.
+        counted: bool,
+    },
+    /// Move bytes between its buffer and the request's.
+    Transfer(PoolBox<Buffer>),
 }
 
-/// A request for the device; its IRP goes along with it.
-///
-/// It comes from the buffer pool before the request is accepted and goes back when it is completed.
-pub struct Request {
+/// The direction of a transfer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the device's buffer.
+    Read,
+    /// To the device's buffer.
+    Write,
+}
+
+/// What a transfer needs. It comes from the buffer pool before the request is accepted and goes back when that is completed.
+pub struct Buffer {
     /// The next free one, in the pool.
     pub next: Option<PoolBox<Self>>,
-    /// The device that it is for. It stays set in the pool, because a device's requests mostly come back to it, and
-    /// counting its users for each request would have all processors write to one cache line.
-    core: Option<PoolArc<Core>>,
-    /// The gate counts it as in flight while it has this.
-    pass: Option<RundownGuard>,
-    pub work: Work,
+    pub direction: Direction,
+    pub transfer: Transfer,
+    counted: bool,
     /// What is written, or was read.
-    pub buffer: PoolArray<u8>,
+    bytes: PoolArray<u8>,
 }
 
-impl Request {
+impl Buffer {
     /// A free one.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
@@ -54,192 +60,235 @@ impl Request {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new() -> Result<PoolBox<Self>> {
-        let buffer = PoolArray::from_fn(TAG, hotadd_abi::BUFFER_BYTES as usize, |_| 0)?;
-        PoolBox::new(TAG, Self { next: None, core: None, pass: None, work: Work::Factorial(0), buffer })
+        let bytes = PoolArray::from_fn(TAG, hotadd_abi::BUFFER_BYTES as usize, |_| 0)?;
+        let transfer = Transfer { offset: 0, length: 0 };
+        PoolBox::new(TAG, Self { next: None, direction: Direction::Read, transfer, counted: false, bytes })
     }
 
-    /// Makes it one of this device.
-    pub fn belong_to(&mut self, core: &PoolArc<Core>) {
-        if self.core.as_ref().is_none_or(|own| own.number != core.number) {
-            self.core = Some(core.clone());
-        }
-    }
-
-    /// Lets go of this device.
-    pub fn forget(&mut self, core: &PoolArc<Core>) {
-        if self.core.as_ref().is_some_and(|own| own.number == core.number) {
-            self.core = None;
-        }
-    }
-
-    /// Takes its work, and what is to be written.
-    fn prepare(&mut self, irp: &IrpRef, work: Work) -> Result {
-        self.work = work;
-        match work {
-            Work::Write(_) => irp.direct_buffer()?.read(0, self.bytes()),
+    /// Takes its transfer, and what is to be written.
+    fn prepare(&mut self, irp: &IrpRef, direction: Direction, transfer: Transfer) -> Result {
+        (self.direction, self.transfer, self.counted) = (direction, transfer, false);
+        match direction {
+            Direction::Write => irp.direct_buffer()?.read(0, self.bytes()),
             // Mapped here, where failing is still possible.
-            Work::Read(_) => irp.direct_buffer().map(drop),
-            Work::Factorial(_) => Ok(()),
+            Direction::Read => irp.direct_buffer().map(drop),
         }
     }
 
-    /// Does its work in memory, as the software engine does it: the factorial, or the transfer with the device's
-    /// buffer.
-    pub fn execute(&mut self) -> Result<u32> {
-        let (offset, length) = match self.work {
-            Work::Factorial(number) => return Ok(factorial_of(number)),
-            Work::Read(transfer) | Work::Write(transfer) => (transfer.offset as usize, transfer.length as usize),
-        };
-        let core = self.core.as_ref().ok_or(NtStatus::INVALID_DEVICE_STATE)?;
-        let ours = self.buffer.get_mut(..length).ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
+    /// Transfers in memory, as the software engine does it.
+    fn execute(&mut self, core: &Core) -> Result<()> {
+        let (offset, length) = (self.transfer.offset as usize, self.transfer.length as usize);
+        let ours = self.bytes.get_mut(..length).ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
         let mut store = core.store.lock();
         let theirs = store.get_mut(offset..).and_then(|rest| rest.get_mut(..length));
         let theirs = theirs.ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
         // Both have `length` bytes; `copy_from_slice` would check that once more, and panic.
         let (from, to): (&[u8], &mut [u8]) =
-            if matches!(self.work, Work::Write(_)) { (ours, theirs) } else { (theirs, ours) };
+            if self.direction == Direction::Write { (ours, theirs) } else { (theirs, ours) };
         for (to, from) in to.iter_mut().zip(from) {
             *to = *from;
         }
-        Ok(0)
+        Ok(())
     }
 
-    /// Gives its result to the caller; returns how many bytes that are.
-    fn deliver(&mut self, irp: &IrpRef, value: u32) -> Result<usize> {
-        match self.work {
-            Work::Factorial(_) => {
-                output(irp, 0, &FactorialOutput { factorial: value, processor: processors::current().0 })
-            }
-            Work::Read(_) => {
-                let bytes = self.bytes();
-                irp.direct_buffer()?.write(0, bytes)?;
-                Ok(bytes.len())
-            }
-            Work::Write(transfer) => Ok(transfer.length as usize),
+    /// Gives what was read to the caller; returns how many bytes were transferred.
+    fn deliver(&mut self, irp: &IrpRef) -> Result<usize> {
+        if self.direction == Direction::Read {
+            irp.direct_buffer()?.write(0, self.bytes())?;
         }
+        Ok(self.transfer.length as usize)
     }
 
     /// The bytes of its transfer.
     pub fn bytes(&mut self) -> &mut [u8] {
-        let length = match self.work {
-            Work::Factorial(_) => 0,
-            Work::Read(transfer) | Work::Write(transfer) => transfer.length as usize,
-        };
-        self.buffer.get_mut(..length).unwrap_or_default()
+        self.bytes.get_mut(..self.transfer.length as usize).unwrap_or_default()
     }
 }
 
-/// A [`Request`] as it lies in a queue with its IRP, or as it is worked on.
-pub struct Queued(pub PoolBox<Request>);
-
-impl Queued {
-    /// Makes the gate count it as in flight until it is completed.
-    pub fn passed(mut self, pass: RundownGuard) -> Self {
-        self.0.pass = Some(pass);
-        self
+impl Work {
+    /// Whether it was counted as accepted.
+    pub fn was_counted(&self) -> bool {
+        match self {
+            Self::Factorial { counted, .. } => *counted,
+            Self::Transfer(buffer) => buffer.counted,
+        }
     }
 
-    /// Gives up being counted as in flight.
-    pub fn take_pass(&mut self) -> Option<RundownGuard> {
-        self.0.pass.take()
+    /// Notes whether it is counted as accepted.
+    pub fn set_counted(&mut self, yes: bool) {
+        match self {
+            Self::Factorial { counted, .. } => *counted = yes,
+            Self::Transfer(buffer) => buffer.counted = yes,
+        }
     }
 
-    /// Completes it with an error, as one that was never accepted.
+    /// Gives its buffer back.
+    fn end(self, core: &Core, processor: u32) {
+        if let Self::Transfer(buffer) = self {
+            core.shared.memory.pool.put(buffer, processor.wrapping_add(core.number));
+        }
+    }
+}
+
+/// Where a request ends: on a processor, which at DISPATCH_LEVEL stays the same.
+#[derive(Clone, Copy)]
+pub struct Here<'a> {
+    pub processor: u32,
+    pub dispatch: Option<Dispatch<'a>>,
+}
+
+impl Here<'_> {
+    /// The processor that this runs on.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn now() -> Self {
+        Self { processor: processors::current().0, dispatch: None }
+    }
+}
+
+/// A request in flight, without its IRP.
+pub struct Passed {
+    /// The gate counts it as in flight while it has this.
+    pub pass: Pass<Fdo>,
+    pub work: Work,
+}
+
+impl Passed {
+    /// Does its work in memory, and completes it.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
-    pub fn refuse(self, irp: PendedIrp, status: NtStatus) {
-        if let Some(core) = self.0.core.clone() {
-            core.shared.memory.pool.put(self.0, core.number);
-        }
-        irp.complete(status);
+    pub fn execute(mut self, irp: PendedIrp, here: Here<'_>) {
+        let result = match &mut self.work {
+            Work::Factorial { number, .. } => Ok(factorial_of(*number)),
+            Work::Transfer(buffer) => buffer.execute(&self.pass.core).map(|()| 0),
+        };
+        self.finish(irp, result, here);
+    }
+
+    /// Completes it, and gives its buffer back. `result` is the factorial for a factorial, and means nothing for a transfer.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    pub fn finish(self, irp: PendedIrp, result: Result<u32>, here: Here<'_>) {
+        let Self { pass, mut work } = self;
+        let delivered = result.and_then(|value| match &mut work {
+            Work::Factorial { .. } => output(&irp, 0, &FactorialOutput { factorial: value, processor: here.processor }),
+            Work::Transfer(buffer) => buffer.deliver(&irp),
+        });
+        let (status, information) = delivered.map_or_else(|status| (status, 0), |bytes| (NtStatus::SUCCESS, bytes));
+        pass.core.count(work.was_counted(), Outcome::of(status), here);
+        work.end(&pass.core, here.processor);
+        irp.complete_with(status, information);
+        // Last: whoever closes the gate goes on when this is gone, and the device with it.
+        drop(pass);
     }
 
     /// Completes it with an error.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn fail(self, irp: PendedIrp, status: NtStatus) {
-        match self.0.core.clone() {
-            Some(core) => self.finish(irp, Err(status), &core.shared.memory.pool),
-            None => irp.complete(status),
-        }
-    }
-
-    /// Completes it, and gives the request back to the pool. `result` is the factorial for a factorial, and means
-    /// nothing for a transfer.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL; not under a lock.
-    pub fn finish(self, irp: PendedIrp, result: Result<u32>, pool: &BufferPool) {
-        let Self(mut request) = self;
-        let (status, information) = match result.and_then(|value| request.deliver(&irp, value)) {
-            Ok(information) => (NtStatus::SUCCESS, information),
-            Err(status) => (status, 0),
-        };
-        let pass = request.pass.take();
-        let mut device = 0;
-        if let Some(core) = &request.core {
-            device = core.number;
-            core.count(Outcome::of(status));
-            core.shared.processors.count_request();
-        }
-        pool.put(request, device);
-        irp.complete_with(status, information);
-        // Last: whoever closes the gate goes on when this is gone, and the device with it.
-        drop(pass);
+        self.finish(irp, Err(status), Here::now());
     }
 }
 
-impl QueuedContext for Queued {
+/// A request that waits without being in flight, at the gate or for the device.
+pub struct Waiting {
+    pub device: DeviceRef<Fdo>,
+    pub work: Work,
+}
+
+impl Waiting {
+    /// Completes it with an error, as one that was accepted.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    pub fn fail(self, irp: PendedIrp, status: NtStatus) {
+        let (Self { device, work }, here) = (self, Here::now());
+        device.core.count(work.was_counted(), Outcome::of(status), here);
+        work.end(&device.core, here.processor);
+        irp.complete(status);
+        // Last: the device may be removed when this is gone.
+        drop(device);
+    }
+}
+
+impl QueuedContext for Waiting {
     fn cancelled(self, irp: PendedIrp) {
         self.fail(irp, NtStatus::CANCELLED);
     }
 }
 
+/// Completes a request with an error, as one that was never accepted.
+///
+/// IRQL: <= DISPATCH_LEVEL; not under a lock.
+pub fn refuse(device: &Fdo, irp: PendedIrp, work: Work, status: NtStatus) {
+    work.end(&device.core, Here::now().processor);
+    irp.complete(status);
+}
+
 /// `IRP_MJ_READ` and `IRP_MJ_WRITE`.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-pub fn read_write<'a>(device: &Fdo, irp: Irp<'a>, work: fn(Transfer) -> Work) -> Disposition<'a> {
-    match check_transfer(&irp, device.engines.buffer_bytes(), work(Transfer { offset: 0, length: 0 })) {
+pub fn read_write<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, direction: Direction) -> Disposition<'a> {
+    match check_transfer(&irp, device.engines.buffer_bytes(), direction) {
         Err(status) => irp.complete(status),
         Ok(_) if device.gate.is_refusing() => irp.complete(NtStatus::DELETE_PENDING),
         Ok(Transfer { length: 0, .. }) => irp.complete(NtStatus::SUCCESS),
-        Ok(transfer) => begin(device, irp, work(transfer)),
+        Ok(transfer) => begin_transfer(device, irp, direction, transfer),
     }
 }
 
-fn check_transfer(irp: &IrpRef, size: u32, work: Work) -> Result<Transfer> {
+fn check_transfer(irp: &IrpRef, size: u32, direction: Direction) -> Result<Transfer> {
     let parameters = irp.read_write().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
     let length = u32::try_from(parameters.length).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-    transfer(parameters.offset, length, size).map_err(|bad| match (bad, work) {
+    transfer(parameters.offset, length, size).map_err(|bad| match (bad, direction) {
         (BadTransfer::Invalid, _) => NtStatus::INVALID_PARAMETER,
         (BadTransfer::OverEnd, _) => NtStatus::INVALID_BUFFER_SIZE,
-        (BadTransfer::BeyondEnd, Work::Write(_)) => NtStatus::DISK_FULL,
-        (BadTransfer::BeyondEnd, Work::Read(_) | Work::Factorial(_)) => NtStatus::END_OF_FILE,
+        (BadTransfer::BeyondEnd, Direction::Write) => NtStatus::DISK_FULL,
+        (BadTransfer::BeyondEnd, Direction::Read) => NtStatus::END_OF_FILE,
     })
 }
 
-/// Accepts a request that was found good: from here on the gate decides.
-fn begin<'a>(device: &Fdo, irp: Irp<'a>, work: Work) -> Disposition<'a> {
-    let pool = &device.core.shared.memory.pool;
-    let mut request = match pool.take(&device.core) {
-        Ok(request) => request,
+fn begin_transfer<'a>(
+    device: IoDevice<'_, Fdo>,
+    irp: Irp<'a>,
+    direction: Direction,
+    transfer: Transfer,
+) -> Disposition<'a> {
+    let core = &device.core;
+    let list = Here::now().processor.wrapping_add(core.number);
+    let mut buffer = match core.shared.memory.pool.take(list) {
+        Ok(buffer) => buffer,
         Err(status) => return irp.complete(status),
     };
-    if let Err(status) = request.prepare(&irp, work) {
-        pool.put(request, device.core.number);
+    if let Err(status) = buffer.prepare(&irp, direction, transfer) {
+        core.shared.memory.pool.put(buffer, list);
         return irp.complete(status);
     }
+    begin(device, irp, Work::Transfer(buffer))
+}
+
+/// Accepts a request that was found good: from here on the gate decides.
+fn begin<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, work: Work) -> Disposition<'a> {
+    let Some(driver) = Hotadd::running(&irp) else { return irp.complete(NtStatus::DEVICE_NOT_READY) };
     let (irp, disposition) = irp.pend();
-    device.gate.submit(irp, Queued(request), &device.engines);
+    gate::submit(device, irp, work, &driver.shared.processors);
     disposition
 }
 
 /// `IRP_MJ_DEVICE_CONTROL`; `hotadd_abi` says what ends with which status.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-pub fn device_control<'a>(device: &Fdo, irp: Irp<'a>) -> Disposition<'a> {
+pub fn device_control<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>) -> Disposition<'a> {
     let Some(control) = irp.device_control() else { return irp.complete(NtStatus::INVALID_DEVICE_REQUEST) };
+    if control.code == IOCTL_HOTADD_FACTORIAL {
+        return factorial(device, irp, control);
+    }
+    other_control(&device, irp, control)
+}
+
+/// The control codes that are not for the device.
+#[inline(never)]
+fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
     let answered = match control.code {
-        IOCTL_HOTADD_FACTORIAL => return factorial(device, irp, control),
         IOCTL_HOTADD_JOURNAL_WAIT => return journal_wait(device, irp),
         IOCTL_HOTADD_STATUS => status(device, &irp, control),
         IOCTL_HOTADD_PROCESSORS => processor_statistics(device, &irp, control),
@@ -252,15 +301,17 @@ pub fn device_control<'a>(device: &Fdo, irp: Irp<'a>) -> Disposition<'a> {
     }
 }
 
-fn factorial<'a>(device: &Fdo, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
-    let checked = input::<FactorialInput>(&irp, control).and_then(|input| {
-        check_room(control, FactorialOutput::SIZE)?;
-        Ok(input.number)
-    });
-    match checked {
-        Ok(number) => begin(device, irp, Work::Factorial(number)),
+fn factorial<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
+    match factorial_number(&irp, control) {
+        Ok(number) => begin(device, irp, Work::Factorial { number, counted: false }),
         Err(status) => irp.complete(status),
     }
+}
+
+fn factorial_number(irp: &IrpRef, control: DeviceControl) -> Result<u32> {
+    let input = input::<FactorialInput>(irp, control)?;
+    check_room(control, FactorialOutput::SIZE)?;
+    Ok(input.number)
 }
 
 fn status(device: &Fdo, irp: &IrpRef, control: DeviceControl) -> Result<usize> {
@@ -317,17 +368,13 @@ const fn check_room(control: DeviceControl, bytes: usize) -> Result {
 /// The input structure of a control code.
 fn input<T: Wire>(irp: &IrpRef, control: DeviceControl) -> Result<T> {
     check_input_length(control, T::SIZE)?;
-    let mut bytes = [0; JournalInput::SIZE];
-    let bytes = bytes.get_mut(..T::SIZE).ok_or(NtStatus::INVALID_PARAMETER)?;
-    irp.read_input(bytes)?;
-    T::from_bytes(bytes).map_err(|_: WireError| NtStatus::INVALID_PARAMETER)
+    let mut bytes = T::ZEROS;
+    irp.read_input(bytes.as_mut())?;
+    T::from_bytes(bytes.as_ref()).map_err(|_: WireError| NtStatus::INVALID_PARAMETER)
 }
 
 /// Puts a structure in the output at `at`; returns how many bytes it takes.
 pub fn output<T: Wire>(irp: &IrpRef, at: usize, value: &T) -> Result<usize> {
-    let mut bytes = [0; Status::SIZE];
-    let bytes = bytes.get_mut(..T::SIZE).ok_or(NtStatus::BUFFER_TOO_SMALL)?;
-    value.write_to(bytes).ok_or(NtStatus::BUFFER_TOO_SMALL)?;
-    irp.write_output(at, bytes)?;
+    irp.write_output(at, value.to_bytes().as_ref())?;
     Ok(T::SIZE)
 }

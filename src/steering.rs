@@ -70,17 +70,19 @@ impl Steering {
         if live & 1 == 0 { even } else { odd }
     }
 
-    /// The processor that takes request number `turn` of the processor `requester`; `None` while there is no plan.
+    /// The processor for a request of the processor `requester`: one of its node that is `free`, itself first, else the one whose `turn`
+    /// it is among all; `None` while there is no plan.
     ///
     /// IRQL: any.
-    pub fn pick(&self, requester: u32, turn: u32) -> Option<u32> {
+    pub fn pick(&self, requester: u32, free: impl Fn(u32) -> bool, turn: impl FnOnce() -> u32) -> Option<u32> {
         let live = self.live.load(Ordering::Acquire);
         let row = self.row(live);
         let count = u16::try_from(live >> 1).unwrap_or(u16::MAX);
+        let at = |position: u16| Some(row.order.get(usize::from(position))?.load(Ordering::Relaxed));
         // A processor without a seat is served as if it sat at the front, on no node.
         let seat = row.seat(requester).unwrap_or(Seat { position: 0, node_start: 0, node_end: 0 });
-        let position = seat.target(turn, count)?;
-        Some(row.order.get(usize::from(position))?.load(Ordering::Relaxed))
+        let near = seat.neighbours(count).filter_map(at).find(|processor| free(*processor));
+        near.or_else(|| at(seat.anybody(turn(), count)?))
     }
 
     /// How many processors the plan steers to.

@@ -4,7 +4,7 @@ pub mod hardware;
 
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, InterruptMode};
 use hotadd_policy::work::Transfer;
-use wdm::device::Pdo;
+use wdm::device::{Device, DeviceRef, Pdo};
 use wdm::dma::{Adapter, CommonBuffer};
 use wdm::dpc::{Again, Dpc, DpcRoutine};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
@@ -16,15 +16,14 @@ use wdm::lock::SpinLock;
 use wdm::pool::{PoolArc, PoolArray};
 use wdm::queue::CancelSafeQueue;
 use wdm::resources::{InterruptResource, Resource, ResourceList};
-use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 use wdm::time::{self, Interval};
 use wdm::timer::Timer;
 
 use crate::TAG;
-use crate::device::Core;
+use crate::device::{Core, Fdo};
 use crate::interrupt::Service;
-use crate::requests::Queued;
+use crate::requests::{Here, Passed, Waiting};
 use hardware::{Hardware, REACHABLE, Tell};
 
 /// How often the watchdog looks.
@@ -37,10 +36,8 @@ const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
 /// The engine; it lives as long as its device, the hardware from start to stop.
 pub struct Edu {
     core: PoolArc<Core>,
-    /// What the gate waits for: the request that the device works on, and those that are just being submitted.
-    in_flight: PoolArc<Rundown>,
     /// Requests that wait for their turn, across a stop too. They are not in flight.
-    waiting: CancelSafeQueue<Queued>,
+    waiting: CancelSafeQueue<Waiting>,
     bench: SpinLock<Bench>,
     /// What has to be taken down outside of locks.
     attached: SpinLock<Option<Attached>>,
@@ -90,6 +87,25 @@ enum Recovery {
 }
 
 impl Bench {
+    /// Starts the request that `next` returns, if the device is free. Returns one that could not be started.
+    fn try_begin(&mut self, next: impl FnOnce() -> Option<(PendedIrp, Passed)>) -> Option<NotBegun> {
+        if self.active.is_some() {
+            return None;
+        }
+        let (stuck, asleep) = (self.stuck, self.asleep.is_some());
+        let hardware = self.hardware.as_mut()?;
+        if stuck && (asleep || !hardware.is_idle()) {
+            return None;
+        }
+        let (irp, mut passed) = next()?;
+        if let Err(status) = hardware.begin(&mut passed.work) {
+            return Some((irp, passed, status));
+        }
+        self.stuck = false;
+        self.active = Some(Active { irp, passed, since: time::now() });
+        None
+    }
+
     fn recovery(&mut self) -> Recovery {
         match &self.hardware {
             Some(hardware) if self.stuck && (self.asleep.is_some() || !hardware.is_idle()) => Recovery::Stuck,
@@ -104,9 +120,12 @@ impl Bench {
 
 struct Active {
     irp: PendedIrp,
-    queued: Queued,
+    passed: Passed,
     since: u64,
 }
+
+/// A request that could not be started, and why.
+type NotBegun = (PendedIrp, Passed, NtStatus);
 
 /// The watchdog and the interrupt, in the order in which they end.
 struct Attached {
@@ -144,19 +163,20 @@ impl Connection {
 pub struct Completion(PoolArc<Edu>);
 
 impl DpcRoutine for Completion {
-    fn run(&self, _: usize, _: Dispatch<'_>) -> Again {
-        self.0.core.shared.processors.count_dpc();
-        self.0.complete_active();
+    fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
+        let here = Here { dispatch: Some(dispatch), ..Here::now() };
+        self.0.core.shared.processors.count_dpc(here);
+        self.0.complete_active(here);
         Again::No
     }
 }
 
 /// Looks whether the device still answers.
-struct Watchdog(PoolArc<Edu>);
+struct Watchdog(PoolArc<Edu>, DeviceRef<Fdo>);
 
 impl DpcRoutine for Watchdog {
     fn run(&self, _: usize, _: Dispatch<'_>) -> Again {
-        self.0.watch();
+        self.0.watch(&self.1);
         Again::No
     }
 }
@@ -179,11 +199,10 @@ impl Edu {
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>) -> Result<Self> {
+    pub fn new(core: PoolArc<Core>) -> Result<Self> {
         let waiting = CancelSafeQueue::new(TAG)?;
         Ok(Self {
             core,
-            in_flight,
             waiting,
             bench: SpinLock::new(Bench::default()),
             attached: SpinLock::new(None),
@@ -201,7 +220,12 @@ impl Edu {
     /// # Errors
     ///
     /// What is wrong with the hardware or the resources; nothing is left behind then.
-    pub fn start(this: &PoolArc<Self>, pdo: &Pdo, resources: ResourceList<'_>, passive: Passive<'_>) -> Result {
+    pub fn start(
+        this: &PoolArc<Self>,
+        device: &Device<Fdo>,
+        resources: ResourceList<'_>,
+        passive: Passive<'_>,
+    ) -> Result {
         let (start, length) = registers_among(resources).ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
         if length < hardware::REGISTERS_LENGTH {
             return Err(NtStatus::DEVICE_CONFIGURATION_ERROR);
@@ -211,6 +235,8 @@ impl Edu {
         hardware::identify(&registers)?;
         hardware::silence(&registers)?;
 
+        let watchdog = Watchdog(this.clone(), device.hold()?);
+        let pdo = device.pdo();
         let adapter = Adapter::get(TAG, pdo, hardware::BUS_MASTER, passive)?;
         let common = adapter.common_buffer(BUFFER_BYTES, passive)?;
         // From here on `stop` undoes what was done.
@@ -219,12 +245,12 @@ impl Edu {
             bench.hardware = Some(Hardware { registers: registers.clone(), common });
             bench.asleep = None;
         }
-        this.attach(this.clone(), pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
+        this.attach(watchdog, pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
     }
 
     fn attach(
         &self,
-        this: PoolArc<Self>,
+        watchdog: Watchdog,
         pdo: &Pdo,
         resources: ResourceList<'_>,
         registers: PoolArc<Registers>,
@@ -233,13 +259,13 @@ impl Edu {
         // Registers survive a reset of the bus: something from before may still be going on.
         self.wait_until_idle(passive)?;
         let found = resources.interrupt().ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
-        let dpc = Dpc::new(TAG, Completion(this.clone()))?;
+        let dpc = Dpc::new(TAG, Completion(watchdog.0.clone()))?;
         let service = Service::new(registers, dpc, self.core.shared.clone());
         let interrupt = Interrupt::connect(TAG, pdo, &found, service, passive)?;
         let connection = Connection::of(&found, interrupt.connection());
         *self.connection.lock() = connection;
         self.core.record(EventKind::InterruptConnected, connection.event());
-        let watchdog = Timer::new(TAG, Watchdog(this))?;
+        let watchdog = Timer::new(TAG, watchdog)?;
         watchdog.set_periodic(Interval::from_millis(WATCH_MILLISECONDS), WATCH_MILLISECONDS);
         *self.attached.lock() = Some(Attached { _watchdog: watchdog, _interrupt: interrupt });
         self.wake(passive)
@@ -251,14 +277,26 @@ impl Edu {
     /// Works on a request when its turn comes.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn submit(&self, irp: PendedIrp, mut queued: Queued) {
-        // Kept to the end, so that the gate is not found drained while a request is on its way into the queue.
-        let pass = queued.take_pass();
-        match self.waiting.insert(irp, queued) {
-            Ok(()) => self.begin_next(),
-            Err((irp, queued)) => queued.fail(irp, NtStatus::DEVICE_NOT_READY),
+    pub fn submit(&self, irp: PendedIrp, mut passed: Passed) {
+        if !passed.work.was_counted() {
+            self.core.count_accepted();
+            passed.work.set_counted(true);
         }
-        drop(pass);
+        let mut own = Some((irp, passed));
+        let not_begun = self.bench.lock().try_begin(|| self.waiting.is_empty().then(|| own.take())?);
+        if let Some((irp, passed, status)) = not_begun {
+            passed.fail(irp, status);
+        }
+        let Some((irp, passed)) = own else { return };
+        // Kept to the end, so that the gate is not found drained while a request is on its way into the queue.
+        let pass = passed.pass;
+        match pass.hold() {
+            Ok(device) => match self.waiting.insert(irp, Waiting { device, work: passed.work }) {
+                Ok(()) => self.begin_next(&pass),
+                Err((irp, waiting)) => waiting.fail(irp, NtStatus::DEVICE_NOT_READY),
+            },
+            Err(status) => Passed { pass, work: passed.work }.fail(irp, status),
+        }
     }
 
     /// How many requests wait for their turn.
@@ -269,44 +307,34 @@ impl Edu {
     }
 
     /// Starts the next request, if the device is free and the gate is not closed. One that cannot be started fails, and
-    /// the next has its turn. The caller has a pass, which keeps the gate from changing from closed to open and back
-    /// unnoticed.
+    /// the next has its turn.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn begin_next(&self) {
-        while let Some((irp, queued, status)) = self.try_begin() {
-            queued.fail(irp, status);
+    pub fn begin_next(&self, device: &Device<Fdo>) {
+        loop {
+            let not_begun = self.bench.lock().try_begin(|| self.next(device));
+            let Some((irp, passed, status)) = not_begun else { return };
+            passed.fail(irp, status);
         }
     }
 
-    /// Returns a request that could not be started, and why.
-    fn try_begin(&self) -> Option<(PendedIrp, Queued, NtStatus)> {
-        let mut bench = self.bench.lock();
-        if bench.active.is_some() {
+    /// The request whose turn it is, in flight.
+    fn next(&self, device: &Device<Fdo>) -> Option<(PendedIrp, Passed)> {
+        if self.waiting.is_empty() {
             return None;
         }
-        let (stuck, asleep) = (bench.stuck, bench.asleep.is_some());
-        let hardware = bench.hardware.as_mut()?;
-        if stuck && (asleep || !hardware.is_idle()) {
-            return None;
-        }
-        let pass = self.in_flight.acquire()?;
-        let (irp, queued) = self.waiting.remove_next()?;
-        let mut queued = queued.passed(pass);
-        if let Err(status) = hardware.begin(&mut queued.0) {
-            return Some((irp, queued, status));
-        }
-        bench.stuck = false;
-        bench.active = Some(Active { irp, queued, since: time::now() });
-        None
+        // With the pass first: without it the request stays in the queue.
+        let pass = device.pass()?;
+        let (irp, waiting) = self.waiting.remove_next()?;
+        Some((irp, Passed { pass, work: waiting.work }))
     }
 
     /// Completes the request that the device is done with, and starts the next.
-    fn complete_active(&self) {
-        let finished = {
+    fn complete_active(&self, here: Here<'_>) {
+        let (active, result, not_begun) = {
             let mut bench = self.bench.lock();
             let done = match (&bench.hardware, &bench.active) {
-                (Some(hardware), Some(active)) => hardware.is_done(&active.queued.0),
+                (Some(hardware), Some(active)) => hardware.is_done(&active.passed.work),
                 _ => false,
             };
             // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
@@ -314,18 +342,20 @@ impl Edu {
                 return;
             }
             let Some(mut active) = bench.active.take() else { return };
-            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&mut active.queued.0));
-            (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)))
+            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&mut active.passed.work));
+            let not_begun = bench.try_begin(|| self.next(&active.passed.pass));
+            (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)), not_begun)
         };
-        let (mut active, result) = finished;
-        let pass = active.queued.take_pass();
-        active.queued.finish(active.irp, result, &self.core.shared.memory.pool);
-        self.begin_next();
-        drop(pass);
+        if let Some((irp, passed, status)) = not_begun {
+            self.begin_next(&passed.pass);
+            passed.fail(irp, status);
+        }
+        self.core.shared.processors.count_request(here);
+        active.passed.finish(active.irp, result, here);
     }
 
     /// Ends a request that the device does not answer in time, and resets the device.
-    fn watch(&self) {
+    fn watch(&self, device: &Device<Fdo>) {
         let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
         let (late, state, reset) = {
             let mut bench = self.bench.lock();
@@ -337,10 +367,8 @@ impl Edu {
             bench.stuck |= late.is_some();
             (late, bench.recovery(), reset)
         };
-        let mut pass = None;
-        if let Some(mut active) = late {
-            pass = active.queued.take_pass();
-            active.queued.fail(active.irp, NtStatus::IO_TIMEOUT);
+        if let Some(active) = late {
+            active.passed.fail(active.irp, NtStatus::IO_TIMEOUT);
             self.core.count_timeout();
             self.core.record(EventKind::RequestTimeout, Event::default());
         }
@@ -352,11 +380,7 @@ impl Edu {
             Recovery::Well => {}
             // The reset did not free it, so those that wait would wait for ever.
             Recovery::Stuck => self.fail_waiting(NtStatus::IO_TIMEOUT),
-            Recovery::Recovered => {
-                let pass = pass.or_else(|| self.in_flight.acquire());
-                self.begin_next();
-                drop(pass);
-            }
+            Recovery::Recovered => self.begin_next(device),
         }
     }
 
@@ -371,8 +395,8 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn fail_waiting(&self, status: NtStatus) {
-        while let Some((irp, queued)) = self.waiting.remove_next() {
-            queued.fail(irp, status);
+        while let Some((irp, waiting)) = self.waiting.remove_next() {
+            waiting.fail(irp, status);
         }
     }
 
@@ -383,7 +407,7 @@ impl Edu {
         self.fail_waiting(status);
         let active = self.bench.lock().active.take();
         if let Some(active) = active {
-            active.queued.fail(active.irp, status);
+            active.passed.fail(active.irp, status);
         }
     }
 
@@ -391,8 +415,8 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn cancel(&self, file: FileId) {
-        while let Some((irp, queued)) = self.waiting.remove_next_of(file) {
-            queued.fail(irp, NtStatus::CANCELLED);
+        while let Some((irp, waiting)) = self.waiting.remove_next_of(file) {
+            waiting.fail(irp, NtStatus::CANCELLED);
         }
     }
 }

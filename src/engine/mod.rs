@@ -6,37 +6,50 @@ mod software;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use hotadd_abi::{BUFFER_BYTES, EngineKind};
-use wdm::device::Pdo;
+use wdm::device::Device;
 use wdm::irp::{FileId, PendedIrp};
 use wdm::irql::Passive;
 use wdm::pool::PoolArc;
 use wdm::resources::ResourceList;
-use wdm::rundown::Rundown;
 use wdm::status::{NtStatus, Result};
 
 use crate::TAG;
-use crate::device::Core;
-use crate::requests::Queued;
+use crate::device::{Core, Fdo};
+use crate::processors::Processors;
+use crate::requests::Passed;
 use edu::{Connection, Edu};
 
 /// The engines of one device, of which its first start chooses one for good.
 pub struct Engines {
-    core: PoolArc<Core>,
     kind: AtomicU32,
     edu: PoolArc<Edu>,
 }
 
+/// Processes a request.
+///
+/// IRQL: <= DISPATCH_LEVEL.
+pub fn submit(irp: PendedIrp, passed: Passed, processors: &Processors) {
+    match passed.pass.engines.edu() {
+        Some(edu) => {
+            // The request takes the device along, and may be done with it before this is.
+            let edu = edu.clone();
+            edu.submit(irp, passed);
+        }
+        None => software::submit(processors, irp, passed),
+    }
+}
+
 impl Engines {
-    /// The engines of a device that has not been started; `in_flight` counts what the gate has to wait for.
+    /// The engines of a device that has not been started.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
     /// # Errors
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
-    pub fn new(core: PoolArc<Core>, in_flight: PoolArc<Rundown>) -> Result<Self> {
-        let edu = PoolArc::new(TAG, Edu::new(core.clone(), in_flight)?)?;
-        Ok(Self { core, kind: AtomicU32::new(EngineKind::None.code()), edu })
+    pub fn new(core: PoolArc<Core>) -> Result<Self> {
+        let edu = PoolArc::new(TAG, Edu::new(core)?)?;
+        Ok(Self { kind: AtomicU32::new(EngineKind::None.code()), edu })
     }
 
     /// Which one is in use.
@@ -60,10 +73,10 @@ impl Engines {
     /// # Errors
     ///
     /// What is wrong with the hardware or the resources; nothing is left behind then.
-    pub fn start(&self, pdo: &Pdo, translated: ResourceList<'_>, passive: Passive<'_>) -> Result {
+    pub fn start(&self, device: &Device<Fdo>, translated: ResourceList<'_>, passive: Passive<'_>) -> Result {
         let kind = if edu::registers_among(translated).is_some() { EngineKind::Edu } else { EngineKind::Software };
         if kind == EngineKind::Edu {
-            Edu::start(&self.edu, pdo, translated, passive)?;
+            Edu::start(&self.edu, device, translated, passive)?;
         }
         self.kind.store(kind.code(), Ordering::Relaxed);
         Ok(())
@@ -118,9 +131,9 @@ impl Engines {
     /// Goes on with those, when the gate has opened.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn resume(&self) {
+    pub fn resume(&self, device: &Device<Fdo>) {
         if let Some(edu) = self.edu() {
-            edu.begin_next();
+            edu.begin_next(device);
         }
     }
 
@@ -142,23 +155,12 @@ impl Engines {
         }
     }
 
-    /// Processes a request.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn submit(&self, irp: PendedIrp, queued: Queued) {
-        match self.edu() {
-            Some(edu) => edu.submit(irp, queued),
-            None => software::submit(&self.core, irp, queued),
-        }
-    }
-
     /// Cancels the requests of a handle that wait for their turn.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn cancel(&self, file: FileId) {
-        match self.edu() {
-            Some(edu) => edu.cancel(file),
-            None => software::cancel(&self.core, file),
+        if let Some(edu) = self.edu() {
+            edu.cancel(file);
         }
     }
 

@@ -1,12 +1,11 @@
 //! The software engine: a DPC on the processor that the request is steered to.
 
 use wdm::dpc::{Again, DpcRoutine};
-use wdm::irp::{FileId, PendedIrp};
+use wdm::irp::PendedIrp;
 use wdm::irql::Dispatch;
 
-use crate::device::Core;
-use crate::processors::Block;
-use crate::requests::Queued;
+use crate::processors::{Lane, Processors};
+use crate::requests::{Here, Passed};
 
 /// How many requests one DPC finishes before others get their turn.
 const BATCH: usize = 32;
@@ -14,43 +13,37 @@ const BATCH: usize = 32;
 /// Gives the request to the processor that it is steered to.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-pub fn submit(core: &Core, irp: PendedIrp, queued: Queued) {
-    let Some(block) = core.shared.processors.steer() else {
-        // No processor has joined yet: served where it was asked for.
-        return execute_here(core, irp, queued);
-    };
-    match block.pending.insert(irp, queued) {
-        Ok(()) => {
-            block.queue(0);
+pub fn submit(processors: &Processors, irp: PendedIrp, passed: Passed) {
+    match processors.steer() {
+        Ok(lane) => {
+            lane.pending.add(irp, passed);
+            lane.queue(0);
         }
-        Err((irp, queued)) => execute_here(core, irp, queued),
+        // No processor is steered to yet: served where it was asked for.
+        Err(processor) => passed.execute(irp, Here { processor, dispatch: None }),
     }
 }
 
-fn execute_here(core: &Core, irp: PendedIrp, mut queued: Queued) {
-    let result = queued.0.execute();
-    queued.finish(irp, result, &core.shared.memory.pool);
-}
-
-/// Cancels the requests of a handle that no DPC has taken yet.
-///
-/// IRQL: <= DISPATCH_LEVEL.
-pub fn cancel(core: &Core, file: FileId) {
-    for pending in core.shared.processors.queues() {
-        while let Some((irp, queued)) = pending.remove_next_of(file) {
-            queued.fail(irp, wdm::status::NtStatus::CANCELLED);
-        }
-    }
-}
-
-impl DpcRoutine for Block {
-    fn run(&self, _: usize, _: Dispatch<'_>) -> Again {
-        self.count_dpc();
+impl DpcRoutine for Lane {
+    fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
+        self.dpcs.add_here(dispatch);
+        let here = Here { processor: self.index, dispatch: Some(dispatch) };
+        let mut chain = self.pending.take();
         for _ in 0..BATCH {
-            let Some((irp, mut queued)) = self.pending.remove_next() else { return Again::No };
-            let result = queued.0.execute();
-            queued.finish(irp, result, &self.pool);
+            let Some((irp, passed)) = chain.next() else {
+                // Whoever adds to an empty list queues the DPC again.
+                if self.pending.is_empty() {
+                    return Again::No;
+                }
+                chain = self.pending.take();
+                continue;
+            };
+            self.requests.add_here(dispatch);
+            passed.execute(irp, here);
         }
-        Again::Yes
+        if !chain.is_empty() {
+            self.pending.put_back(chain);
+        }
+        if self.pending.is_empty() { Again::No } else { Again::Yes }
     }
 }

@@ -82,7 +82,10 @@ fn interfere(seed: u64, how: What) {
                         pending.into_iter().map(Pending::wait).collect()
                     }
                     // The I/O manager cancels what the thread has sent and waits for it.
-                    What::Unplug | What::EndThread => pending.into_iter().inspect(cancel).map(Pending::wait).collect(),
+                    What::Unplug | What::EndThread => {
+                        pending.iter().for_each(cancel);
+                        pending.into_iter().map(Pending::wait).collect()
+                    }
                 };
                 for end in ends {
                     match end.status {

@@ -107,7 +107,7 @@ fn a_processor_without_memory_for_its_block_is_refused_and_nothing_else_changes(
                 let status = bench.edu_status();
                 assert_eq!((status.processors_known, status.processors_steered, status.processors_active), (2, 2, 2));
             }
-            assert!(vetoes >= 2, "a block takes more than one allocation");
+            assert_eq!(vetoes, 1, "a block takes one allocation");
             assert_eq!(bench.events(EventKind::ProcessorVetoed).len() as u64, vetoes);
             assert!(bench.events(EventKind::ProcessorAddFailure).is_empty(), "who vetoes is not told of the failure");
             bench.system.settle();

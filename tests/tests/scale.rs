@@ -40,23 +40,20 @@ fn statistics(bench: Bench<'_>) -> Vec<ProcessorStatistics> {
     workload::processors(&bench.open_software()).expect("statistics can be read")
 }
 
-/// Asks the software device until each of `count` processors has finished a request.
-fn reach_all(bench: Bench<'_>, count: usize) {
-    let device = bench.open_software();
-    for _ in 0..40 {
-        for number in 0..u32::try_from(count).expect("it is small") {
-            let number = number % 13;
-            let answer = workload::factorial(&device, number).expect("the device answers");
-            assert_eq!(answer.factorial, (1..=number).product::<u32>());
-        }
-        let statistics = statistics(bench);
-        if statistics.iter().all(|own| own.requests > 0) {
-            assert_eq!(statistics.len(), count);
-            return;
-        }
-    }
-    let left: Vec<_> = statistics(bench).iter().filter(|own| own.requests == 0).map(|own| own.index).collect();
-    panic!("nothing is steered to processors {left:?}");
+/// Asks the software device from the processor `index`: it is served there.
+fn reach(bench: Bench<'_>, index: u32) {
+    assert!(bench.system.bind(index), "processor {index} is active");
+    let number = index % 13;
+    let answer = workload::factorial(&bench.open_software(), number).expect("the device answers");
+    assert_eq!((answer.factorial, answer.processor), ((1..=number).product::<u32>(), index));
+}
+
+/// The same from each of `count` processors.
+fn reach_all(bench: Bench<'_>, count: u32) {
+    (0..count).for_each(|index| reach(bench, index));
+    let statistics = statistics(bench);
+    assert!(statistics.iter().all(|own| own.requests > 0), "{statistics:?}");
+    assert_eq!(statistics.len(), count as usize);
 }
 
 #[test]
@@ -105,7 +102,9 @@ fn a_processor_that_is_wanted_on_a_node_gets_its_block_for_that_node() {
                 assert_eq!((own.group, own.number), (group, number));
                 assert_eq!(on_nodes.get(&own.index), Some(&own.node));
             }
-            reach_all(bench, 7);
+            for index in [0, 1].into_iter().chain(on_nodes.into_keys()) {
+                reach(bench, index);
+            }
             bench.end();
         });
     });

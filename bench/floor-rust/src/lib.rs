@@ -6,7 +6,7 @@ extern crate wdk_panic;
 
 use hotadd_abi::{FactorialInput, FactorialOutput, INTERFACE_CLASS, IOCTL_HOTADD_FACTORIAL, Wire, WireError};
 use hotadd_policy::work::factorial;
-use wdm::device::{Device, FoundDevice, Function, Interface};
+use wdm::device::{Device, FoundDevice, Function, Interface, IoDevice};
 use wdm::driver::{Driver, DriverObject};
 use wdm::irp::{DeviceControl, Disposition, Irp, IrpRef, Pnp};
 use wdm::irql::Passive;
@@ -48,7 +48,7 @@ impl Function for Fdo {
         irp.complete(NtStatus::SUCCESS)
     }
 
-    fn device_control<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn device_control<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         match answer(&irp) {
             Ok(bytes) => irp.complete_with(NtStatus::SUCCESS, bytes),
             Err(status) => irp.complete(status),

@@ -7,7 +7,9 @@ wire! {
     pub struct Event: 72 {
         /// Events are numbered from 0, without gaps.
         pub sequence: u64,
-        /// When it happened, in 100 ns units of interrupt time; never less than in the event before.
+        /// When it was recorded, in 100 ns units of interrupt time; never less than in the event before. That is when it happened,
+        /// but for the kinds 16 and 17: the processor change callback only leaves word, which the work item that it queues records at the
+        /// latest.
         pub time: u64,
         /// See [`EventKind`].
         pub kind: u32,
@@ -43,8 +45,8 @@ codes! {
 
         /// A processor is about to be added, and has its block. `processor`, `group`, `number`.
         ProcessorAddStart = 16,
-        /// A processor was added; work is steered to it. `processor`, `group`, `number`, `count`: processors steered
-        /// to.
+        /// A processor was added; the next plan steers work to it. `processor`, `group`, `number`, `count`: processors
+        /// known.
         ProcessorAddComplete = 17,
         /// A processor was not added; its block is gone. `processor`, `group`, `number`, `status`.
         ProcessorAddFailure = 18,
@@ -52,7 +54,8 @@ codes! {
         ProcessorVetoed = 19,
         /// A processor device arrived (asynchronous notification).
         ProcessorArrival = 20,
-        /// The steering plan was rebuilt. `before`, `count`: processors steered to.
+        /// The steering plan was rebuilt. `before`, `count`: processors steered to; `status`: why a processor that joined is not
+        /// among them, if one is not.
         PlanRebuilt = 21,
 
         /// A memory device arrived (asynchronous notification).

@@ -141,11 +141,11 @@ wire! {
         pub group: u16,
         /// Its number in the group.
         pub number: u8,
-        /// 1 when work is steered to it, 0 from AddStart to AddComplete.
+        /// 1 when work is steered to it, which begins soon after AddComplete.
         pub steered: u8,
         /// Its NUMA node.
         pub node: u32,
-        /// Times a request arrived on it before it was steered to.
+        /// Times a request arrived on it before AddComplete.
         pub early_requests: u32,
         /// Device interrupts it took.
         pub interrupts: u64,

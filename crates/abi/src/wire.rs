@@ -14,6 +14,12 @@ pub trait Wire: Sized {
     /// How many bytes it has.
     const SIZE: usize;
 
+    /// So many bytes.
+    type Bytes: AsRef<[u8]> + AsMut<[u8]>;
+
+    /// So many zeros.
+    const ZEROS: Self::Bytes;
+
     /// Reads it from the start of `bytes`; what follows is left alone.
     ///
     /// # Errors
@@ -24,6 +30,14 @@ pub trait Wire: Sized {
 
     /// Writes it to the start of `bytes` and returns what follows, or `None`, with nothing written, if it does not fit.
     fn write_to<'a>(&self, bytes: &'a mut [u8]) -> Option<&'a mut [u8]>;
+
+    /// Its bytes.
+    fn to_bytes(&self) -> Self::Bytes {
+        let mut bytes = Self::ZEROS;
+        // They fit: `Bytes` has the size.
+        self.write_to(bytes.as_mut());
+        bytes
+    }
 }
 
 /// An integer of a [`Wire`] structure.
@@ -75,6 +89,8 @@ macro_rules! wire {
 
         impl $crate::wire::Wire for $name {
             const SIZE: usize = $size;
+            type Bytes = [u8; $size];
+            const ZEROS: [u8; $size] = [0; $size];
 
             fn from_bytes(bytes: &[u8]) -> Result<Self, $crate::wire::WireError> {
                 let rest = bytes;

@@ -1,8 +1,8 @@
-//! Which processor takes which work: near the requester first, its NUMA node next, everybody in turn.
+//! Which processor takes which work: the requester itself, if it is free, else a free one of its NUMA node, else everybody in turn.
 //!
-//! The processors that work is steered to sit in a row in which those of a node are neighbours. Each requester deals
-//! its requests out one by one: the first to itself, the next to its neighbours on its node, then to everybody else,
-//! and round again. Every round gives each processor exactly one, and each step is a few additions.
+//! The processors that work is steered to sit in a row in which those of a node are neighbours. A requester that is busy asks its
+//! neighbours one after the other; where all of them are busy too it deals its requests out, so that each round gives every processor of
+//! the row exactly one. Where requests come from everywhere, each processor serves its own, and no two write to the same memory.
 
 /// NUMA nodes that are told apart; nodes beyond share a place.
 const NODES: usize = 64;
@@ -44,22 +44,23 @@ impl Seat {
         Some(Self { position: word as u16, node_start: (word >> 16) as u16, node_end: (word >> 32) as u16 })
     }
 
-    /// The position that takes request number `turn` of the processor in this seat, in a row of `count`; `None` in an
+    /// The positions of its node, its own first, in a row of `count`.
+    pub fn neighbours(self, count: u16) -> impl Iterator<Item = u16> {
+        // Inside the row, unless the seat is one of another row.
+        let end = self.node_end.min(count);
+        let own = self.position.clamp(self.node_start.min(end), end);
+        (own..end).chain(self.node_start.min(end)..own)
+    }
+
+    /// The position whose turn it is among all, for request number `turn` that this seat deals out, in a row of `count`; `None` in an
     /// empty row.
     #[must_use]
-    pub const fn target(self, turn: u32, count: u16) -> Option<u16> {
+    pub const fn anybody(self, turn: u32, count: u16) -> Option<u16> {
         let Some(turn) = turn.checked_rem(count as u32) else { return None };
-        let (start, end) = (self.node_start as u32, self.node_end as u32);
-        let own_node = end.saturating_sub(start);
-        let position = if turn < own_node {
-            start + ((self.position as u32).saturating_sub(start) + turn) % own_node
-        } else {
-            // The row goes round from the end of the node to its start.
-            (start + turn) % count as u32
-        };
-        // Less than `count`, unless the seat is one of another row; then the remainder keeps it inside this one.
+        // The row goes round from the end of the node.
+        let position = (self.node_end as u32 + turn) % count as u32;
         #[expect(clippy::cast_possible_truncation, reason = "less than count, which is a u16")]
-        Some((position % count as u32) as u16)
+        Some(position as u16)
     }
 }
 

@@ -23,28 +23,40 @@ fn processors() -> impl Strategy<Value = Vec<Processor>> {
 
 proptest! {
     #[test]
-    fn every_round_gives_each_processor_exactly_one_and_begins_near(processors in processors(), rounds in 1_u32..4) {
+    fn a_requester_asks_each_processor_of_its_node_once_and_itself_first(processors in processors()) {
         let (row, seats) = seated(&processors);
         let count = u16::try_from(row.len()).unwrap();
         for (own, seat) in seats {
-            let first = rounds * u32::from(count);
-            let round: Vec<Processor> =
-                (first..first + u32::from(count)).map(|turn| row[usize::from(seat.target(turn, count).unwrap())]).collect();
-            prop_assert_eq!(round[0], own, "the first is the requester itself");
-            let on_node = processors.iter().filter(|other| other.node == own.node).count();
-            prop_assert!(round[..on_node].iter().all(|other| other.node == own.node), "its node comes next");
-            let mut indices: Vec<u32> = round.iter().map(|processor| processor.index).collect();
+            let asked: Vec<Processor> = seat.neighbours(count).map(|position| row[usize::from(position)]).collect();
+            prop_assert_eq!(asked[0], own);
+            let mut indices: Vec<u32> = asked.iter().map(|processor| processor.index).collect();
             indices.sort_unstable();
-            prop_assert_eq!(indices, processors.iter().map(|processor| processor.index).collect::<Vec<_>>());
+            let on_node: Vec<u32> =
+                processors.iter().filter(|other| other.node == own.node).map(|other| other.index).collect();
+            prop_assert_eq!(indices, on_node);
+        }
+    }
+
+    #[test]
+    fn every_round_of_a_busy_node_gives_each_processor_exactly_one(processors in processors(), rounds in 1_u32..4) {
+        let (row, seats) = seated(&processors);
+        let count = u16::try_from(row.len()).unwrap();
+        for (_, seat) in seats {
+            let first = rounds * u32::from(count);
+            let position = |turn| usize::from(seat.anybody(turn, count).unwrap());
+            let mut round: Vec<u32> = (first..first + u32::from(count)).map(|turn| row[position(turn)].index).collect();
+            round.sort_unstable();
+            prop_assert_eq!(round, processors.iter().map(|processor| processor.index).collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn a_seat_of_another_row_still_leads_into_this_one(position: u16, node_start: u16, node_end: u16, turn: u32, count: u16) {
-        let target = Seat { position, node_start, node_end }.target(turn, count);
+        let seat = Seat { position, node_start, node_end };
+        prop_assert!(seat.neighbours(count).all(|position| position < count));
         match count {
-            0 => prop_assert_eq!(target, None),
-            _ => prop_assert!(target.unwrap() < count),
+            0 => prop_assert_eq!(seat.anybody(turn, count), None),
+            _ => prop_assert!(seat.anybody(turn, count).unwrap() < count),
         }
     }
 

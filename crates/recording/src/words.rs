@@ -70,7 +70,7 @@ pub fn sentence(event: &Event) -> String {
             format!("parameter {count} of docs/parameters.md is ignored, its default is used")
         }
         EventKind::ProcessorAddStart => format!("AddStart: {processor} has its block"),
-        EventKind::ProcessorAddComplete => format!("AddComplete: work is steered to {processor}, {count} in all"),
+        EventKind::ProcessorAddComplete => format!("AddComplete: {processor} is there, {count} in all"),
         EventKind::ProcessorAddFailure => format!("AddFailure: {processor} is not added, {ended}"),
         EventKind::ProcessorVetoed => format!("{processor} was refused, {ended}"),
         EventKind::ProcessorArrival => "a processor device arrived".to_owned(),

@@ -22,6 +22,7 @@ use crate::irql::Passive;
 use crate::kernel::NO;
 use crate::pool::{PoolBox, Tag};
 use crate::remove_lock::RemoveLock;
+use crate::rundown::Rundown;
 use crate::status::{NtStatus, Result, check};
 
 mod interface;
@@ -48,9 +49,9 @@ impl LowerDevice {
 
 /// What a function device does: its dispatch routines.
 ///
-/// The remove lock is held while any of them runs. What goes on after it returns holds a [`DeviceRef`]. A routine that a
-/// device does not need can be left out: everyone whom the device's security lets in may open it, it reads, writes and
-/// controls nothing, and leaves power to the drivers below.
+/// The remove lock is held while any of them runs, or for reading, writing and controlling a [`Pass`]. What goes on after it returns
+/// holds a [`DeviceRef`], or the pass. A routine that a device does not need can be left out: everyone whom the device's security
+/// lets in may open it, it reads, writes and controls nothing, and leaves power to the drivers below.
 pub trait Function: Send + Sync + Sized + 'static {
     /// `IRP_MJ_CREATE`. IRQL: PASSIVE_LEVEL.
     fn create<'a>(_: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {
@@ -66,17 +67,17 @@ pub trait Function: Send + Sync + Sized + 'static {
     }
 
     /// `IRP_MJ_READ`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn read<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn read<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
     }
 
     /// `IRP_MJ_WRITE`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn write<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn write<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
     }
 
     /// `IRP_MJ_DEVICE_CONTROL`. IRQL: <= DISPATCH_LEVEL.
-    fn device_control<'a>(_: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn device_control<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
     }
 
@@ -103,6 +104,8 @@ pub trait Function: Send + Sync + Sized + 'static {
 #[repr(C)]
 struct Extension<F> {
     lock: RemoveLock,
+    /// Counts requests in flight.
+    in_flight: Rundown,
     pdo: Pdo,
     lower: LowerDevice,
     tag: Tag,
@@ -164,12 +167,50 @@ impl<F> Device<F> {
     }
 }
 
+impl<F: Function> Device<F> {
+    /// Counts one request in flight; none between [`Device::drain`] and [`Device::readmit`].
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn pass(&self) -> Option<Pass<F>> {
+        let extension = self.extension();
+        if !extension.in_flight.acquire() {
+            return None;
+        }
+        let pass = Pass(Self { object: self.object, function: PhantomData });
+        // Null: the device is not finished, or it is gone, and what was acquired counts for another device by now.
+        (!extension.function.load(Ordering::Acquire).is_null()).then_some(pass)
+    }
+
+    /// Gives out no pass from now on, and waits until none is left; nothing to do where that has been done.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `DEVICE_BUSY` while another thread is inside this function or [`Device::readmit`].
+    pub fn drain(&self, passive: Passive<'_>) -> Result {
+        self.extension().in_flight.wait(passive)
+    }
+
+    /// Gives out passes again after [`Device::drain`]; nothing to do where they are given out.
+    ///
+    /// IRQL: PASSIVE_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `DEVICE_BUSY` while another thread is inside this function or [`Device::drain`].
+    pub fn readmit(&self, passive: Passive<'_>) -> Result {
+        self.extension().in_flight.reinitialize(passive)
+    }
+}
+
 impl<F: Function> Deref for Device<F> {
     type Target = F;
 
     fn deref(&self) -> &F {
-        // SAFETY: dispatch routines and `DeviceRef` hold the remove lock, and it is set between `finish` and the end of
-        // that.
+        // SAFETY: dispatch routines and `DeviceRef` hold the remove lock, others a pass, and it is set between `finish` and
+        // the end of both.
         unsafe { &*self.extension().function.load(Ordering::Acquire) }
     }
 }
@@ -191,6 +232,46 @@ impl<F> Drop for DeviceRef<F> {
     fn drop(&mut self) {
         // SAFETY: `hold` took the lock with this tag.
         unsafe { self.0.extension().lock.release(self.0.object.as_ptr().cast()) };
+    }
+}
+
+/// A request in flight: [`Device::drain`] and the removal of the device wait until this is dropped. Taking and dropping it writes to no
+/// cache line that another processor writes to.
+#[repr(transparent)]
+pub struct Pass<F>(Device<F>);
+
+impl<F> Deref for Pass<F> {
+    type Target = Device<F>;
+
+    fn deref(&self) -> &Device<F> {
+        &self.0
+    }
+}
+
+impl<F> Drop for Pass<F> {
+    /// IRQL: <= DISPATCH_LEVEL.
+    fn drop(&mut self) {
+        // SAFETY: `Device::pass` has acquired it for this value.
+        unsafe { self.0.extension().in_flight.release() };
+    }
+}
+
+/// The device as the routines for reading, writing and controlling see it.
+pub enum IoDevice<'d, F> {
+    /// It takes requests, and this one is in flight until the pass is dropped.
+    Open(Pass<F>),
+    /// [`Device::drain`] was called and not yet [`Device::readmit`]. The remove lock is held for this call.
+    Drained(&'d Device<F>),
+}
+
+impl<F> Deref for IoDevice<'_, F> {
+    type Target = Device<F>;
+
+    fn deref(&self) -> &Device<F> {
+        match self {
+            Self::Open(pass) => pass,
+            Self::Drained(device) => device,
+        }
     }
 }
 
@@ -233,6 +314,7 @@ impl<F: Function> NewDevice<F> {
     /// What `IoCreateDevice` or `IoAttachDeviceToDeviceStackSafe` returns.
     fn create(driver: &DriverObject, pdo: Pdo, tag: Tag, passive: Passive<'_>) -> Result<Self> {
         let object = create_object(driver, size_of::<Extension<F>>())?;
+        let in_flight = Rundown::new(tag, passive).inspect_err(|_| delete(object))?;
         let lower = attach(object, &pdo).inspect_err(|_| delete(object))?;
         // SAFETY: the device object is new and ours.
         let extension = unsafe { (*object.as_ptr()).DeviceExtension }.cast::<Extension<F>>();
@@ -240,7 +322,7 @@ impl<F: Function> NewDevice<F> {
         let lock = unsafe { &raw mut (*extension).lock };
         let function = AtomicPtr::new(ptr::null_mut());
         // SAFETY: as above; the lock is made in its place next.
-        unsafe { extension.write(Extension { lock: RemoveLock::zeroed(), pdo, lower, tag, function }) };
+        unsafe { extension.write(Extension { lock: RemoveLock::zeroed(), in_flight, pdo, lower, tag, function }) };
         // SAFETY: a device extension is nonpaged and does not move.
         unsafe { RemoveLock::initialize(lock, tag.raw(), passive) };
         // The flags are read when the first IRP comes, after AddDevice.
@@ -291,6 +373,8 @@ impl<F: Function> NewDevice<F> {
 impl<F: Function> Drop for NewDevice<F> {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
+        // SAFETY: devices are made in AddDevice, at PASSIVE_LEVEL.
+        self.device.extension().in_flight.retire(unsafe { Passive::assume() });
         detach_and_delete(&self.device);
     }
 }
@@ -348,6 +432,33 @@ pub unsafe extern "C" fn dispatch<F: Function>(object: PDEVICE_OBJECT, irp: PIRP
     guarded(&device, irp, raw.as_ptr().cast()).into_raw()
 }
 
+/// The dispatch routine for reading, writing and controlling, the functions that are called often.
+///
+/// # Safety
+///
+/// As for [`dispatch`].
+pub unsafe extern "C" fn dispatch_io<F: Function>(object: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
+    // SAFETY: the I/O manager passes a device object, not null.
+    let device = Device::<F> { object: unsafe { NonNull::new_unchecked(object) }, function: PhantomData };
+    let Some(pass) = device.pass() else {
+        // SAFETY: called with the same.
+        return unsafe { dispatch::<F>(object, irp) };
+    };
+    // SAFETY: the I/O manager passes an IRP, not null.
+    let raw = unsafe { NonNull::new_unchecked(irp) };
+    // SAFETY: the IRP was handed to this routine, which returns the disposition.
+    let irp = unsafe { Irp::from_raw(raw) };
+    route_io(IoDevice::Open(pass), irp).into_raw()
+}
+
+fn route_io<'a, F: Function>(device: IoDevice<'_, F>, irp: Irp<'a>) -> Disposition<'a> {
+    match u32::from(irp.major()) {
+        IRP_MJ_READ => F::read(device, irp),
+        IRP_MJ_WRITE => F::write(device, irp),
+        _ => F::device_control(device, irp),
+    }
+}
+
 /// Holds the remove lock around the routine for `irp`.
 fn guarded<'a, F: Function>(device: &Device<F>, irp: Irp<'a>, tag: *mut c_void) -> Disposition<'a> {
     let extension = device.extension();
@@ -376,9 +487,7 @@ fn route<'a, F: Function>(device: &Device<F>, irp: Irp<'a>) -> Disposition<'a> {
         IRP_MJ_CREATE => F::create(device, irp, passive),
         IRP_MJ_CLEANUP => F::cleanup(device, irp, passive),
         IRP_MJ_CLOSE => F::close(device, irp, passive),
-        IRP_MJ_READ => F::read(device, irp),
-        IRP_MJ_WRITE => F::write(device, irp),
-        IRP_MJ_DEVICE_CONTROL => F::device_control(device, irp),
+        IRP_MJ_READ | IRP_MJ_WRITE | IRP_MJ_DEVICE_CONTROL => route_io(IoDevice::Drained(device), irp),
         IRP_MJ_PNP => F::pnp(device, irp, passive),
         IRP_MJ_POWER => F::power(device, irp, passive),
         IRP_MJ_SYSTEM_CONTROL => F::system_control(device, irp, passive),
@@ -387,17 +496,11 @@ fn route<'a, F: Function>(device: &Device<F>, irp: Irp<'a>) -> Disposition<'a> {
 }
 
 /// The major functions that [`dispatch`] routes.
-pub(crate) const MAJOR_FUNCTIONS: [u32; 9] = [
-    IRP_MJ_CREATE,
-    IRP_MJ_CLEANUP,
-    IRP_MJ_CLOSE,
-    IRP_MJ_READ,
-    IRP_MJ_WRITE,
-    IRP_MJ_DEVICE_CONTROL,
-    IRP_MJ_PNP,
-    IRP_MJ_POWER,
-    IRP_MJ_SYSTEM_CONTROL,
-];
+pub(crate) const MAJOR_FUNCTIONS: [u32; 6] =
+    [IRP_MJ_CREATE, IRP_MJ_CLEANUP, IRP_MJ_CLOSE, IRP_MJ_PNP, IRP_MJ_POWER, IRP_MJ_SYSTEM_CONTROL];
+
+/// Those that [`dispatch_io`] routes.
+pub(crate) const IO_FUNCTIONS: [u32; 3] = [IRP_MJ_READ, IRP_MJ_WRITE, IRP_MJ_DEVICE_CONTROL];
 
 fn remove<'a, F: Function>(device: &Device<F>, irp: Irp<'a>, tag: *mut c_void) -> Disposition<'a> {
     // SAFETY: PnP IRPs come at PASSIVE_LEVEL.
@@ -406,9 +509,13 @@ fn remove<'a, F: Function>(device: &Device<F>, irp: Irp<'a>, tag: *mut c_void) -
     let extension = device.extension();
     // SAFETY: acquired by the caller with this tag; the PnP manager removes a device once.
     unsafe { extension.lock.release_and_wait(tag, passive) };
+    // Waits where `F::remove` did not.
+    let drained = extension.in_flight.wait(passive);
     let function = extension.function.swap(ptr::null_mut(), Ordering::AcqRel);
-    if let Some(function) = NonNull::new(function) {
-        // SAFETY: `finish` gave it up with this tag; the remove lock has gone out to everyone, so nobody else uses it.
+    extension.in_flight.retire(passive);
+    // Not where somebody with a pass drains, and so waits for itself: it still uses the function.
+    if let (Some(function), Ok(())) = (NonNull::new(function), drained) {
+        // SAFETY: `finish` gave it up with this tag; remove lock and passes have gone out to everyone, so nobody else uses it.
         drop(unsafe { PoolBox::from_raw(extension.tag, function) });
     }
     irp.set_status(NtStatus::SUCCESS);

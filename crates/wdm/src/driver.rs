@@ -6,9 +6,11 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use wdk_sys::{DRIVER_OBJECT, NTSTATUS, PCUNICODE_STRING, PDEVICE_OBJECT, PDRIVER_OBJECT, STATUS_INVALID_PARAMETER};
 
-use crate::device::{FoundDevice, Function, MAJOR_FUNCTIONS, Pdo, dispatch};
+use crate::device::{FoundDevice, Function, IO_FUNCTIONS, MAJOR_FUNCTIONS, Pdo, dispatch, dispatch_io};
+use crate::irp::Irp;
 use crate::irql::Passive;
 use crate::pool::{PoolBox, Tag};
+use crate::rundown;
 use crate::status::{NtStatus, Result};
 use crate::string::UnicodeStr;
 
@@ -65,7 +67,7 @@ impl<D: Driver> Instance<D> {
     }
 
     fn get(&self) -> Option<&D> {
-        // SAFETY: set by `entry` to a boxed driver; AddDevice is not called any more when `unload` takes it.
+        // SAFETY: set by `entry` to a boxed driver; neither AddDevice nor a dispatch routine runs when `unload` takes it.
         unsafe { self.0.load(Ordering::Acquire).as_ref() }
     }
 }
@@ -77,10 +79,19 @@ impl<D: Driver> Default for Instance<D> {
 }
 
 /// A [`Driver`] with its [`Instance`], made by [`driver!`](crate::driver!).
-#[doc(hidden)]
 pub trait Registered: Driver {
     /// Where it is.
+    #[doc(hidden)]
     fn instance() -> &'static Instance<Self>;
+
+    /// The driver, in a dispatch routine: it is not unloaded before that returns ("Writing an Unload Routine"). Other than what belongs
+    /// to the device, it may be used when the IRP has been completed.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    fn running<'a>(_: &Irp<'a>) -> Option<&'a Self> {
+        Self::instance().get()
+    }
 }
 
 /// DriverEntry.
@@ -120,6 +131,11 @@ fn install<D: Registered>(object: NonNull<DRIVER_OBJECT>) {
             *routine = Some(dispatch::<D::Function>);
         }
     }
+    for major in IO_FUNCTIONS {
+        if let Some(routine) = object.MajorFunction.get_mut(major as usize) {
+            *routine = Some(dispatch_io::<D::Function>);
+        }
+    }
     // SAFETY: every driver object has an extension.
     unsafe { (*object.DriverExtension).AddDevice = Some(add_device::<D>) };
 }
@@ -147,6 +163,8 @@ unsafe extern "C" fn unload<D: Registered>(_: PDRIVER_OBJECT) {
     };
     // SAFETY: `entry` gave it up with this tag; no device is left, so nobody uses it any more.
     drop(unsafe { PoolBox::from_raw(D::TAG, driver) });
+    // SAFETY: Unload is called at PASSIVE_LEVEL.
+    rundown::free_spares(unsafe { Passive::assume() });
 }
 
 /// Makes `$driver`, a [`Driver`], the driver of this image: exports DriverEntry.

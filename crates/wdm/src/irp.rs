@@ -23,6 +23,7 @@ use crate::pool::{PoolBox, Tag};
 use crate::status::NtStatus;
 
 mod buffers;
+pub(crate) mod driver_words;
 mod parameters;
 
 pub use buffers::DirectBuffer;

@@ -18,6 +18,7 @@ pub mod event;
 pub mod interrupt;
 pub mod io_space;
 pub mod irp;
+pub mod irp_list;
 pub mod irql;
 mod kernel;
 pub mod lock;

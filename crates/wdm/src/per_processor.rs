@@ -5,9 +5,9 @@
 //! may run on the processor; [`PerProcessor::commit`] in AddComplete; [`PerProcessor::remove`] in AddFailure.
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::irql::Passive;
+use crate::irql::{Dispatch, Passive};
 use crate::lock::SpinLock;
 use crate::pool::{PoolArray, PoolBox, Tag};
 use crate::processors::{self, AddedProcessor};
@@ -21,15 +21,56 @@ pub struct PerProcessor<T: Send + Sync + 'static> {
     tag: Tag,
 }
 
+/// Where a value is and what may be done with it, in one word: pool blocks are aligned, so that the low bits are free for the state.
+///
 /// # Invariants
 ///
-/// `value` is null or came from `PoolBox::into_raw` with the table's tag. Once `committed` is set, neither changes any
-/// more.
-struct Slot<T> {
-    value: AtomicPtr<T>,
-    committed: AtomicBool,
-    /// The value was taken out of use, but its processor runs, and code there may look at it.
-    withdrawn: AtomicBool,
+/// The pointer is null or came from `PoolBox::into_raw` with the table's tag. Once the state is [`COMMITTED`] or [`WITHDRAWN`], neither
+/// changes any more.
+struct Slot<T>(AtomicPtr<T>);
+
+/// Others may look the value up.
+const COMMITTED: usize = 1;
+/// The value was taken out of use, but its processor runs, and code there may look at it.
+const WITHDRAWN: usize = 2;
+const STATE: usize = COMMITTED | WITHDRAWN;
+
+impl<T> Slot<T> {
+    const fn empty() -> Self {
+        const { assert!(align_of::<T>() > STATE, "the low bits of a pointer are free") };
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The value, unless it was withdrawn, and whether it is committed.
+    fn load(&self) -> Option<(NonNull<T>, bool)> {
+        let word = self.0.load(Ordering::Acquire);
+        let value = NonNull::new(word.map_addr(|address| address & !STATE))?;
+        (word.addr() & WITHDRAWN == 0).then_some((value, word.addr() & COMMITTED != 0))
+    }
+
+    /// The value, if it is committed.
+    fn committed(&self) -> Option<&T> {
+        match self.load()? {
+            // SAFETY: a committed value stays until the table is dropped, which has the slot.
+            (value, true) => Some(unsafe { value.as_ref() }),
+            (_, false) => None,
+        }
+    }
+
+    /// Changes the state of a value that is neither committed nor withdrawn; says whether there was one.
+    fn mark(&self, state: usize) -> bool {
+        let mark = |word: *mut T| {
+            let plain = !word.is_null() && word.addr() & STATE == 0;
+            plain.then(|| word.map_addr(|address| address | state))
+        };
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, mark).is_ok()
+    }
+
+    /// Takes out a value that is neither committed nor withdrawn.
+    fn take(&self) -> *mut T {
+        let take = |word: *mut T| (word.addr() & STATE == 0).then_some(ptr::null_mut());
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).unwrap_or(ptr::null_mut())
+    }
 }
 
 impl<T: Send + Sync + 'static> PerProcessor<T> {
@@ -42,11 +83,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(tag: Tag, _: Passive<'_>) -> Result<Self> {
         let room = usize::try_from(processors::maximum_count()).unwrap_or(0);
-        let slots = PoolArray::from_fn(tag, room, |_| Slot {
-            value: AtomicPtr::new(ptr::null_mut()),
-            committed: AtomicBool::new(false),
-            withdrawn: AtomicBool::new(false),
-        })?;
+        let slots = PoolArray::from_fn(tag, room, |_| Slot::empty())?;
         Ok(Self { slots, walk: SpinLock::new(()), tag })
     }
 
@@ -62,8 +99,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
         self.slots.get(usize::try_from(index).ok()?)
     }
 
-    /// Gives the processor its value, on the NUMA node `node` where the system can; from now on
-    /// [`PerProcessor::current`] finds it there.
+    /// Gives the processor its value; from now on [`PerProcessor::current`] finds it there. Takes one call of the kernel, for the memory.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
@@ -71,25 +107,21 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` where the index is beyond the table,
     /// `INVALID_DEVICE_STATE` where the processor has a value already; the value is dropped.
-    pub fn insert(&self, processor: AddedProcessor, node: Option<u16>, value: T, passive: Passive<'_>) -> Result {
+    pub fn insert(&self, processor: AddedProcessor, value: T, _: Passive<'_>) -> Result {
         let slot = self.slot(processor.index).ok_or(NtStatus::INVALID_PARAMETER)?;
-        let raw = PoolBox::new_on_node(self.tag, value, node, passive)?.into_raw();
-        if slot.value.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed).is_ok() {
+        let raw = PoolBox::new(self.tag, value)?.into_raw();
+        if slot.0.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed).is_ok() {
             return Ok(());
         }
         self.reclaim(raw);
         Err(NtStatus::INVALID_DEVICE_STATE)
     }
 
-    /// Makes the value one that others may look up by index; it stays until the table is dropped.
+    /// Makes the value one that others may look up by index; it stays until the table is dropped. Says whether there is one.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn commit(&self, index: u32) {
-        if let Some(slot) = self.slot(index) {
-            let _walk = self.walk.lock();
-            let present = !slot.value.load(Ordering::Relaxed).is_null() && !slot.withdrawn.load(Ordering::Relaxed);
-            slot.committed.store(present, Ordering::Release);
-        }
+    /// IRQL: any.
+    pub fn commit(&self, index: u32) -> bool {
+        self.slot(index).is_some_and(|slot| slot.mark(COMMITTED))
     }
 
     /// Takes the value of a processor that was not added out of the table and drops it; a committed one stays.
@@ -100,16 +132,13 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: PASSIVE_LEVEL.
     pub fn remove(&self, processor: AddedProcessor, _: Passive<'_>) {
         let Some(slot) = self.slot(processor.index) else { return };
+        if processors::index_of(processor.number).is_some() {
+            slot.mark(WITHDRAWN);
+            return;
+        }
         let raw = {
             let _walk = self.walk.lock();
-            if slot.committed.load(Ordering::Relaxed) {
-                return;
-            }
-            if processors::index_of(processor.number).is_some() {
-                slot.withdrawn.store(true, Ordering::Release);
-                return;
-            }
-            slot.value.swap(ptr::null_mut(), Ordering::AcqRel)
+            slot.take()
         };
         self.reclaim(raw);
     }
@@ -122,11 +151,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn current(&self) -> Option<&T> {
-        let slot = self.slot(processors::current().0)?;
-        let value = NonNull::new(slot.value.load(Ordering::Acquire))?;
-        if slot.withdrawn.load(Ordering::Acquire) {
-            return None;
-        }
+        let (value, _) = self.slot(processors::current().0)?.load()?;
         // SAFETY: this processor runs, so that `remove` hides its value but keeps it; it lives as long as the table.
         Some(unsafe { value.as_ref() })
     }
@@ -136,13 +161,14 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&T> {
-        let slot = self.slot(index)?;
-        if !slot.committed.load(Ordering::Acquire) {
-            return None;
-        }
-        let value = NonNull::new(slot.value.load(Ordering::Acquire))?;
-        // SAFETY: a committed value stays until the table is dropped.
-        Some(unsafe { value.as_ref() })
+        self.slot(index)?.committed()
+    }
+
+    /// The values of all processors that are committed, with their indexes.
+    ///
+    /// IRQL: any.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> + Clone {
+        (0_u32..).zip(&*self.slots).filter_map(|(index, slot)| Some((index, slot.committed()?)))
     }
 
     /// Whether [`PerProcessor::get`] finds the processor.
@@ -150,7 +176,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn is_committed(&self, index: u32) -> bool {
-        self.slot(index).is_some_and(|slot| slot.committed.load(Ordering::Acquire))
+        self.get(index).is_some()
     }
 
     /// Calls `visit` for the processor `index`, committed or not, if it has a value.
@@ -158,14 +184,9 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: <= DISPATCH_LEVEL; `visit` runs at DISPATCH_LEVEL under a spin lock and must be short.
     pub fn inspect<R>(&self, index: u32, visit: impl FnOnce(&T) -> R) -> Option<R> {
         let slot = self.slot(index)?;
-        if slot.value.load(Ordering::Relaxed).is_null() {
-            return None;
-        }
+        slot.load()?;
         let _walk = self.walk.lock();
-        let value = NonNull::new(slot.value.load(Ordering::Acquire))?;
-        if slot.withdrawn.load(Ordering::Relaxed) {
-            return None;
-        }
+        let (value, _) = slot.load()?;
         // SAFETY: values leave the table only under the lock, which is held.
         Some(visit(unsafe { value.as_ref() }))
     }
@@ -183,7 +204,105 @@ impl<T: Send + Sync + 'static> Drop for PerProcessor<T> {
     /// IRQL: that of dropping a `T`.
     fn drop(&mut self) {
         for slot in &*self.slots {
-            self.reclaim(slot.value.swap(ptr::null_mut(), Ordering::Acquire));
+            let word = slot.0.swap(ptr::null_mut(), Ordering::Acquire);
+            self.reclaim(word.map_addr(|address| address & !STATE));
         }
+    }
+}
+
+/// Values that processors get when they first need one. They stay until the table is dropped.
+pub struct OnDemand<T: Send + Sync + 'static> {
+    /// Null, or from `PoolBox::into_raw` with the tag.
+    slots: PoolArray<AtomicPtr<T>>,
+    tag: Tag,
+}
+
+impl<T: Default + Send + Sync + 'static> OnDemand<T> {
+    /// An empty table for `room` processors.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
+    pub fn new(tag: Tag, room: usize) -> Result<Self> {
+        Ok(Self { slots: PoolArray::from_fn(tag, room, |_| AtomicPtr::new(ptr::null_mut()))?, tag })
+    }
+
+    /// The value of the processor `index`; none where there is no memory for it.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let slot = self.slots.get(usize::try_from(index).ok()?)?;
+        let value = NonNull::new(slot.load(Ordering::Acquire)).or_else(|| self.make(slot))?;
+        // SAFETY: a value stays until the table is dropped.
+        Some(unsafe { value.as_ref() })
+    }
+
+    #[cold]
+    fn make(&self, slot: &AtomicPtr<T>) -> Option<NonNull<T>> {
+        let new = NonNull::new(PoolBox::new(self.tag, T::default()).ok()?.into_raw())?;
+        match slot.compare_exchange(ptr::null_mut(), new.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(new),
+            Err(other) => {
+                // SAFETY: made above, and nobody else has seen it.
+                drop(unsafe { PoolBox::from_raw(self.tag, new) });
+                NonNull::new(other)
+            }
+        }
+    }
+
+    /// The values there are.
+    ///
+    /// IRQL: any.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        // SAFETY: a value stays until the table is dropped.
+        self.slots.iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for OnDemand<T> {
+    /// IRQL: that of dropping a `T`.
+    fn drop(&mut self) {
+        for slot in &*self.slots {
+            if let Some(value) = NonNull::new(slot.swap(ptr::null_mut(), Ordering::Acquire)) {
+                // SAFETY: by what `slots` says; the table is gone.
+                drop(unsafe { PoolBox::from_raw(self.tag, value) });
+            }
+        }
+    }
+}
+
+/// A count that one processor adds to without an atomic operation, and others seldom.
+#[derive(Default)]
+pub struct LocalCount {
+    here: AtomicU64,
+    elsewhere: AtomicU64,
+}
+
+impl LocalCount {
+    /// Adds one, on the processor that the count belongs to. On another, the sum would lack what was counted at the same time.
+    ///
+    /// IRQL: DISPATCH_LEVEL.
+    pub fn add_here(&self, _: Dispatch<'_>) {
+        // At DISPATCH_LEVEL nothing else that adds here comes between the two.
+        self.here.store(self.here.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Adds one, anywhere.
+    ///
+    /// IRQL: any.
+    pub fn add(&self) {
+        self.elsewhere.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many that are.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.here.load(Ordering::Relaxed).wrapping_add(self.elsewhere.load(Ordering::Relaxed))
     }
 }

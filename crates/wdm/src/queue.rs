@@ -4,12 +4,14 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use wdk_sys::{
     IO_CSQ, IRP, KIRQL, KSPIN_LOCK, LIST_ENTRY, NTSTATUS, PIO_CSQ, PIRP, PKIRQL, PVOID, STATUS_INVALID_DEVICE_STATE,
     STATUS_SUCCESS, ntddk,
 };
 
+use crate::irp::driver_words::{context_of, link_of, take};
 use crate::irp::{FileId, PendedIrp};
 use crate::irql::Passive;
 use crate::kernel::Kernel;
@@ -40,7 +42,9 @@ struct Queue<C> {
     lock: UnsafeCell<KSPIN_LOCK>,
     /// The ends of the list; reached with the lock held, as is what follows.
     head: UnsafeCell<LIST_ENTRY>,
-    state: UnsafeCell<State>,
+    open: UnsafeCell<bool>,
+    /// Written with the lock held.
+    length: AtomicUsize,
     context: PhantomData<C>,
 }
 
@@ -72,11 +76,6 @@ impl<C> Wanted<'_, C> {
             }
         }
     }
-}
-
-struct State {
-    length: usize,
-    open: bool,
 }
 
 #[expect(clippy::non_send_fields_in_send_ty, reason = "the links are reached with the lock held")]
@@ -115,7 +114,8 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
             csq: Kernel::zeroed(),
             lock: UnsafeCell::new(0),
             head: UnsafeCell::new(LIST_ENTRY { Flink: ptr::null_mut(), Blink: ptr::null_mut() }),
-            state: UnsafeCell::new(State { length: 0, open: true }),
+            open: UnsafeCell::new(true),
+            length: AtomicUsize::new(0),
             context: PhantomData,
         }
     }
@@ -159,6 +159,8 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
         if status == STATUS_SUCCESS {
             return Ok(());
         }
+        // SAFETY: an IRP is not null.
+        let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: `insert` has refused it, so it is still ours and holds the context.
         Err(unsafe { take(raw) })
     }
@@ -192,21 +194,21 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
         // SAFETY: the queue is initialised; `peek_next` takes this context, which lives until the call returns.
         let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), context) };
         // SAFETY: what a queue gives back was inserted with a context and is ours now.
-        (!irp.is_null()).then(|| unsafe { take(irp) })
+        NonNull::new(irp).map(|irp| unsafe { take(irp) })
     }
 
     /// Lets IRPs in.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn open(&self) {
-        self.queue.with_state(|state| state.open = true);
+        self.queue.with_open(|open| *open = true);
     }
 
     /// Lets no more IRPs in; those that are inside stay.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn close(&self) {
-        self.queue.with_state(|state| state.open = false);
+        self.queue.with_open(|open| *open = false);
     }
 
     /// Lets no more IRPs in if there are none inside; says whether that is so.
@@ -214,24 +216,24 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn close_if_empty(&self) -> bool {
-        self.queue.with_state(|state| {
-            let empty = state.length == 0;
-            state.open &= !empty;
+        self.queue.with_open(|open| {
+            let empty = self.is_empty();
+            *open &= !empty;
             empty
         })
     }
 
-    /// How many IRPs wait.
+    /// How many IRPs wait, at this moment.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
+    /// IRQL: any.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.queue.with_state(|state| state.length)
+        self.queue.length.load(Ordering::Relaxed)
     }
 
-    /// Whether none waits.
+    /// Whether none waits, at this moment.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
+    /// IRQL: any.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -259,21 +261,26 @@ impl<C> Queue<C> {
         unsafe { ntddk::KeReleaseSpinLock(self.lock.get(), before) };
     }
 
-    /// The state.
+    /// Whether IRPs are let in.
     ///
     /// # Safety
     ///
     /// The lock is held, and the last borrow has ended.
     #[expect(clippy::mut_from_ref, reason = "the lock is what makes it exclusive")]
-    const unsafe fn state(&self) -> &mut State {
+    const unsafe fn is_open(&self) -> &mut bool {
         // SAFETY: as the caller promises.
-        unsafe { &mut *self.state.get() }
+        unsafe { &mut *self.open.get() }
     }
 
-    fn with_state<R>(&self, read: impl FnOnce(&mut State) -> R) -> R {
+    /// Changes the length; the lock is held.
+    fn set_length(&self, change: impl FnOnce(usize) -> usize) {
+        self.length.store(change(self.length.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+
+    fn with_open<R>(&self, change: impl FnOnce(&mut bool) -> R) -> R {
         let before = self.acquire();
         // SAFETY: the lock is held.
-        let result = read(unsafe { self.state() });
+        let result = change(unsafe { self.is_open() });
         self.release(before);
         result
     }
@@ -289,26 +296,6 @@ const unsafe fn queue_of<'a, C>(csq: PIO_CSQ) -> &'a Queue<C> {
     unsafe { &*csq.cast::<Queue<C>>() }
 }
 
-/// Where the context of a queued IRP is.
-///
-/// # Safety
-///
-/// The IRP is live.
-const unsafe fn context_of<C>(irp: PIRP) -> *mut C {
-    // SAFETY: the address of a member of a live IRP.
-    unsafe { &raw mut (*irp).Tail.Overlay.__bindgen_anon_1.__bindgen_anon_1.DriverContext }.cast()
-}
-
-/// Where the link of a queued IRP is.
-///
-/// # Safety
-///
-/// The IRP is live.
-const unsafe fn link_of(irp: PIRP) -> *mut LIST_ENTRY {
-    // SAFETY: the address of a member of a live IRP.
-    unsafe { &raw mut (*irp).Tail.Overlay.__bindgen_anon_2.ListEntry }
-}
-
 /// The IRP of a link.
 ///
 /// # Safety
@@ -320,33 +307,17 @@ const unsafe fn irp_of(link: *mut LIST_ENTRY) -> PIRP {
     unsafe { link.byte_sub(OFFSET) }.cast()
 }
 
-/// Takes ownership of an IRP that is in no queue any more, and of its context.
-///
-/// # Safety
-///
-/// The IRP holds a context, and the caller hands over the only claim to both.
-const unsafe fn take<C>(irp: PIRP) -> (PendedIrp, C) {
-    // SAFETY: as the caller promises.
-    let place = unsafe { context_of::<C>(irp) };
-    // SAFETY: as above.
-    let context = unsafe { place.read() };
-    // SAFETY: kernel queues give out IRPs, not null.
-    let raw = unsafe { NonNull::new_unchecked(irp) };
-    // SAFETY: it was a `PendedIrp` when it was inserted.
-    (unsafe { PendedIrp::from_raw(raw) }, context)
-}
-
 /// Called with the lock held. IRQL: DISPATCH_LEVEL.
 unsafe extern "C" fn insert<C>(csq: PIO_CSQ, irp: PIRP, _: PVOID) -> NTSTATUS {
     // SAFETY: called for this queue.
     let queue = unsafe { queue_of::<C>(csq) };
     let head = queue.head.get();
     // SAFETY: the lock is held.
-    let state = unsafe { queue.state() };
-    if !state.open {
+    let open = unsafe { queue.is_open() };
+    if !*open {
         return STATUS_INVALID_DEVICE_STATE;
     }
-    state.length = state.length.wrapping_add(1);
+    queue.set_length(|length| length.wrapping_add(1));
     // SAFETY: the IRP is live.
     let link = unsafe { link_of(irp) };
     // SAFETY: the lock is held, and the list is whole.
@@ -364,9 +335,7 @@ unsafe extern "C" fn insert<C>(csq: PIO_CSQ, irp: PIRP, _: PVOID) -> NTSTATUS {
 unsafe extern "C" fn remove<C>(csq: PIO_CSQ, irp: PIRP) {
     // SAFETY: called for this queue.
     let queue = unsafe { queue_of::<C>(csq) };
-    // SAFETY: the lock is held.
-    let state = unsafe { queue.state() };
-    state.length = state.length.wrapping_sub(1);
+    queue.set_length(|length| length.wrapping_sub(1));
     // SAFETY: the IRP is live.
     let link = unsafe { link_of(irp) };
     // SAFETY: the IRP is in this queue, and the lock is held.
@@ -429,6 +398,8 @@ unsafe extern "C" fn release_lock<C>(csq: PIO_CSQ, irql: KIRQL) {
 
 /// IRQL: <= DISPATCH_LEVEL.
 unsafe extern "C" fn complete_cancelled<C: QueuedContext>(_: PIO_CSQ, irp: PIRP) {
+    // SAFETY: kernel queues hold IRPs, not null.
+    let irp = unsafe { NonNull::new_unchecked(irp) };
     // SAFETY: the kernel has removed the IRP from the queue and hands it over.
     let (irp, context) = unsafe { take::<C>(irp) };
     context.cancelled(irp);

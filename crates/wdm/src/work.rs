@@ -2,14 +2,14 @@
 
 use core::ops::Deref;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use wdk_sys::{_IO_WORKITEM, _WORK_QUEUE_TYPE, EX_RUNDOWN_REF, PDEVICE_OBJECT, PIO_WORKITEM, PVOID, ntddk};
+use wdk_sys::{_IO_WORKITEM, _WORK_QUEUE_TYPE, PDEVICE_OBJECT, PIO_WORKITEM, PVOID, ntddk};
 
 use crate::device::{Device, Function, NewDevice};
 use crate::driver::DriverObject;
+use crate::event::{Event, EventKind};
 use crate::irql::Passive;
-use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
 use crate::status::{NtStatus, Result};
 
@@ -62,8 +62,10 @@ struct Block<C> {
     item: NonNull<_IO_WORKITEM>,
     /// Set from being queued until the routine starts.
     queued: AtomicBool,
-    /// Held once for each time that the item is queued or runs.
-    running: Kernel<EX_RUNDOWN_REF>,
+    /// One for each time that the item is queued or runs, and one for the owner.
+    users: AtomicU32,
+    /// Set by whoever ends as the last user, after the owner.
+    unused: Event,
     context: C,
 }
 
@@ -84,11 +86,10 @@ impl<C: WorkRoutine> WorkItem<C> {
         // SAFETY: the owner is a live driver or device object of ours.
         let item = unsafe { ntddk::IoAllocateWorkItem(owner.io_object()) };
         let item = NonNull::new(item).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        let block = Block { item, queued: AtomicBool::new(false), running: Kernel::zeroed(), context };
-        let block = PoolBox::new(tag, block).inspect_err(|_| free(item))?;
-        // SAFETY: the object lies in nonpaged pool, where it stays until `drop` has waited for it.
-        unsafe { ntddk::ExInitializeRundownProtection(block.running.get()) };
-        Ok(Self { block })
+        let block = Event::new(tag, EventKind::Notification, false).and_then(|unused| {
+            PoolBox::new(tag, Block { item, queued: AtomicBool::new(false), users: AtomicU32::new(1), unused, context })
+        });
+        Ok(Self { block: block.inspect_err(|_| free(item))? })
     }
 
     /// Queues it; says whether it was not queued before ("`IoQueueWorkItemEx` function"). Where it was, it runs once
@@ -99,8 +100,8 @@ impl<C: WorkRoutine> WorkItem<C> {
         if self.block.queued.swap(true, Ordering::AcqRel) {
             return false;
         }
-        // SAFETY: the object is initialised. It is waited for only while nobody can call this function.
-        unsafe { ntddk::ExAcquireRundownProtection(self.block.running.get()) };
+        // Cannot overflow: there are as many as runs at a time, and the owner.
+        self.block.users.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the item is not queued, and lives with its context until the routine has run.
         unsafe {
             ntddk::IoQueueWorkItemEx(
@@ -125,8 +126,10 @@ impl<C: WorkRoutine> Deref for WorkItem<C> {
 impl<C: WorkRoutine> Drop for WorkItem<C> {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
-        // SAFETY: the object is initialised; at PASSIVE_LEVEL waiting is allowed.
-        unsafe { ntddk::ExWaitForRundownProtectionRelease(self.block.running.get()) };
+        if self.block.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+            // SAFETY: PASSIVE_LEVEL by contract.
+            self.block.unused.wait(unsafe { Passive::assume() });
+        }
         free(self.block.item);
     }
 }
@@ -138,11 +141,13 @@ fn free(item: NonNull<_IO_WORKITEM>) {
 
 /// IRQL: PASSIVE_LEVEL.
 unsafe extern "C" fn work<C: WorkRoutine>(_: PVOID, context: PVOID, _: PIO_WORKITEM) {
-    // SAFETY: the block that `queue` passed; it lives until the protection is released.
+    // SAFETY: the block that `queue` passed; it lives until this run is no user any more.
     let block = unsafe { &*context.cast::<Block<C>>() };
     block.queued.store(false, Ordering::Release);
     // SAFETY: system worker threads run at PASSIVE_LEVEL.
     block.context.run(unsafe { Passive::assume() });
-    // SAFETY: `queue` acquired it for this run. The block may be gone afterwards.
-    unsafe { ntddk::ExReleaseRundownProtection(block.running.get()) };
+    // The owner waits for the event once it has found that it is not the last. The block may be gone as soon as that is over.
+    if block.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+        block.unused.set();
+    }
 }

@@ -5,7 +5,7 @@
 
 extern crate wdk_panic;
 
-use wdm::device::{Device, DeviceRef, FoundDevice, Function, Interface};
+use wdm::device::{Device, DeviceRef, FoundDevice, Function, Interface, IoDevice};
 use wdm::driver::{Driver, DriverObject};
 use wdm::irp::{Disposition, Irp, IrpRef, Pnp};
 use wdm::irql::Passive;
@@ -103,7 +103,7 @@ impl Fdo {
 }
 
 impl Function for Fdo {
-    fn read<'a>(device: &Device<Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn read<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
         let known = irp.read_write().map_or(0, |read| read.offset);
         let count = active_count();
         // Answered even where the answer is not the one that is wanted: that shows that there is room for one later.

@@ -7,7 +7,7 @@ use wdm::io_space::Registers;
 use wdm::pool::PoolArc;
 use wdm::status::{NtStatus, Result};
 
-use crate::requests::{Request, Work};
+use crate::requests::{Direction, Work};
 
 /// How many bytes of the device's buffer are used: older QEMU, 7.2 among them, ends when the last one is touched.
 pub const REACHABLE: u32 = BUFFER_BYTES - 1;
@@ -143,19 +143,21 @@ impl Hardware {
     /// # Errors
     ///
     /// Where it does not fit the registers or the common buffer; nothing was started then.
-    pub fn begin(&mut self, request: &mut Request) -> Result {
-        match request.work {
-            Work::Factorial(number) => self.registers.write_u32(register::FACTORIAL, number),
-            Work::Read(transfer) => self.fetch(transfer, Tell::Interrupt),
-            Work::Write(transfer) => self.store(transfer, request.bytes(), Tell::Interrupt),
+    pub fn begin(&mut self, work: &mut Work) -> Result {
+        match work {
+            Work::Factorial { number, .. } => self.registers.write_u32(register::FACTORIAL, *number),
+            Work::Transfer(buffer) if buffer.direction == Direction::Read => {
+                self.fetch(buffer.transfer, Tell::Interrupt)
+            }
+            Work::Transfer(buffer) => self.store(buffer.transfer, buffer.bytes(), Tell::Interrupt),
         }
     }
 
     /// Whether the device is done with the request.
-    pub fn is_done(&self, request: &Request) -> bool {
-        busy(&self.registers).is_ok_and(|busy| match request.work {
-            Work::Factorial(_) => !busy.computing,
-            Work::Read(_) | Work::Write(_) => !busy.transferring,
+    pub fn is_done(&self, work: &Work) -> bool {
+        busy(&self.registers).is_ok_and(|busy| match work {
+            Work::Factorial { .. } => !busy.computing,
+            Work::Transfer(_) => !busy.transferring,
         })
     }
 
@@ -164,15 +166,17 @@ impl Hardware {
     /// # Errors
     ///
     /// Where it does not fit the registers or the common buffer.
-    pub fn collect(&self, request: &mut Request) -> Result<u32> {
-        match request.work {
+    pub fn collect(&self, work: &mut Work) -> Result<u32> {
+        match work {
             // No factorial modulo 2^32 has all bits set: the device was pulled out since it said that it was done.
-            Work::Factorial(_) => match self.registers.read_u32(register::FACTORIAL)? {
+            Work::Factorial { .. } => match self.registers.read_u32(register::FACTORIAL)? {
                 GONE => Err(NtStatus::DELETE_PENDING),
                 result => Ok(result),
             },
-            Work::Read(_) => self.common.read(0, request.bytes()).map(|()| 0),
-            Work::Write(_) => Ok(0),
+            Work::Transfer(buffer) if buffer.direction == Direction::Read => {
+                self.common.read(0, buffer.bytes()).map(|()| 0)
+            }
+            Work::Transfer(_) => Ok(0),
         }
     }
 

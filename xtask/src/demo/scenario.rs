@@ -22,7 +22,7 @@ const DEVICES: u32 = 2;
 /// Requests that end between two changes of the machine, for each that is in flight.
 const ROUNDS: u64 = 8;
 /// Virtual nanoseconds that the load goes on when all are there.
-const LAST_STAGE: u64 = 40_000_000;
+const LAST_STAGE: u64 = 10_000_000;
 /// Virtual nanoseconds that requests may take: a minute.
 const PATIENCE: u64 = 60_000_000_000;
 
