@@ -95,7 +95,8 @@ impl Kernel {
     }
 
     /// Adds an event to the trace.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "where no trace is kept, the event is not even made")]
     pub fn record(&self, kind: Kind) {
         if self.config.checks >= Checks::Traces || self.config.keep_trace {
             self.log.record(self, kind);
@@ -104,31 +105,37 @@ impl Kernel {
 
     /// What a kernel call does before its function runs: charges its time, checks its IRQL contract, notes it in the trace and is a
     /// scheduling point.
+    #[inline]
     pub fn enter(&self, export: &'static Export) {
         self.sched.enter(self, export);
     }
 
     /// What a kernel call does after its function ran: it is a scheduling point once more.
+    #[inline]
     pub fn leave(&self) {
         self.sched.leave(self);
     }
 
     /// The IRQL of the current processor.
+    #[inline]
     pub fn irql(&self) -> Irql {
         self.current_processor().irql()
     }
 
     /// Raises the IRQL of the current processor and returns what it was; a lower one is a finding.
+    #[inline]
     pub fn raise_irql(&self, to: Irql) -> Irql {
         self.sched.raise_irql(self, to)
     }
 
     /// Lowers the IRQL of the current processor; delivers what it held off. A higher one is a finding.
+    #[inline]
     pub fn lower_irql(&self, to: Irql) {
         self.sched.lower_irql(self, to);
     }
 
     /// The processor that runs.
+    #[inline]
     pub fn current_processor(&self) -> &Processor {
         self.sched.current_processor()
     }
@@ -139,11 +146,13 @@ impl Kernel {
     }
 
     /// The thread that runs.
+    #[inline]
     pub fn current_thread(&self) -> Rc<Thread> {
         self.sched.current_thread()
     }
 
     /// The thread that runs; 0 while none does.
+    #[inline]
     pub fn thread_id(&self) -> ThreadId {
         self.sched.thread_id()
     }
@@ -155,6 +164,7 @@ impl Kernel {
 
     /// Calls the driver's `function` on the current thread's kernel stack. IRQL and spin locks must be the same afterwards; `what` is
     /// what the trace and findings call it.
+    #[inline]
     pub fn call(&self, what: &'static str, function: u64, arguments: &[u64]) -> u64 {
         self.sched.call(self, what, function, arguments)
     }

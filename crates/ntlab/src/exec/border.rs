@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     arch::asm,
-    io,
+    array, io,
     marker::PhantomData,
     mem::offset_of,
     panic::{self, AssertUnwindSafe},
@@ -152,8 +152,10 @@ pub fn call(k: &Kernel, what: &'static str, function: u64, arguments: &[u64]) ->
         let left = stack.saturating_sub(border.stack_low.get());
         fault::stack_overflow(stack, format!("call into the driver with {left} bytes of kernel stack left")).raise();
     }
-    for place in 0..places {
-        Ptr::new(stack).offset(place).write(arguments.get(place).copied().unwrap_or(0));
+    let argument = |place: usize| arguments.get(place).copied().unwrap_or(0);
+    Ptr::<[u64; HOMED]>::new(stack).write(array::from_fn(argument));
+    for place in HOMED..places {
+        Ptr::new(stack).offset(place).write(argument(place));
     }
     let function = k.exec.entry(k, function);
     if k.exec.stepper.is_some() {

@@ -74,9 +74,7 @@ impl UnwindState for Registers<'_> {
     }
 
     fn read_stack(&mut self, address: u64) -> Option<u64> {
-        let on_stack = address.is_multiple_of(8) && self.space.kind(address) == PageKind::Stack;
-        // SAFETY: the page is one of a kernel stack, which is mapped and holds plain data.
-        on_stack.then(|| unsafe { (address as *const u64).read() })
+        read_stack(self.space, address)
     }
 
     fn write_xmm_register(&mut self, register: XmmRegister, value: u128) {
@@ -104,12 +102,15 @@ impl Position<'_> {
 impl Exec {
     /// The instruction behind the kernel call or event that runs, without walking the stack; 0 where no driver code is on it.
     pub fn caller(&self) -> u64 {
-        let Context { host_sp, .. } = self.save();
+        let host_sp = self.border().host_sp.get();
         if host_sp == 0 {
             return 0;
         }
-        let Position { rip, exact, .. } = self.start(host_sp);
-        if exact { rip } else { rip.saturating_sub(1) }
+        let rsp = last_word(host_sp);
+        if rsp == MARKER {
+            return self.start(host_sp).rip;
+        }
+        read_stack(&self.space, rsp).unwrap_or_default().saturating_sub(1)
     }
 
     /// Where the driver is on the current thread: the address of an instruction in each of its frames, innermost first; empty where no
@@ -204,9 +205,7 @@ impl Exec {
     /// Where the driver left off for what runs on the host stack below `host_sp`.
     pub(super) fn start(&self, host_sp: u64) -> Position<'_> {
         let space = &*self.space;
-        // SAFETY: just below `host_sp` lies what `trap_entry` or an event left there, and both end with a word.
-        let last = unsafe { ((host_sp - 8) as *const u64).read() };
-        if last == MARKER {
+        if last_word(host_sp) == MARKER {
             let event = (host_sp - EVENT_SIZE as u64) as *const Event;
             // SAFETY: the marker says that it is an event.
             let event = unsafe { &*event };
@@ -234,6 +233,21 @@ impl Exec {
         let offset = self.thunks.runtime_offset(rip);
         offset.map_or(CodeAt::Nowhere, |offset| CodeAt::Runtime(super::crt::pushed(offset)))
     }
+}
+
+/// The last word of what a kernel call or an event left on the host stack: the driver's rsp, or the marker of an event.
+#[inline]
+const fn last_word(host_sp: u64) -> u64 {
+    // SAFETY: just below `host_sp` lies what `trap_entry` or an event left there, and both end with a word.
+    unsafe { ((host_sp - 8) as *const u64).read() }
+}
+
+/// A word of a kernel stack; None for other addresses.
+#[inline]
+fn read_stack(space: &Space, address: u64) -> Option<u64> {
+    let on_stack = address.is_multiple_of(8) && space.is(address, PageKind::Stack);
+    // SAFETY: the page is one of a kernel stack, which is mapped and holds plain data.
+    on_stack.then(|| unsafe { (address as *const u64).read() })
 }
 
 /// Whose code is at an address.

@@ -75,6 +75,7 @@ impl Arguments {
     }
 
     /// Takes the next argument.
+    #[inline]
     pub fn take(&mut self) -> u64 {
         let value = self.next.read();
         self.next = self.next.offset(1);
@@ -98,6 +99,7 @@ macro_rules! integer_argument {
     ($($type:ty)*) => {$(
         impl Argument for $type {
             #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_lossless, reason = "narrow arguments are the low bits")]
+            #[inline]
             fn take(arguments: &mut Arguments) -> Self {
                 arguments.take() as Self
             }
@@ -113,11 +115,13 @@ macro_rules! integer_argument {
 integer_argument!(u8 i8 u16 i16 u32 i32 u64 i64 usize);
 
 impl Argument for bool {
+    #[inline]
     fn take(arguments: &mut Arguments) -> Self {
         u8::take(arguments) != 0
     }
 }
 impl<T> Argument for Ptr<T> {
+    #[inline]
     fn take(arguments: &mut Arguments) -> Self {
         Self::new(arguments.take())
     }
@@ -159,6 +163,7 @@ macro_rules! kernel_function {
             $($argument: Argument,)*
         {
             #[allow(non_snake_case, unused_mut, unused_variables, reason = "one macro for every number of arguments")]
+            #[inline]
             fn invoke(self, kernel: &Kernel, mut arguments: Arguments) -> u64 {
                 $(let $argument = $argument::take(&mut arguments);)*
                 self(kernel, $($argument),*).rax()

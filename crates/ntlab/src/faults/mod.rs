@@ -138,10 +138,13 @@ impl Faults {
     }
 
     /// What the call of `name` returns instead of being made; `None` where it is made.
+    #[inline]
     pub(crate) fn strike(&self, k: &Kernel, name: &'static str, arguments: Arguments) -> Option<u64> {
-        if !self.active.get() {
-            return None;
-        }
+        if self.active.get() { self.look_up(k, name, arguments) } else { None }
+    }
+
+    #[cold]
+    fn look_up(&self, k: &Kernel, name: &'static str, arguments: Arguments) -> Option<u64> {
         let row = table::find(name).filter(|row| row.concerns(arguments))?;
         let number = self.count.get() + 1;
         self.count.set(number);

@@ -129,12 +129,16 @@ fn is_back(irp: Ptr<IRP>) -> bool {
 }
 
 /// The record of a packet; anything else is a finding.
+#[inline]
 fn known(k: &Kernel, irp: Ptr<IRP>, function: &str) -> usize {
+    let index = if irp.is_null() { None } else { k.io.irps.index_of(k, irp) };
+    index.unwrap_or_else(|| unknown(irp, function))
+}
+
+#[cold]
+fn unknown(irp: Ptr<IRP>, function: &str) -> ! {
     if irp.is_null() {
         violation(0x01, irp, format!("{function} was called without an IRP"));
-    }
-    if let Some(index) = k.io.irps.index_of(k, irp) {
-        return index;
     }
     if function == "IoCallDriver" {
         violation(
@@ -248,12 +252,15 @@ pub fn complete_by_driver(k: &Kernel, irp: Ptr<IRP>) {
     {
         violation(0x209, irp, format!("{}: completed while a lower driver still has it", k.io.irps.title(index)));
     }
-    complete(k, irp);
+    complete_known(k, irp, index);
 }
 
 /// Ends the driver's work on a packet: `IofCompleteRequest` ("`IoCompleteRequest` macro").
 pub fn complete(k: &Kernel, irp: Ptr<IRP>) {
-    let index = known(k, irp, "IoCompleteRequest");
+    complete_known(k, irp, known(k, irp, "IoCompleteRequest"));
+}
+
+fn complete_known(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     check_completable(k, irp, index);
     let (count, by) = (at!(irp, StackCount).read(), k.exec.caller());
     loop {

@@ -186,7 +186,7 @@ impl Irps {
             return Some(index);
         }
         drop(foreign);
-        if k.memory.space.kind(irp.address()) == PageKind::PacketFreed {
+        if k.memory.space.is(irp.address(), PageKind::PacketFreed) {
             return None;
         }
         let index = usize::try_from(Ptr::<u64>::new(irp.address().wrapping_sub(HEADER)).read()).ok()?;

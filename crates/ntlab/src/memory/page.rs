@@ -20,6 +20,7 @@ macro_rules! page_kinds {
 
         impl PageKind {
             /// The kind behind a byte of the page map; a byte that is none is free.
+            #[inline]
             pub(crate) const fn from_byte(byte: u8) -> Self {
                 match byte {
                     $(value if value == Self::$name as u8 => Self::$name,)*
@@ -143,6 +144,12 @@ impl Access {
 #[inline]
 pub const fn allowed(byte: u8, access: Access) -> bool {
     byte & access.bit() != 0
+}
+
+/// Whether it allows an access at every IRQL.
+#[inline]
+pub const fn allowed_always(byte: u8, access: Access) -> bool {
+    allowed(byte, access) && !pageable(byte)
 }
 
 /// Whether the kind behind a byte of the page map is pageable.

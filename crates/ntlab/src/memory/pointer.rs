@@ -78,6 +78,7 @@ impl<T> Ptr<T> {
     /// The pointer to a field, from where the field is in some other `T`: what [`at!`](crate::at) expands to.
     #[doc(hidden)]
     #[must_use]
+    #[inline]
     pub fn field<F>(self, whole: *const T, field: *const F) -> Ptr<F> {
         Ptr::new(self.address.wrapping_add((field.addr() - whole.addr()) as u64))
     }
@@ -95,6 +96,7 @@ impl<T: Copy> Ptr<T> {
     /// Reads the value. What lies there is taken for a `T`: `T` is a type of which any bytes are a value.
     #[must_use]
     #[track_caller]
+    #[inline]
     pub fn read(self) -> T {
         current::check(self.address, size_of::<T>() as u64, Access::Read);
         // SAFETY: all bytes lie in readable pages of this thread's machine, which hold plain data that no reference points to.
@@ -103,6 +105,7 @@ impl<T: Copy> Ptr<T> {
 
     /// Writes the value.
     #[track_caller]
+    #[inline]
     pub fn write(self, value: T) {
         current::check(self.address, size_of::<T>() as u64, Access::Write);
         // SAFETY: all bytes lie in writable pages of this thread's machine, which hold plain data that no reference points to.
@@ -110,6 +113,7 @@ impl<T: Copy> Ptr<T> {
     }
 
     /// Writes a value and returns the one before, as the interlocked exchanges that drivers inline.
+    #[inline]
     pub fn replace(self, value: T) -> T {
         let before = self.read();
         self.write(value);
@@ -127,6 +131,7 @@ impl Ptr<u8> {
     }
 
     /// Reads as many bytes as `bytes` holds.
+    #[inline]
     pub fn read_into(self, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
@@ -137,6 +142,7 @@ impl Ptr<u8> {
     }
 
     /// Writes the bytes.
+    #[inline]
     pub fn write_bytes(self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -147,6 +153,7 @@ impl Ptr<u8> {
     }
 
     /// Writes `value` to `length` bytes.
+    #[inline]
     pub fn fill(self, length: usize, value: u8) {
         if length == 0 {
             return;

@@ -22,7 +22,7 @@ use crate::{
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// All addresses of a machine.
-const RESERVED: u64 = 64 * GIB;
+pub(super) const RESERVED: u64 = 64 * GIB;
 /// How much an arena grows at a time.
 const GROWTH: u64 = MIB;
 /// Freed ranges wait behind so many others of their size before they are used again, so that late accesses still fault.
@@ -136,6 +136,11 @@ impl Space {
         })
     }
 
+    /// The first address, where the page map begins.
+    pub(super) const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// How blocks are guarded on this host.
     pub const fn guard_method(&self) -> GuardMethod {
         self.method
@@ -168,18 +173,21 @@ impl Space {
         PageKind::from_byte(self.page_byte(offset))
     }
 
+    /// Whether the page of an address is one of that kind.
+    #[inline]
+    pub const fn is(&self, address: u64, kind: PageKind) -> bool {
+        let offset = address.wrapping_sub(self.base);
+        offset < RESERVED && self.page_byte(offset) == kind as u8
+    }
+
     /// Whether all of `length` bytes from `address` may be accessed so.
     #[inline]
     pub fn allows(&self, address: u64, length: u64, access: Access) -> bool {
         let offset = address.wrapping_sub(self.base);
         // Nearly every access is to one page that is not pageable.
-        if offset < RESERVED && offset % PAGE + length <= PAGE {
-            let byte = self.page_byte(offset);
-            if page::allowed(byte, access) && !page::pageable(byte) {
-                return true;
-            }
-        }
-        self.allows_pages(address, length, access)
+        let in_one_page = offset < RESERVED && length <= PAGE && offset % PAGE <= PAGE - length;
+        in_one_page && page::allowed_always(self.page_byte(offset), access)
+            || self.allows_pages(address, length, access)
     }
 
     fn allows_pages(&self, address: u64, length: u64, access: Access) -> bool {
@@ -221,6 +229,7 @@ impl Space {
 
     /// Says at which IRQL the machine goes on: the scheduler, when that changes. What was brought in since pageable memory was taken away
     /// the last time is taken away again where it may not be touched.
+    #[inline]
     pub fn set_irql(&self, irql: Irql) {
         let before = self.irql.replace(irql);
         let rises = irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL;
@@ -229,6 +238,8 @@ impl Space {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn page_out(&self) {
         self.page(|_| Protection::None);
         self.paged_out.set(true);
@@ -247,11 +258,22 @@ impl Space {
     /// Stops the run if the driver runs at `address`, pageable code, where it may not.
     #[inline]
     pub(crate) fn check_code(&self, address: u64) {
-        if self.paging_forbidden() && self.kind(address).pageable() {
-            // Stacks are return addresses: the instruction before each is the one that is told.
-            let finding = fault::pageable(self, address, Access::Execute, address);
-            finding.with_stack("the code is", &[address + 1]).raise();
+        if self.paging_forbidden() && self.is_pageable(address) {
+            self.refuse_code(address);
         }
+    }
+
+    #[cold]
+    fn refuse_code(&self, address: u64) -> ! {
+        // Stacks are return addresses: the instruction before each is the one that is told.
+        let finding = fault::pageable(self, address, Access::Execute, address);
+        finding.with_stack("the code is", &[address + 1]).raise()
+    }
+
+    #[inline]
+    const fn is_pageable(&self, address: u64) -> bool {
+        let offset = address.wrapping_sub(self.base);
+        offset < RESERVED && page::pageable(self.page_byte(offset))
     }
 
     /// Lets pageable memory be touched, if that is allowed now.

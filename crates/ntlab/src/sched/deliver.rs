@@ -22,6 +22,7 @@ impl Sched {
     }
 
     /// Runs all that is pending above the IRQL of the current processor, on the stack of its current thread.
+    #[inline(never)]
     pub(super) fn deliver(&self, k: &Kernel) {
         let processor = self.current_processor();
         k.exec.interrupt(|| {

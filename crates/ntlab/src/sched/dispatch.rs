@@ -250,10 +250,19 @@ impl Sched {
     }
 
     /// The thread moves if it may not run where it does.
+    #[inline]
     pub(super) fn obey_affinity(&self, k: &Kernel) {
-        let thread = self.current_thread();
-        if !thread.idle && !may_run(&thread, self.current_processor()) && !thread::panicking() {
-            self.give_way(k, &thread);
+        let processor = self.current_processor();
+        let must_move = |thread: &Rc<Thread>| !thread.idle && !may_run(thread, processor);
+        if processor.thread.borrow().as_ref().is_some_and(must_move) {
+            self.move_away(k);
+        }
+    }
+
+    #[cold]
+    fn move_away(&self, k: &Kernel) {
+        if !thread::panicking() {
+            self.give_way(k, &self.current_thread());
         }
     }
 

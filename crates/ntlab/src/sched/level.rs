@@ -5,7 +5,7 @@ use crate::{
     events::Kind,
     exports::{Export, callbacks, contract},
     finding::Finding,
-    irql::{DISPATCH_LEVEL, Irql},
+    irql::{DISPATCH_LEVEL, HIGH_LEVEL, Irql},
     kernel::Kernel,
 };
 
@@ -25,16 +25,18 @@ impl Sched {
         (processor.irql(), processor.index, processor.last.get())
     }
 
+    #[inline]
     pub(crate) fn enter(&self, k: &Kernel, export: &'static Export) {
         let irql = self.current_processor().irql();
         if !export.irql.contains(irql) {
-            contract::wrong_level(k, export, irql).raise();
+            refuse(k, export, irql);
         }
         k.record(Kind::KernelCall(export.name));
         self.preempt(k);
     }
 
     /// A scheduling point.
+    #[inline]
     pub(crate) fn preempt(&self, k: &Kernel) {
         if self.clock.pass(self.share.get()) {
             self.ring(k);
@@ -44,6 +46,7 @@ impl Sched {
 
     /// What a kernel call does after its function ran: a scheduling point that takes no time. What the driver does next is so not bound
     /// to what it asked the kernel for: another processor may come in between.
+    #[inline]
     pub(crate) fn leave(&self, k: &Kernel) {
         if self.current_processor().has_deliverable() {
             self.deliver(k);
@@ -63,6 +66,7 @@ impl Sched {
     }
 
     /// Sets the IRQL and what hangs on it.
+    #[inline]
     pub(super) fn set_irql(k: &Kernel, processor: &Processor, to: Irql) {
         processor.irql.set(to);
         k.memory.space.set_irql(to);
@@ -71,10 +75,8 @@ impl Sched {
     pub(crate) fn raise_irql(&self, k: &Kernel, to: Irql) -> Irql {
         let processor = self.current_processor();
         let from = processor.irql();
-        if to < from || to > crate::irql::HIGH_LEVEL {
-            let parameters = [RAISED_TO_LOWER, from.0.into(), to.0.into(), 0];
-            Finding::bug_check(VERIFIER, parameters, format!("KeRaiseIrql from {from} to {to}, which is not higher"))
-                .raise();
+        if to < from || to > HIGH_LEVEL {
+            refuse_raise(from, to);
         }
         Self::set_irql(k, processor, to);
         processor.changed_at.set(k.exec.caller());
@@ -85,16 +87,12 @@ impl Sched {
         let processor = self.current_processor();
         let from = processor.irql();
         if to > from {
-            let parameters = [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), 0];
-            Finding::bug_check(VERIFIER, parameters, format!("KeLowerIrql from {from} to {to}, which is higher"))
-                .raise();
+            refuse_lower(from, to, 0);
         }
         if to < DISPATCH_LEVEL {
             Self::check_none_held(processor, to);
             if processor.in_dpc() {
-                let parameters = [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), INSIDE_DPC];
-                let sentence = format!("KeLowerIrql from {from} to {to} in a DPC, which runs at {DISPATCH_LEVEL}");
-                Finding::bug_check(VERIFIER, parameters, sentence).raise();
+                refuse_lower(from, to, INSIDE_DPC);
             }
         }
         Self::set_irql(k, processor, to);
@@ -122,15 +120,47 @@ impl Sched {
         let after = self.current_processor();
         if after.irql() != irql {
             let first = arguments.first().copied().unwrap_or_default();
-            let finding = callbacks::changed_level(what, function, first, irql, after.irql());
-            finding.with_stack("the IRQL was last changed", &[after.changed_at.get()]).raise();
+            refuse_change(after, what, function, first, irql);
         }
         Self::check_held(after, what, locks);
         if self.apcs_disabled() != apcs_disabled {
-            let counts = [apcs_disabled, self.apcs_disabled()];
-            callbacks::changed_apcs(what, function, counts, self.disabled_at()).raise();
+            self.refuse_apcs(what, function, apcs_disabled);
         }
         k.record(Kind::DriverReturned(what));
         value
     }
+
+    #[cold]
+    fn refuse_apcs(&self, what: &str, function: u64, before: usize) -> ! {
+        callbacks::changed_apcs(what, function, [before, self.apcs_disabled()], self.disabled_at()).raise()
+    }
+}
+
+#[cold]
+fn refuse(k: &Kernel, export: &Export, irql: Irql) -> ! {
+    contract::wrong_level(k, export, irql).raise()
+}
+
+#[cold]
+fn refuse_raise(from: Irql, to: Irql) -> ! {
+    let parameters = [RAISED_TO_LOWER, from.0.into(), to.0.into(), 0];
+    Finding::bug_check(VERIFIER, parameters, format!("KeRaiseIrql from {from} to {to}, which is not higher")).raise()
+}
+
+/// `why` is the last parameter of the bug check.
+#[cold]
+fn refuse_lower(from: Irql, to: Irql, why: u64) -> ! {
+    let sentence = if why == INSIDE_DPC {
+        format!("KeLowerIrql from {from} to {to} in a DPC, which runs at {DISPATCH_LEVEL}")
+    } else {
+        format!("KeLowerIrql from {from} to {to}, which is higher")
+    };
+    Finding::bug_check(VERIFIER, [LOWERED_TO_HIGHER, from.0.into(), to.0.into(), why], sentence).raise()
+}
+
+/// A callback has returned at another level than `irql`, at which it was called.
+#[cold]
+fn refuse_change(processor: &Processor, what: &str, function: u64, first: u64, irql: Irql) -> ! {
+    let finding = callbacks::changed_level(what, function, first, irql, processor.irql());
+    finding.with_stack("the IRQL was last changed", &[processor.changed_at.get()]).raise()
 }

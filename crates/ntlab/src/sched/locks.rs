@@ -33,6 +33,9 @@ const HELD_ACROSS_RETURN: [(LockKind, u64); 2] = [(LockKind::SpinLock, 0x4_0009)
 /// Virtual nanoseconds for which a spin lock may be held: 40 times the 25 microseconds of its page.
 const LONGEST: u64 = 1_000_000;
 
+/// The number of locks of which no order is kept.
+const NO_NUMBER: u32 = u32::MAX;
+
 /// How a lock is acquired.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LockKind {
@@ -142,11 +145,13 @@ impl Locks {
 
 impl Sched {
     /// A lock is going to be acquired, and waited for if need be; its number.
+    #[inline]
     pub(super) fn before_acquire(&self, k: &Kernel, lock: u64, kind: LockKind) -> u32 {
+        if k.config.checks < Checks::Traces { NO_NUMBER } else { self.before_noted(k, lock, kind) }
+    }
+
+    fn before_noted(&self, k: &Kernel, lock: u64, kind: LockKind) -> u32 {
         let number = self.number_of(k, lock, kind);
-        if k.config.checks < Checks::Traces {
-            return number;
-        }
         let processor = self.current_processor();
         for position in 0..processor.locks.borrow().len() {
             let held = processor.locks.borrow()[position];
@@ -164,46 +169,44 @@ impl Sched {
 
     /// The number of a lock; those on a stack, which come and go unnoticed, have one together that no order is kept of.
     pub(super) fn number_of(&self, k: &Kernel, lock: u64, kind: LockKind) -> u32 {
-        if k.config.checks < Checks::Traces || k.memory.space.kind(lock) == PageKind::Stack {
-            u32::MAX
+        if k.config.checks < Checks::Traces || k.memory.space.is(lock, PageKind::Stack) {
+            NO_NUMBER
         } else {
             self.locks.know(lock, kind)
         }
     }
 
     /// A lock that was just acquired.
+    #[inline]
     pub(super) fn held_now(&self, k: &Kernel, lock: u64, kind: LockKind, number: u32) -> Held {
         Held { lock, kind, number, since: self.now(), at: k.exec.caller() }
     }
 
     /// A spin lock is released.
+    #[inline]
     pub(super) fn check_time(&self, held: Held) {
         let time = self.now() - held.since;
         if time > LONGEST {
-            let sentence = format!("a spin lock was held for {} microseconds", time / 1000);
-            let finding = Rule::LockHeldTooLong.broken([held.lock, time, LONGEST], sentence);
-            finding.with_stack("it was acquired", &[held.at]).raise();
+            refuse_time(held, time);
         }
     }
 
     /// A call into the driver that began with `before` spin locks held is over.
+    #[inline]
     pub(super) fn check_held(processor: &Processor, what: &str, before: usize) {
-        let locks = processor.locks.borrow();
-        if locks.len() == before {
-            return;
+        let held = processor.locks.borrow().len();
+        if held != before {
+            let sentence = || format!("{what} was called with {before} spin locks held and returned with {held}");
+            refuse_held(processor, sentence);
         }
-        let last = locks.last().copied();
-        let sentence = format!("{what} was called with {before} spin locks held and returned with {}", locks.len());
-        drop(locks);
-        still_held(last, sentence).raise();
     }
 
     /// The IRQL falls below that of spin locks.
+    #[inline]
     pub(super) fn check_none_held(processor: &Processor, to: crate::irql::Irql) {
-        let last = processor.locks.borrow().last().copied();
-        if last.is_some() {
-            let held = processor.locks.borrow().len();
-            still_held(last, format!("the IRQL is lowered to {to} while {held} spin locks are held")).raise();
+        let held = processor.locks.borrow().len();
+        if held != 0 {
+            refuse_held(processor, || format!("the IRQL is lowered to {to} while {held} spin locks are held"));
         }
     }
 
@@ -276,6 +279,7 @@ impl Sched {
     }
 
     /// How many critical regions and mutexes of the current thread hold off its APCs.
+    #[inline]
     pub(super) fn apcs_disabled(&self) -> usize {
         let thread = self.current_processor().thread.borrow();
         thread.as_ref().map_or(0, |thread| thread.critical_regions.get() as usize + thread.locks.borrow().len())
@@ -314,9 +318,18 @@ impl Sched {
     }
 }
 
-fn still_held(last: Option<Held>, sentence: String) -> Finding {
+#[cold]
+fn refuse_time(held: Held, time: u64) -> ! {
+    let sentence = format!("a spin lock was held for {} microseconds", time / 1000);
+    let finding = Rule::LockHeldTooLong.broken([held.lock, time, LONGEST], sentence);
+    finding.with_stack("it was acquired", &[held.at]).raise()
+}
+
+#[cold]
+fn refuse_held(processor: &Processor, sentence: impl FnOnce() -> String) -> ! {
+    let last = processor.locks.borrow().last().copied();
     let (lock, kind, at) = last.map_or((0, LockKind::SpinLock, 0), |held| (held.lock, held.kind, held.at));
     let rule = HELD_ACROSS_RETURN.iter().find(|(of, _)| *of == kind).map_or(0, |(_, rule)| *rule);
-    let finding = Finding::bug_check(VERIFIER, [rule, lock, 0, 0], sentence);
-    if at == 0 { finding } else { finding.with_stack("the last one was acquired", &[at]) }
+    let finding = Finding::bug_check(VERIFIER, [rule, lock, 0, 0], sentence());
+    if at == 0 { finding } else { finding.with_stack("the last one was acquired", &[at]) }.raise()
 }

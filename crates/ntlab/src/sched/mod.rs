@@ -194,6 +194,7 @@ impl Sched {
         numbers.filter_map(|number| self.topology.index(group, number)).collect()
     }
 
+    #[inline]
     pub(crate) fn current_processor(&self) -> &Processor {
         self.processors[self.running.get() as usize].get().expect("the running processor is active")
     }
@@ -248,6 +249,7 @@ impl Sched {
     }
 
     /// Does what is due.
+    #[inline(never)]
     fn ring(&self, k: &Kernel) {
         let nested = self.in_alarm.replace(true);
         while let Some(action) = self.clock.take_due() {

@@ -30,41 +30,53 @@ impl Sched {
     fn take(&self, k: &Kernel, lock: Ptr<usize>, kind: LockKind, number: u32) -> bool {
         let processor = self.current_processor();
         let own = processor.index as usize + 1;
-        match lock.read() {
-            0 => {
-                lock.write(own);
-                processor.locks.borrow_mut().push(self.held_now(k, lock.address(), kind, number));
-                true
-            }
-            owner if owner == own => {
-                let sentence = format!("processor {} acquires a spin lock that it holds", processor.index);
-                Finding::bug_check(ALREADY_OWNED, [lock.address(), 0, 0, 0], sentence).raise()
-            }
-            owner if self.processor((owner - 1).try_into().unwrap_or(u32::MAX)).is_none() => {
-                let sentence = "a spin lock that was not initialised, or was overwritten";
-                Finding::bug_check(NOT_INITIALISED, [lock.address(), owner as u64, 0, 0], sentence).raise()
-            }
-            _ => false,
+        let owner = lock.read();
+        if owner != 0 {
+            self.check_owner(lock.address(), owner, own);
+            return false;
+        }
+        lock.write(own);
+        processor.locks.borrow_mut().push(self.held_now(k, lock.address(), kind, number));
+        true
+    }
+
+    /// What a lock holds that is not free must be the number of another processor.
+    #[cold]
+    fn check_owner(&self, lock: u64, owner: usize, own: usize) {
+        if owner == own {
+            let sentence = format!("processor {} acquires a spin lock that it holds", own - 1);
+            Finding::bug_check(ALREADY_OWNED, [lock, 0, 0, 0], sentence).raise();
+        }
+        if self.processor((owner - 1).try_into().unwrap_or(u32::MAX)).is_none() {
+            let sentence = "a spin lock that was not initialised, or was overwritten";
+            Finding::bug_check(NOT_INITIALISED, [lock, owner as u64, 0, 0], sentence).raise();
         }
     }
 
     /// Releases a spin lock that the current processor holds.
     pub fn release(&self, lock: Ptr<usize>) {
         let processor = self.current_processor();
-        let position = processor.locks.borrow().iter().rposition(|held| held.lock == lock.address());
-        let Some(position) = position else {
-            if lock.read() != 0 {
-                self.released_by_another(lock.address()).raise();
-            }
-            let sentence = format!("processor {} releases a spin lock that it does not hold", processor.index);
-            Finding::bug_check(NOT_OWNED, [lock.address(), 0, 0, 0], sentence).raise()
+        let mut locks = processor.locks.borrow_mut();
+        let Some(position) = locks.iter().rposition(|held| held.lock == lock.address()) else {
+            drop(locks);
+            self.refuse_release(lock)
         };
-        let held = processor.locks.borrow_mut().remove(position);
+        let held = locks.remove(position);
+        drop(locks);
         lock.write(0);
         self.check_time(held);
         if !self.spinning.borrow().is_empty() {
             self.stop_spinning(lock.address());
         }
+    }
+
+    #[cold]
+    fn refuse_release(&self, lock: Ptr<usize>) -> ! {
+        if lock.read() != 0 {
+            self.released_by_another(lock.address()).raise();
+        }
+        let sentence = format!("processor {} releases a spin lock that it does not hold", self.processor_index());
+        Finding::bug_check(NOT_OWNED, [lock.address(), 0, 0, 0], sentence).raise()
     }
 
     /// The current processor waits for a lock; interrupts above its IRQL are served meanwhile.

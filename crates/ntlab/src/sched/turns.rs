@@ -135,6 +135,7 @@ impl Sched {
     }
 
     /// Something may be due: another processor or thread may go on; comes back when this one does.
+    #[inline(never)]
     pub(super) fn switch(&self, k: &Kernel) {
         // While a panic unwinds this thread, no other may run: it would unwind too, and that ends the process.
         if std::thread::panicking() || self.in_alarm.get() {
