@@ -1,5 +1,5 @@
 /*
- * What works on requests: a DPC, where there is no hardware.
+ * What works on requests: the edu device where there is one, else software, which is a DPC.
  */
 #include "peer.h"
 
@@ -95,53 +95,67 @@ VOID PeerInitializeEngine(PDEVICE_EXTENSION Extension)
     Extension->Engine = HOTADD_ENGINE_KIND_NONE;
     KeInitializeSpinLock(&Extension->StoreLock);
     KeInitializeDpc(&Extension->SoftwareDpc, PeerSoftwareDpc, Extension);
+    PeerEduInitialize(Extension);
 }
 
-/* Resources mean hardware, which is not served. IRQL: PASSIVE_LEVEL. */
+/* Chooses the engine, and starts it: registers among the resources mean an edu device. IRQL: PASSIVE_LEVEL. */
 NTSTATUS PeerEngineStart(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated)
 {
-    if (Translated != NULL && Translated->Count != 0) {
-        return STATUS_NOT_SUPPORTED;
+    NTSTATUS status;
+
+    if (PeerFindResource(Translated, CmResourceTypeMemory) == NULL) {
+        Extension->Engine = HOTADD_ENGINE_KIND_SOFTWARE;
+        return STATUS_SUCCESS;
     }
-    Extension->Engine = HOTADD_ENGINE_KIND_SOFTWARE;
-    return STATUS_SUCCESS;
+    status = PeerEduStart(Extension, Translated);
+    if (NT_SUCCESS(status)) {
+        Extension->Engine = HOTADD_ENGINE_KIND_EDU;
+    }
+    return status;
 }
 
 /* Nothing is at work any more. Where the device may lose power, its state is saved before. IRQL: PASSIVE_LEVEL. */
 VOID PeerEngineStop(PDEVICE_EXTENSION Extension, BOOLEAN Save)
 {
-    UNREFERENCED_PARAMETER(Extension);
-    UNREFERENCED_PARAMETER(Save);
+    if (Extension->Engine == HOTADD_ENGINE_KIND_EDU) {
+        PeerEduStop(Extension, Save);
+    }
 }
 
+/* The device is about to lose power. IRQL: PASSIVE_LEVEL. */
 VOID PeerEngineSleep(PDEVICE_EXTENSION Extension, BOOLEAN Save)
 {
-    UNREFERENCED_PARAMETER(Extension);
-    UNREFERENCED_PARAMETER(Save);
+    if (Extension->Engine == HOTADD_ENGINE_KIND_EDU) {
+        PeerEduSleep(Extension, Save);
+    }
 }
 
+/* It has power again. IRQL: PASSIVE_LEVEL. */
 NTSTATUS PeerEngineWake(PDEVICE_EXTENSION Extension)
 {
-    UNREFERENCED_PARAMETER(Extension);
-    return STATUS_SUCCESS;
+    return Extension->Engine == HOTADD_ENGINE_KIND_EDU ? PeerEduWake(Extension) : STATUS_SUCCESS;
 }
 
 /* There may be a request to take. IRQL: <= DISPATCH_LEVEL. */
 VOID PeerEngineKick(PDEVICE_EXTENSION Extension)
 {
-    KeInsertQueueDpc(&Extension->SoftwareDpc, NULL, NULL);
+    if (Extension->Engine == HOTADD_ENGINE_KIND_EDU) {
+        PeerEduStartNext(Extension);
+    } else {
+        KeInsertQueueDpc(&Extension->SoftwareDpc, NULL, NULL);
+    }
 }
 
 /* The device is gone: what it works on ends. IRQL: <= DISPATCH_LEVEL. */
 VOID PeerEngineAbandon(PDEVICE_EXTENSION Extension, NTSTATUS Status)
 {
-    UNREFERENCED_PARAMETER(Extension);
-    UNREFERENCED_PARAMETER(Status);
+    if (Extension->Engine == HOTADD_ENGINE_KIND_EDU) {
+        PeerEduAbandon(Extension, Status);
+    }
 }
 
 /* How many bytes of the device's buffer can be reached. */
 ULONG PeerBufferBytes(PDEVICE_EXTENSION Extension)
 {
-    UNREFERENCED_PARAMETER(Extension);
-    return HOTADD_BUFFER_BYTES;
+    return Extension->Engine == HOTADD_ENGINE_KIND_EDU ? PEER_EDU_REACHABLE : HOTADD_BUFFER_BYTES;
 }

@@ -20,6 +20,10 @@
 #ifndef POOL_FLAG_NON_PAGED
 #define POOL_FLAG_CACHE_ALIGNED 0x8ULL
 #define POOL_FLAG_NON_PAGED 0x40ULL
+#define POOL_FLAG_PAGED 0x100ULL
+#endif
+#ifndef STATUS_DEVICE_HARDWARE_ERROR
+#define STATUS_DEVICE_HARDWARE_ERROR ((NTSTATUS)0xC0000483L)
 #endif
 #ifndef MdlMappingNoExecute
 #define MdlMappingNoExecute 0x40000000
@@ -69,6 +73,35 @@ typedef struct _PEER_COUNTERS {
     ULONG64 Timeouts;
 } PEER_COUNTERS;
 
+/* An edu device. */
+typedef struct _PEER_EDU {
+    /* Guards the registers and the request that the device works on. */
+    KSPIN_LOCK Lock;
+    PUCHAR Registers;
+    PIRP Current;
+    ULONG64 CurrentSince;
+    /* The device has power. */
+    BOOLEAN Awake;
+    /* A request timed out, and the device has not come back since. */
+    BOOLEAN Stuck;
+    /* The device may still transfer to the common buffer, when it has power. */
+    BOOLEAN Transferring;
+    /* The store has the device's buffer. */
+    BOOLEAN Saved;
+    PDMA_ADAPTER DmaAdapter;
+    PUCHAR CommonBuffer;
+    PHYSICAL_ADDRESS CommonAddress;
+    KDPC IsrDpc;
+    KTIMER Watchdog;
+    KDPC WatchdogDpc;
+    /* How the interrupt is connected, if it is. */
+    PVOID Interrupt;
+    ULONG InterruptVersion;
+    ULONG InterruptMessages;
+    USHORT InterruptGroup;
+    KAFFINITY InterruptAffinity;
+} PEER_EDU, *PPEER_EDU;
+
 typedef struct _DEVICE_EXTENSION {
     PDEVICE_OBJECT Self;
     PDEVICE_OBJECT PhysicalDevice;
@@ -113,11 +146,12 @@ typedef struct _DEVICE_EXTENSION {
     KSPIN_LOCK CounterLock;
     PEER_COUNTERS Counters;
 
-    /* The engine. */
+    /* The engine. The store is the device's buffer for software, and keeps that of an edu device while it is off. */
     ULONG Engine;
     KDPC SoftwareDpc;
     KSPIN_LOCK StoreLock;
     UCHAR Store[HOTADD_BUFFER_BYTES];
+    PEER_EDU Edu;
 
     /* Notifications of added hardware. */
     PVOID ProcessorArrival;
@@ -169,7 +203,7 @@ DRIVER_DISPATCH PeerDispatchClose;
 DRIVER_DISPATCH PeerDispatchReadWrite;
 DRIVER_DISPATCH PeerDispatchDeviceControl;
 
-/* engine.c */
+/* engine.c: the engine of the device, whichever it is. */
 VOID PeerInitializeEngine(PDEVICE_EXTENSION Extension);
 NTSTATUS PeerEngineStart(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated);
 VOID PeerEngineStop(PDEVICE_EXTENSION Extension, BOOLEAN Save);
@@ -178,3 +212,33 @@ NTSTATUS PeerEngineWake(PDEVICE_EXTENSION Extension);
 VOID PeerEngineKick(PDEVICE_EXTENSION Extension);
 VOID PeerEngineAbandon(PDEVICE_EXTENSION Extension, NTSTATUS Status);
 ULONG PeerBufferBytes(PDEVICE_EXTENSION Extension);
+
+/* edu.c: requests to an edu device. */
+VOID PeerEduInitialize(PDEVICE_EXTENSION Extension);
+NTSTATUS PeerEduStart(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated);
+VOID PeerEduStop(PDEVICE_EXTENSION Extension, BOOLEAN Save);
+VOID PeerEduStartNext(PDEVICE_EXTENSION Extension);
+VOID PeerEduAbandon(PDEVICE_EXTENSION Extension, NTSTATUS Status);
+
+/* hardware.c: its registers, and its state. */
+#define PEER_EDU_REACHABLE (HOTADD_BUFFER_BYTES - 1)
+#define PEER_EDU_REGISTERS 0x1000
+NTSTATUS PeerEduIdentify(PPEER_EDU Edu);
+BOOLEAN PeerEduTakeInterrupts(PPEER_EDU Edu);
+VOID PeerEduSilence(PPEER_EDU Edu);
+VOID PeerEduEnableInterrupts(PPEER_EDU Edu);
+BOOLEAN PeerEduIsGone(PPEER_EDU Edu);
+BOOLEAN PeerEduIsIdle(PPEER_EDU Edu);
+BOOLEAN PeerEduIsTransferring(PPEER_EDU Edu);
+BOOLEAN PeerEduIsDone(PPEER_EDU Edu, PIRP Irp);
+VOID PeerEduBegin(PPEER_EDU Edu, PIRP Irp);
+NTSTATUS PeerEduCollect(PPEER_EDU Edu, PIRP Irp, ULONG Processor, PULONG Length);
+NTSTATUS PeerEduWaitUntilIdle(PPEER_EDU Edu);
+VOID PeerEduSleep(PDEVICE_EXTENSION Extension, BOOLEAN Save);
+NTSTATUS PeerEduWake(PDEVICE_EXTENSION Extension);
+
+/* interrupt.c */
+NTSTATUS PeerConnectInterrupt(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated);
+VOID PeerDisconnectInterrupt(PDEVICE_EXTENSION Extension);
+NTSTATUS PeerFilterRequirements(PDEVICE_EXTENSION Extension, PIRP Irp);
+PCM_PARTIAL_RESOURCE_DESCRIPTOR PeerFindResource(PCM_RESOURCE_LIST List, UCHAR Type);

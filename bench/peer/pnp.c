@@ -210,6 +210,8 @@ NTSTATUS NTAPI PeerDispatchPnp(PDEVICE_OBJECT DeviceObject, PIRP Irp)
         return PeerRemove(extension, Irp);
     case IRP_MN_QUERY_CAPABILITIES:
         return PeerQueryCapabilities(extension, Irp);
+    case IRP_MN_FILTER_RESOURCE_REQUIREMENTS:
+        return PeerFilterRequirements(extension, Irp);
     case IRP_MN_DEVICE_USAGE_NOTIFICATION:
         return PeerUsageNotification(extension, Irp);
     default:

@@ -124,6 +124,19 @@ static VOID PeerReadQueueStatus(PDEVICE_EXTENSION Extension, PHOTADD_STATUS Stat
     KeReleaseSpinLock(&Extension->QueueLock, irql);
 }
 
+static VOID PeerReadInterruptStatus(PPEER_EDU Edu, PHOTADD_STATUS Status)
+{
+    if (Edu->Interrupt == NULL) {
+        Status->InterruptMode = HOTADD_INTERRUPT_MODE_NONE;
+        return;
+    }
+    Status->InterruptMode = Edu->InterruptVersion == CONNECT_MESSAGE_BASED ? HOTADD_INTERRUPT_MODE_MESSAGE
+                                                                           : HOTADD_INTERRUPT_MODE_LINE;
+    Status->InterruptMessages = Edu->InterruptMessages;
+    Status->InterruptGroup = Edu->InterruptGroup;
+    Status->InterruptAffinity = Edu->InterruptAffinity;
+}
+
 static VOID PeerReadCounters(PDEVICE_EXTENSION Extension, PHOTADD_STATUS Status)
 {
     KIRQL irql;
@@ -162,6 +175,7 @@ static NTSTATUS PeerStatus(PDEVICE_EXTENSION Extension, PIRP Irp, PIO_STACK_LOCA
     status->MemoryBytes = (ULONG64)PeerGlobals.MemoryBytes;
     status->Now = KeQueryInterruptTime();
     status->Device = Extension->Number;
+    PeerReadInterruptStatus(&Extension->Edu, status);
     PeerReadQueueStatus(Extension, status);
     PeerReadCounters(Extension, status);
     *Information = sizeof(*status);

@@ -7,7 +7,7 @@ use ntlab::{
     user::{self, Access, Handle},
 };
 
-use crate::{end, run, small, sys};
+use crate::{each_seed, end, peer, run, seeds::when_failing, small, sys};
 
 /// An `edu` and a software device that work.
 #[derive(Clone, Copy)]
@@ -129,4 +129,19 @@ pub fn on_bench<T>(seed: u64, scenario: impl for<'k> FnOnce(Bench<'k>) -> T) -> 
         bench.end();
         result
     })
+}
+
+/// Runs `scenario` as [`on_bench`] does, with so many seeds of hotadd.sys and with a third as many of the driver in C that it is measured
+/// against, which keeps the same promises.
+pub fn on_each_driver(seeds: u64, scenario: impl for<'k> Fn(Bench<'k>, u64)) {
+    for (sys, seeds) in [(sys(), seeds), (peer(), seeds.div_ceil(3))] {
+        let _failure = when_failing(|| eprintln!("the driver is {}", sys.display()));
+        each_seed(seeds, |seed| {
+            run(small().with_seed(seed), |system| {
+                let bench = Bench::with(system, workload::package(sys), workload::quick_edu());
+                scenario(bench, seed);
+                bench.end();
+            });
+        });
+    }
 }

@@ -10,7 +10,7 @@ mod traffic;
 
 use std::{path::Path, sync::OnceLock};
 
-pub use bench::{Bench, on_bench, open};
+pub use bench::{Bench, on_bench, on_each_driver, open};
 use ntlab::{
     config::Config,
     machine::{Machine, System},
@@ -20,6 +20,7 @@ pub use recorded::recorded;
 pub use seeds::{command, each_seed, with_all_seeds};
 pub use traffic::Traffic;
 pub use workload::{SERVICE, life::end, quick_edu};
+use xtask::drivers::Driver;
 
 /// Virtual nanoseconds in which everything must have ended.
 pub const PATIENCE: u64 = 120_000_000_000;
@@ -61,6 +62,17 @@ pub mod status {
 pub fn sys() -> &'static Path {
     static SYS: OnceLock<xtask::Artifacts> = OnceLock::new();
     &SYS.get_or_init(|| xtask::driver("hotadd").expect("the driver builds")).sys
+}
+
+/// The driver in C that hotadd is measured against, built.
+///
+/// # Panics
+///
+/// Where it cannot be built.
+#[must_use]
+pub fn peer() -> &'static Path {
+    static SYS: OnceLock<xtask::Artifacts> = OnceLock::new();
+    &SYS.get_or_init(|| Driver::PEER.build().expect("the peer builds")).sys
 }
 
 /// The driver's buffer pool has one byte for so many bytes of memory.

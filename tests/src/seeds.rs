@@ -19,20 +19,24 @@ pub fn each_seed(count: u64, mut test: impl FnMut(u64)) {
     let chosen = env::var(SEED).ok().map(|text| text.parse().expect("HOTADD_SEED is a number"));
     let seeds = chosen.map_or(0..count, |seed| seed..seed + 1);
     for seed in seeds {
-        let _failure = OnFailure { seed };
+        let _failure = when_failing(|| eprintln!("to repeat this: {}", command(seed)));
         test(seed);
     }
 }
 
-/// Says how to repeat the test if it fails while this lives.
-struct OnFailure {
-    seed: u64,
+/// Calls `tell` if the test fails while what is returned lives.
+pub fn when_failing<F: Fn()>(tell: F) -> OnFailure<F> {
+    OnFailure { tell }
 }
 
-impl Drop for OnFailure {
+pub struct OnFailure<F: Fn()> {
+    tell: F,
+}
+
+impl<F: Fn()> Drop for OnFailure<F> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("to repeat this: {}", command(self.seed));
+            (self.tell)();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Every accepted request completes exactly once, with the right result, whatever is added, stopped, cancelled, failed or unplugged
-//! meanwhile.
+//! meanwhile. The driver in C that hotadd is measured against does so too.
 
 use hotadd_abi::{INTERFACE_CLASS, IOCTL_HOTADD_FACTORIAL, Wire};
-use hotadd_tests::{Bench, Traffic, each_seed, on_bench, status};
+use hotadd_tests::{Bench, Traffic, each_seed, on_each_driver, status};
 use ntlab::{
     config::Config,
     hot_add::NewProcessor,
@@ -24,39 +24,35 @@ fn factorial(number: u32) -> Request {
 
 #[test]
 fn while_processors_and_memory_are_added() {
-    each_seed(12, |seed| {
-        on_bench(seed, |bench| {
-            let traffic = Traffic::start(bench, 16, seed);
-            for processor in 2..8 {
-                traffic.run(20);
-                assert_eq!(bench.system.add_processor(NewProcessor::default()), Ok(processor));
-                if processor % 3 == 0 {
-                    assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
-                }
+    on_each_driver(12, |bench, seed| {
+        let traffic = Traffic::start(bench, 16, seed);
+        for processor in 2..8 {
+            traffic.run(20);
+            assert_eq!(bench.system.add_processor(NewProcessor::default()), Ok(processor));
+            if processor % 3 == 0 {
+                assert_eq!(bench.system.add_memory(256 << 20, 0), Ok(()));
             }
-            traffic.run(60);
-            bench.system.settle();
-            let counts = traffic.stop_unharmed();
-            assert!(counts.completed >= 100 && counts.cancelled > 0, "there was load: {counts:?}");
-            assert_eq!(bench.edu_status().processors_steered, 8);
-            assert_eq!(bench.edu_status().rebalances, 6, "one for each processor");
-        });
+        }
+        traffic.run(60);
+        bench.system.settle();
+        let counts = traffic.stop_unharmed();
+        assert!(counts.completed >= 100 && counts.cancelled > 0, "there was load: {counts:?}");
+        assert_eq!(bench.edu_status().processors_steered, 8);
+        assert_eq!(bench.edu_status().rebalances, 6, "one for each processor");
     });
 }
 
 #[test]
 fn whatever_the_administrator_does_meanwhile() {
-    each_seed(24, |seed| {
-        on_bench(seed, |bench| {
-            let mut random = ChaCha8Rng::seed_from_u64(seed);
-            let traffic = Traffic::start(bench, 12, seed);
-            for _ in 0..10 {
-                traffic.run(random.random_range(1..30));
-                disturb(bench, random.random_range(0..10));
-            }
-            traffic.run(40);
-            traffic.stop_unharmed();
-        });
+    on_each_driver(24, |bench, seed| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let traffic = Traffic::start(bench, 12, seed);
+        for _ in 0..10 {
+            traffic.run(random.random_range(1..30));
+            disturb(bench, random.random_range(0..10));
+        }
+        traffic.run(40);
+        traffic.stop_unharmed();
     });
 }
 
@@ -82,158 +78,142 @@ fn disturb(bench: Bench<'_>, what: u32) {
 
 #[test]
 fn when_its_handle_is_closed() {
-    each_seed(12, |seed| {
-        on_bench(seed, |bench| {
-            let mut ends = [0; 2];
-            for round in 0..6 {
-                for device in [bench.open_edu(), bench.open_software()] {
-                    let pending = [0, 1, 2, 3, 4, 5, 6, 7].map(|number| device.submit(factorial(number)));
-                    let meanwhile = (round % 2 == 0).then(|| device.submit(Request::Read { offset: 0, length: 64 }));
-                    device.close();
-                    for pending in pending.into_iter().chain(meanwhile) {
-                        match pending.wait().status {
-                            user::Status::SUCCESS => ends[0] += 1,
-                            status::CANCELLED => ends[1] += 1,
-                            other => panic!("a request of a closed handle ended with {other}"),
-                        }
+    on_each_driver(12, |bench, _| {
+        let mut ends = [0; 2];
+        for round in 0..6 {
+            for device in [bench.open_edu(), bench.open_software()] {
+                let pending = [0, 1, 2, 3, 4, 5, 6, 7].map(|number| device.submit(factorial(number)));
+                let meanwhile = (round % 2 == 0).then(|| device.submit(Request::Read { offset: 0, length: 64 }));
+                device.close();
+                for pending in pending.into_iter().chain(meanwhile) {
+                    match pending.wait().status {
+                        user::Status::SUCCESS => ends[0] += 1,
+                        status::CANCELLED => ends[1] += 1,
+                        other => panic!("a request of a closed handle ended with {other}"),
                     }
                 }
             }
-            let statuses = bench.statuses();
-            let counted = |of: fn(&hotadd_abi::Status) -> u64| statuses.iter().map(of).sum::<u64>();
-            assert_eq!([counted(|status| status.completed), counted(|status| status.cancelled)], ends);
-            assert!(ends[1] > 0, "closing cancels what waits");
-        });
+        }
+        let statuses = bench.statuses();
+        let counted = |of: fn(&hotadd_abi::Status) -> u64| statuses.iter().map(of).sum::<u64>();
+        assert_eq!([counted(|status| status.completed), counted(|status| status.cancelled)], ends);
+        assert!(ends[1] > 0, "closing cancels what waits");
     });
 }
 
 #[test]
 fn when_the_device_is_unplugged() {
-    each_seed(24, |seed| {
-        on_bench(seed, |bench| {
-            let keeper = bench.open_edu();
-            let traffic = Traffic::start_expecting(bench, 12, seed, GONE);
-            traffic.run(30 + seed);
-            bench.edu.surprise_remove(bench.system);
-            traffic.run(60);
-            let links = bench.system.interfaces(INTERFACE_CLASS);
-            assert!(links.len() == 1 && !links[0].contains("PCI"), "its interface is gone: {links:?}");
-            let software = bench.open_software();
-            traffic
-                .stop(|| vec![workload::status(&keeper), workload::status(&software)].into_iter().flatten().collect());
-            assert_eq!(bench.edu.state(bench.system), DeviceState::SurpriseRemoved, "a handle is open");
-            drop((keeper, software));
-            bench.system.settle();
-            assert_eq!(bench.edu.state(bench.system), DeviceState::Removed);
-        });
+    on_each_driver(24, |bench, seed| {
+        let keeper = bench.open_edu();
+        let traffic = Traffic::start_expecting(bench, 12, seed, GONE);
+        traffic.run(30 + seed);
+        bench.edu.surprise_remove(bench.system);
+        traffic.run(60);
+        let links = bench.system.interfaces(INTERFACE_CLASS);
+        assert!(links.len() == 1 && !links[0].contains("PCI"), "its interface is gone: {links:?}");
+        let software = bench.open_software();
+        traffic.stop(|| vec![workload::status(&keeper), workload::status(&software)].into_iter().flatten().collect());
+        assert_eq!(bench.edu.state(bench.system), DeviceState::SurpriseRemoved, "a handle is open");
+        drop((keeper, software));
+        bench.system.settle();
+        assert_eq!(bench.edu.state(bench.system), DeviceState::Removed);
     });
 }
 
 #[test]
 fn when_the_device_does_not_answer() {
-    each_seed(6, |seed| {
-        on_bench(seed, |bench| {
-            let traffic = Traffic::start_sparse(bench, 8, seed, &[status::IO_TIMEOUT]);
-            for _ in 0..2 {
-                traffic.run(20);
-                bench.edu.set_stuck(bench.system, true);
-                let before = bench.edu_status().timeouts;
-                while bench.edu_status().timeouts == before {
-                    bench.system.sleep(1_000_000_000);
-                }
-                bench.edu.set_stuck(bench.system, false);
-                let completed = bench.edu_status().completed;
-                while bench.edu_status().completed < completed + 10 {
-                    bench.system.sleep(1_000_000_000);
-                }
+    on_each_driver(6, |bench, seed| {
+        let traffic = Traffic::start_sparse(bench, 8, seed, &[status::IO_TIMEOUT]);
+        for _ in 0..2 {
+            traffic.run(20);
+            bench.edu.set_stuck(bench.system, true);
+            let before = bench.edu_status().timeouts;
+            while bench.edu_status().timeouts == before {
+                bench.system.sleep(1_000_000_000);
             }
-            let counts = traffic.stop(|| bench.statuses());
-            assert_eq!(counts.failed, bench.edu_status().failed, "each time-out is told to one caller");
-            assert!(counts.failed >= 2);
-        });
+            bench.edu.set_stuck(bench.system, false);
+            let completed = bench.edu_status().completed;
+            while bench.edu_status().completed < completed + 10 {
+                bench.system.sleep(1_000_000_000);
+            }
+        }
+        let counts = traffic.stop(|| bench.statuses());
+        assert_eq!(counts.failed, bench.edu_status().failed, "each time-out is told to one caller");
+        assert!(counts.failed >= 2);
     });
 }
 
 #[test]
 fn when_the_device_does_not_answer_and_is_rebalanced() {
-    each_seed(6, |seed| {
-        on_bench(seed, |bench| {
-            let traffic = Traffic::start_sparse(bench, 8, seed, &[status::IO_TIMEOUT]);
-            traffic.run(20);
-            bench.edu.set_stuck(bench.system, true);
-            bench.system.sleep(1_000_000);
-            let system = bench.system;
-            system.spawn("repair", move |system| {
-                system.sleep(15_000_000_000);
-                bench.edu.set_stuck(system, false);
-            });
-            // The drain ends, because the watchdog ends what is in flight.
-            assert_eq!(bench.edu.rebalance(system), Rebalance::Restarted);
-            traffic.run(50);
-            traffic.stop(|| bench.statuses());
+    on_each_driver(6, |bench, seed| {
+        let traffic = Traffic::start_sparse(bench, 8, seed, &[status::IO_TIMEOUT]);
+        traffic.run(20);
+        bench.edu.set_stuck(bench.system, true);
+        bench.system.sleep(1_000_000);
+        let system = bench.system;
+        system.spawn("repair", move |system| {
+            system.sleep(15_000_000_000);
+            bench.edu.set_stuck(system, false);
         });
+        // The drain ends, because the watchdog ends what is in flight.
+        assert_eq!(bench.edu.rebalance(system), Rebalance::Restarted);
+        traffic.run(50);
+        traffic.stop(|| bench.statuses());
     });
 }
 
 #[test]
 fn when_the_device_cannot_be_started_again() {
-    each_seed(12, |seed| {
-        on_bench(seed, |bench| {
-            let keeper = bench.open_edu();
-            let traffic = Traffic::start_expecting(bench, 12, seed, GONE);
-            traffic.run(30);
-            bench.edu.fail_next_start(bench.system);
-            assert_eq!(bench.edu.rebalance(bench.system), Rebalance::RestartFailed(status::UNSUCCESSFUL));
-            traffic.run(60);
-            let software = bench.open_software();
-            traffic
-                .stop(|| vec![workload::status(&keeper), workload::status(&software)].into_iter().flatten().collect());
-            drop((keeper, software));
-            bench.system.settle();
-            assert_eq!(bench.edu.state(bench.system), DeviceState::Failed(status::UNSUCCESSFUL));
-            assert_eq!(bench.edu.enable(bench.system), Ok(()), "the next start succeeds");
-            assert_eq!(workload::factorial(&bench.open_edu(), 4).map(|answer| answer.factorial), Ok(24));
-        });
+    on_each_driver(12, |bench, seed| {
+        let keeper = bench.open_edu();
+        let traffic = Traffic::start_expecting(bench, 12, seed, GONE);
+        traffic.run(30);
+        bench.edu.fail_next_start(bench.system);
+        assert_eq!(bench.edu.rebalance(bench.system), Rebalance::RestartFailed(status::UNSUCCESSFUL));
+        traffic.run(60);
+        let software = bench.open_software();
+        traffic.stop(|| vec![workload::status(&keeper), workload::status(&software)].into_iter().flatten().collect());
+        drop((keeper, software));
+        bench.system.settle();
+        assert_eq!(bench.edu.state(bench.system), DeviceState::Failed(status::UNSUCCESSFUL));
+        assert_eq!(bench.edu.enable(bench.system), Ok(()), "the next start succeeds");
+        assert_eq!(workload::factorial(&bench.open_edu(), 4).map(|answer| answer.factorial), Ok(24));
     });
 }
 
 #[test]
 fn when_devices_are_disabled_and_enabled_in_between() {
-    each_seed(6, |seed| {
-        on_bench(seed, |bench| {
-            for round in 0..3 {
-                let traffic = Traffic::start(bench, 8, seed + round);
-                traffic.run(40);
-                // The driver counts anew with each life of a device.
-                traffic.stop_unharmed();
-                for device in [bench.edu, bench.software] {
-                    assert_eq!(device.disable(bench.system), Ok(()));
-                    assert_eq!(device.state(bench.system), DeviceState::Disabled);
-                    assert_eq!(device.enable(bench.system), Ok(()));
-                }
+    on_each_driver(6, |bench, seed| {
+        for round in 0..3 {
+            let traffic = Traffic::start(bench, 8, seed + round);
+            traffic.run(40);
+            // The driver counts anew with each life of a device.
+            traffic.stop_unharmed();
+            for device in [bench.edu, bench.software] {
+                assert_eq!(device.disable(bench.system), Ok(()));
+                assert_eq!(device.state(bench.system), DeviceState::Disabled);
+                assert_eq!(device.enable(bench.system), Ok(()));
             }
-        });
+        }
     });
 }
 
 /// Cancels requests at every stage: before they pass the gate, while they wait for their turn, while the device works on them.
 #[test]
 fn when_it_is_cancelled_at_any_stage() {
-    each_seed(16, |seed| {
-        on_bench(seed, |bench| {
-            let mut random = ChaCha8Rng::seed_from_u64(seed);
-            let handle = bench.open_edu();
-            let mut cancelled = 0;
-            for _ in 0..8 {
-                let pending: Vec<_> = (0..6).map(|number| handle.submit(factorial(number + 20))).collect();
-                bench.system.sleep(random.random_range(0..200_000));
-                cancelled += cancel_some(&pending, &mut random);
-                ends_once(pending, &handle);
-            }
-            let status = bench.edu_status();
-            assert_eq!(status.completed + status.cancelled, 48 + 8);
-            assert!(status.cancelled <= cancelled, "only what was cancelled ends as cancelled");
-        });
+    on_each_driver(16, |bench, seed| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let handle = bench.open_edu();
+        let mut cancelled = 0;
+        for _ in 0..8 {
+            let pending: Vec<_> = (0..6).map(|number| handle.submit(factorial(number + 20))).collect();
+            bench.system.sleep(random.random_range(0..200_000));
+            cancelled += cancel_some(&pending, &mut random);
+            ends_once(pending, &handle);
+        }
+        let status = bench.edu_status();
+        assert_eq!(status.completed + status.cancelled, 48 + 8);
+        assert!(status.cancelled <= cancelled, "only what was cancelled ends as cancelled");
     });
 }
 

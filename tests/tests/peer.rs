@@ -1,102 +1,153 @@
-//! `bench/peer`, the driver in C that hotadd is measured against, keeps the same promises.
+//! `bench/peer`, the driver in C that hotadd is measured against, keeps the same promises. Those of every request and of every call that fails
+//! are held where hotadd's are.
 
 use std::cell::Cell;
 
-use hotadd_abi::Status;
-use hotadd_tests::{PATIENCE, each_seed, end, run, small, status, with_all_seeds};
+use hotadd_tests::{Bench, Traffic, each_seed, peer, quick_edu, run, small, status, with_all_seeds};
 use ntlab::{
+    config::{Config, Preemption},
+    faults::{Fault, Lasting, Plan},
     hot_add::NewProcessor,
     machine::System,
-    pnp::{Device, DeviceState, Rebalance},
-    power::SystemState,
-    user,
 };
-use workload::{Counts, Load, Manner, Plan, Target};
-use xtask::drivers::Driver;
+use workload::{
+    Demo,
+    interference::{Interference, What},
+    life,
+    sequence::{self, Step},
+};
 
-/// How a request may end on a device that goes.
-const GONE: &[user::Status] = &[status::DELETE_PENDING, status::NO_SUCH_DEVICE];
+/// The longest sequences of events that are played.
+const LONGEST: usize = 2;
+/// Something else happens at one kernel call of the driver's life in so many.
+const ONE_IN: usize = 1499;
 
-/// Runs a scenario on a machine with the peer's software device, and unloads the driver.
-fn with_peer(seeds: u64, scenario: impl Fn(&System, Device, u64)) {
-    let sys = Driver::PEER.build().unwrap_or_else(|error| panic!("the peer builds: {error:#}")).sys;
-    each_seed(seeds, |seed| {
+fn play_demo(config: Config, seed: u64) {
+    let done = run(config.with_seed(seed), |system| Demo::with_seed(seed).play(system, peer()));
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[test]
+fn no_request_is_lost_while_the_machine_grows() {
+    each_seed(8, |seed| play_demo(Config::default(), seed));
+}
+
+#[test]
+fn it_can_be_interrupted_at_any_instruction() {
+    each_seed(4, |seed| {
+        play_demo(Config { preemption: Preemption::Instructions { one_in: 200 }, ..Config::default() }, seed)
+    });
+}
+
+/// Requests that arrived on processors before AddComplete was delivered for them.
+fn early(bench: Bench<'_>) -> u64 {
+    let statistics = workload::processors(&bench.open_software()).expect("statistics can be read");
+    statistics.iter().map(|processor| u64::from(processor.early_requests)).sum()
+}
+
+#[test]
+fn a_new_processor_runs_its_code_at_once() {
+    let served = Cell::new(0);
+    each_seed(4, |seed| {
         run(small().with_seed(seed), |system| {
-            system.install(workload::package(&sys));
-            let device = system.plug(workload::software());
-            assert_eq!(device.state(system), DeviceState::Started);
-            scenario(system, device, seed);
-            end(system);
-        });
-    });
-}
-
-/// Uses the device through two handles while something is done; what became of the requests, and what the driver says of them.
-fn under_load(
-    system: &System,
-    seed: u64,
-    expected: &'static [user::Status],
-    action: impl FnOnce(&Load<'_>),
-) -> (Counts, Status) {
-    let target = Target::new(workload::open(system, 0).expect("the device opens"));
-    let handle = target.handle().clone();
-    let targets = [target.clone(), target.and(workload::open(system, 0).expect("it opens again"))];
-    let manner = Manner { expected, pause: 100_000, ..Manner::default() };
-    let load = Load::start_with(system, &targets, Plan { lanes: 12, seed, cancel_one_in: 8 }, manner);
-    drop((target, targets));
-    action(&load);
-    let (counts, broken) = load.stop(PATIENCE);
-    assert_eq!(broken, Vec::<String>::new(), "every answer is right");
-    assert_eq!(counts.lost, 0, "no request is lost");
-    let told = workload::status(&handle).expect("any handle may ask for the status");
-    assert_eq!((told.completed, told.cancelled), (counts.completed, counts.cancelled), "each is counted once");
-    assert_eq!(told.accepted, told.completed + told.cancelled + told.failed, "what was accepted has ended");
-    (counts, told)
-}
-
-#[test]
-fn every_request_completes_exactly_once_while_the_machine_changes() {
-    let cancelled = Cell::new(0);
-    with_peer(12, |system, device, seed| {
-        let (counts, told) = under_load(system, seed, &[], |load| {
-            for processor in 2..8 {
-                assert!(load.run(20, PATIENCE), "requests end");
-                assert_eq!(system.add_processor(NewProcessor::default()), Ok(processor));
-                assert_eq!(device.rebalance(system), Rebalance::NotStopped);
+            let bench = Bench::with(system, workload::package(peer()), quick_edu().with_rebalance_policy(1));
+            let traffic = Traffic::start_dense(bench, 48, seed);
+            traffic.run(100);
+            for _ in 2..8 {
+                system.add_processor(NewProcessor::default()).expect("there is room");
             }
-            assert_eq!(system.add_memory(256 << 20, 0), Ok(()));
-            assert_eq!(system.sleep_system(SystemState::S3), Ok(()));
-            assert_eq!(device.query_remove(system), Err(status::DEVICE_BUSY), "it is open");
-            assert!(load.run(40, PATIENCE), "requests end");
-            system.settle();
-        });
-        assert_eq!(counts.failed, 0);
-        cancelled.update(|before| before + counts.cancelled);
-        assert_eq!((told.processors_known, told.processors_steered, told.processors_active), (8, 8, 8));
-        assert_eq!(told.memory_bytes - told.memory_bytes_at_load, 256 << 20);
-    });
-    assert!(cancelled.get() > 0 || !with_all_seeds(), "no request was cancelled");
-}
-
-#[test]
-fn every_request_completes_exactly_once_when_the_device_is_pulled_out() {
-    with_peer(12, |system, device, seed| {
-        under_load(system, seed, GONE, |load| {
-            assert!(load.run(30 + seed, PATIENCE), "requests end");
-            device.surprise_remove(system);
-            assert!(load.run(30, PATIENCE), "requests end");
+            traffic.run(200);
+            served.update(|served| served + early(bench));
+            traffic.stop_unharmed();
+            bench.end();
         });
     });
+    assert!(served.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }
 
 #[test]
 fn a_processor_that_never_comes_leaves_nothing_behind() {
-    with_peer(4, |system, _, _| {
-        let fails = Some(status::UNSUCCESSFUL);
-        let failed = system.add_processor(NewProcessor { fails, ..NewProcessor::default() });
-        assert_eq!(failed, Err(status::UNSUCCESSFUL));
-        let handle = workload::open(system, 0).expect("the device opens");
-        assert_eq!(workload::status(&handle).map(|told| told.processors_known), Ok(2));
-        assert_eq!(workload::processors(&handle).map(|known| known.len()), Ok(2));
+    each_seed(4, |seed| {
+        run(small().with_seed(seed), |system| {
+            let bench = Bench::with(system, workload::package(peer()), quick_edu());
+            let fails = Some(status::UNSUCCESSFUL);
+            let failed = system.add_processor(NewProcessor { fails, ..NewProcessor::default() });
+            assert_eq!(failed, Err(status::UNSUCCESSFUL));
+            let told = bench.edu_status();
+            assert_eq!((told.processors_known, told.processors_steered), (2, 2));
+            assert_eq!(workload::processors(&bench.open_software()).map(|known| known.len()), Ok(2));
+            bench.end();
+        });
     });
+}
+
+#[test]
+fn interrupts_reach_all_processors_after_a_rebalance() {
+    each_seed(2, |seed| {
+        run(small().with_seed(seed), |system| {
+            let bench = Bench::with(system, workload::package(peer()), quick_edu());
+            assert_eq!(bench.edu_status().interrupt_affinity, 0b11);
+            for processors in 3..=8_u32 {
+                system.add_processor(NewProcessor::default()).expect("there is room");
+                system.settle();
+                assert_eq!(bench.edu_status().interrupt_affinity, (1 << processors) - 1);
+            }
+            bench.end();
+        });
+    });
+}
+
+fn lives_through(plan: Plan, seed: u64) -> usize {
+    run(small().with_seed(seed).with_faults(plan), |system| {
+        life::live(system, peer());
+        system.failed_calls().len()
+    })
+}
+
+#[test]
+fn calls_may_fail_at_random() {
+    each_seed(6, |seed| {
+        lives_through(Plan::at_random(100), seed);
+        lives_through(Plan::at_random(10), seed);
+    });
+}
+
+#[test]
+fn memory_may_run_out_at_any_call() {
+    let mut failed = 0;
+    for call in (1..200).step_by(13) {
+        let fault = Fault { call, failure: 0, lasting: Lasting::Memory };
+        failed += lives_through(Plan { faults: vec![fault], ..Plan::default() }, 0);
+    }
+    assert!(failed > 50, "{failed} calls found no memory");
+}
+
+fn play_sequence(steps: &[Step]) {
+    let broken =
+        run(Config { time_limit_ns: 10_000_000_000, ..small() }, |system| sequence::play(system, peer(), steps, 0));
+    let names: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(broken, Vec::<String>::new(), "after {}", names.join(", "));
+}
+
+#[test]
+fn windows_may_do_anything_in_any_order() {
+    sequence::up_to(LONGEST).iter().for_each(|steps| play_sequence(steps));
+}
+
+fn interfere(system: &System, what: What, call: u64) {
+    let played = Interference { what, call }.play(system, peer());
+    assert!(played.is_ok(), "{what:?} at call {call}: {played:?}");
+}
+
+#[test]
+fn anything_may_happen_between_two_kernel_calls() {
+    let calls = run(small(), |system| {
+        life::live(system, peer());
+        system.kernel_calls()
+    });
+    for (number, call) in (1..calls).step_by(ONE_IN).enumerate() {
+        let what = What::ALL[number % What::ALL.len()];
+        let config = Interference { what, call }.machine(small());
+        run(config, |system| interfere(system, what, call));
+    }
 }
