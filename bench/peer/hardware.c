@@ -27,8 +27,8 @@
 /* What a device that is gone reads as. */
 #define EDU_GONE 0xFFFFFFFF
 
-/* Between two looks at a device that is waited for without interrupts: 5 ms. */
-#define EDU_PAUSE (-50000LL)
+/* Between two looks at a device that is waited for without interrupts: 1 ms. */
+#define EDU_PAUSE (-10000LL)
 
 static ULONG EduRead(PPEER_EDU Edu, ULONG Offset)
 {

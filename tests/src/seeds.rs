@@ -25,7 +25,7 @@ pub fn each_seed(count: u64, mut test: impl FnMut(u64)) {
 }
 
 /// Calls `tell` if the test fails while what is returned lives.
-pub fn when_failing<F: Fn()>(tell: F) -> OnFailure<F> {
+pub const fn when_failing<F: Fn()>(tell: F) -> OnFailure<F> {
     OnFailure { tell }
 }
 

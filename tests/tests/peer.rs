@@ -35,7 +35,8 @@ fn no_request_is_lost_while_the_machine_grows() {
 #[test]
 fn it_can_be_interrupted_at_any_instruction() {
     each_seed(4, |seed| {
-        play_demo(Config { preemption: Preemption::Instructions { one_in: 200 }, ..Config::default() }, seed)
+        let preemption = Preemption::Instructions { one_in: 200 };
+        play_demo(Config { preemption, ..Config::default() }, seed);
     });
 }
 
@@ -131,7 +132,9 @@ fn play_sequence(steps: &[Step]) {
 
 #[test]
 fn windows_may_do_anything_in_any_order() {
-    sequence::up_to(LONGEST).iter().for_each(|steps| play_sequence(steps));
+    for steps in sequence::up_to(LONGEST) {
+        play_sequence(&steps);
+    }
 }
 
 fn interfere(system: &System, what: What, call: u64) {

@@ -15,7 +15,6 @@ use super::{
     figures::{Built, Group, Unit, Value},
     requests::{Engine, Kind, REST, calls_by_name, count_of, tame},
 };
-use crate::drivers::Driver;
 
 /// Requests that wait.
 const WAITING: [u32; 3] = [0, 64, 4096];
@@ -40,10 +39,6 @@ struct Hold {
 pub fn figures(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
     for engine in [Engine::Software, Engine::Edu] {
-        // It has no edu engine yet.
-        if built.driver == Driver::PEER && engine == Engine::Edu {
-            continue;
-        }
         let holds = WAITING.map(|waiting| hold(&built.sys, engine, waiting));
         let [none, some, most] = holds;
         let holds = [none?, some?, most?];

@@ -4,9 +4,11 @@ pub mod curves;
 pub mod figures;
 pub mod goals;
 pub mod hold;
+pub mod images;
 mod listing;
 mod measures;
 pub mod processors;
+pub mod rates;
 pub mod report;
 pub mod requests;
 mod scale;
@@ -82,6 +84,10 @@ pub enum Measure {
     Holds,
     /// What it costs that a processor joins, counted.
     Joining,
+    /// How large the drivers' images are.
+    Images,
+    /// Requests a second through the lab, driver beside driver.
+    Rates,
 }
 
 /// What measures the host.
@@ -113,6 +119,8 @@ impl Measure {
             Self::RequestCosts => Way::AllDrivers(requests::figures),
             Self::Lines => Way::Drivers(requests::shared),
             Self::Holds => Way::Drivers(hold::figures),
+            Self::Images => Way::AllDrivers(images::figures),
+            Self::Rates => Way::AllDrivers(rates::figures),
             Self::Joining => Way::Drivers(|built| processors::figures(&built.sys)),
         }
     }

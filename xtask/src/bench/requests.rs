@@ -142,7 +142,7 @@ pub fn figures(built: &Built) -> Result<Vec<Value>> {
 }
 
 /// The requests that a driver serves.
-fn served(driver: Driver) -> &'static [(Engine, Kind)] {
+const fn served(driver: Driver) -> &'static [(Engine, Kind)] {
     use Engine::{Edu, Software};
     use Kind::{Factorial, Read, Status, Write};
     const ALL: [(Engine, Kind); 8] = [
@@ -157,8 +157,6 @@ fn served(driver: Driver) -> &'static [(Engine, Kind)] {
     ];
     match driver.jobs {
         Jobs::Floor => &[(Software, Factorial)],
-        // It has no edu engine yet.
-        Jobs::All if driver == Driver::PEER => &ALL[..4],
         Jobs::All => &ALL,
     }
 }
