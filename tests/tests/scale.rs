@@ -1,6 +1,6 @@
 //! Many processors, in several groups whose masks have gaps, on several NUMA nodes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use hotadd_abi::ProcessorStatistics;
 use hotadd_tests::{Bench, Traffic, each_seed, run, small, sys};
@@ -10,7 +10,10 @@ use ntlab::{
     machine::System,
     pnp::DeviceState,
 };
-use workload::scale::Scale;
+use workload::{
+    scale::Scale,
+    uniform::{Served, Uniform},
+};
 
 /// 96 processors in three groups: a full half at each end, every other bit, and four nodes in all.
 fn with_gaps() -> Config {
@@ -160,6 +163,44 @@ fn nothing_is_lost_while_processors_join_in_bursts_and_every_device_is_rebalance
         assert_eq!((grown.requests, grown.processors, grown.bursts.len()), (3000, 128, 4));
         assert_eq!((grown.rebalances, grown.memory), (2 * 4 * 8, 0b1111 << 30));
         assert!(grown.waited > 0 && grown.cancelled > 0, "{grown:?}");
+    });
+}
+
+/// 96 processors that are all there, and the node of each.
+fn on_all(seed: u64, uniform: &Uniform) -> (Served, Vec<u32>) {
+    let config = Config { processors: 96, ..with_gaps() };
+    let nodes: Vec<u32> = places(&config).iter().map(|(_, _, node)| *node).collect();
+    let served = run(config.with_seed(seed), |system| {
+        let bench = Bench::new(system);
+        let handle = Rc::new(bench.open_software());
+        let served = uniform.play(system, &handle);
+        drop(handle);
+        bench.end();
+        served
+    });
+    (served.unwrap_or_else(|wrong| panic!("{wrong}")), nodes)
+}
+
+#[test]
+fn under_uniform_load_no_processor_serves_over_five_quarters_of_the_mean() {
+    each_seed(2, |seed| {
+        for threads in [1, 3] {
+            let (served, _) = on_all(seed, &Uniform { requesters: (0..96).collect(), threads, requests: 24 });
+            let most = served.most_of_mean(96);
+            assert!(most <= 1.25, "the busiest processor serves {most:.2} of the mean");
+        }
+    });
+}
+
+#[test]
+fn a_request_is_served_on_the_node_of_its_requester_while_a_processor_is_free_there() {
+    each_seed(2, |seed| {
+        // Every fourth processor asks, so that three of four are free on each node.
+        for threads in [1, 4] {
+            let (served, nodes) =
+                on_all(seed, &Uniform { requesters: (0..96).step_by(4).collect(), threads, requests: 40 });
+            assert_eq!(served.far(|processor| nodes[processor as usize]), 0, "{:?}", served.by);
+        }
     });
 }
 
