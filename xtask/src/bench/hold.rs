@@ -16,6 +16,8 @@ use super::{
     requests::{Engine, Kind, REST, calls_by_name, count_of, tame},
 };
 
+/// The devices that are held.
+const ENGINES: [Engine; 2] = [Engine::Software, Engine::Edu];
 /// Requests that wait.
 const WAITING: [u32; 3] = [0, 64, 4096];
 /// Requests before, so that what is made once is there.
@@ -38,14 +40,28 @@ struct Hold {
 /// A run that stopped, or a request that failed.
 pub fn figures(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
-    for engine in [Engine::Software, Engine::Edu] {
-        let holds = WAITING.map(|waiting| hold(&built.sys, engine, waiting));
-        let [none, some, most] = holds;
+    for engine in &ENGINES {
+        let [none, some, most] = WAITING.map(|waiting| hold(&built.sys, *engine, waiting));
         let holds = [none?, some?, most?];
         for (waiting, hold) in WAITING.into_iter().zip(&holds) {
-            values.extend(of_one(engine, waiting, hold));
+            values.extend(of_one(*engine, waiting, hold));
         }
-        values.extend(growth(engine, &holds));
+        values.extend(growth(*engine, &holds));
+    }
+    Ok(values)
+}
+
+/// The same without the largest number of requests.
+///
+/// # Errors
+///
+/// Those of [`figures`].
+pub fn small_figures(built: &Built) -> Result<Vec<Value>> {
+    let mut values = Vec::new();
+    for engine in &ENGINES {
+        for waiting in &WAITING[..2] {
+            values.extend(of_one(*engine, *waiting, &hold(&built.sys, *engine, *waiting)?));
+        }
     }
     Ok(values)
 }

@@ -51,6 +51,27 @@ pub fn of(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<Str
     Ok(text)
 }
 
+/// The functions that a request to the driver in the file `sys` goes through, with their instructions, most first.
+///
+/// # Errors
+///
+/// Those of [`requests::count`].
+pub fn by_function(sys: &Path, kind: Kind, engine: Engine) -> Result<Vec<(String, f64)>> {
+    let Counted { requests, counts } = requests::count(sys, kind, engine, 1)?;
+    let mut functions: BTreeMap<String, u64> = BTreeMap::new();
+    for instruction in &counts.instructions {
+        *functions.entry(function_of(instruction)).or_default() += instruction.count;
+    }
+    let mut functions: Vec<_> = functions.into_iter().collect();
+    functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok(functions.into_iter().map(|(function, count)| (function, requests::each(count, requests))).collect())
+}
+
+/// The function that an instruction is in, as the linker left it.
+fn function_of(instruction: &InstructionCount) -> String {
+    instruction.frames.last().and_then(|frame| frame.function.clone()).unwrap_or_else(|| "?".to_owned())
+}
+
 fn work_in_words(work: &Work, each: &impl Fn(u64) -> String) -> String {
     let runtime: Vec<String> =
         work.runtime_calls.iter().map(|(name, count)| format!("{} {name}", each(*count))).collect();
@@ -74,8 +95,7 @@ fn is_library(function: &str) -> bool {
 fn functions(text: &mut String, counts: &Counts, within: &str, each: &impl Fn(u64) -> String) -> Result<()> {
     let mut functions: BTreeMap<String, (u64, BTreeMap<String, u64>)> = BTreeMap::new();
     for instruction in counts.instructions.iter().filter(|instruction| instruction.within == within) {
-        let outer =
-            instruction.frames.last().and_then(|frame| frame.function.clone()).unwrap_or_else(|| "?".to_owned());
+        let outer = function_of(instruction);
         let mut own = instruction.frames.iter().filter_map(|frame| frame.function.as_ref());
         let inner = own.find(|function| !is_library(function)).map_or_else(|| outer.clone(), Clone::clone);
         let (total, inlined) = functions.entry(outer).or_default();

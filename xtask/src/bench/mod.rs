@@ -1,6 +1,8 @@
 //! `bench`: what the lab and the driver take on this machine, beside what they are meant to take.
 
+pub mod charts;
 pub mod curves;
+pub mod document;
 pub mod figures;
 pub mod goals;
 pub mod hold;
@@ -8,10 +10,12 @@ pub mod images;
 mod listing;
 mod measures;
 pub mod processors;
+pub mod ratchet;
 pub mod rates;
 pub mod report;
 pub mod requests;
 mod scale;
+pub mod stack;
 
 use std::{
     fs::File,
@@ -43,6 +47,9 @@ pub struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write docs/performance.md, its charts, and the figures that a test holds the driver against.
+    #[arg(long, conflicts_with_all = ["only", "listing"])]
+    pub write_docs: bool,
     /// Print, instead of figures, what a request does: instructions by function, kernel calls in order, atomics, cache lines.
     #[arg(long, value_enum, value_name = "REQUEST")]
     pub listing: Option<requests::Kind>,
@@ -88,6 +95,10 @@ pub enum Measure {
     Images,
     /// Requests a second through the lab, driver beside driver.
     Rates,
+    /// The deepest stack of the demo.
+    Stack,
+    /// What grows with the processors.
+    Curves,
 }
 
 /// What measures the host.
@@ -103,6 +114,8 @@ enum Way {
     Drivers(OfDriver),
     /// With the floors too.
     AllDrivers(OfDriver),
+    /// With hotadd.sys, over the number of processors.
+    Curves,
 }
 
 impl Measure {
@@ -121,9 +134,25 @@ impl Measure {
             Self::Holds => Way::Drivers(hold::figures),
             Self::Images => Way::AllDrivers(images::figures),
             Self::Rates => Way::AllDrivers(rates::figures),
+            Self::Curves => Way::Curves,
+            Self::Stack => Way::Drivers(stack::figures),
             Self::Joining => Way::Drivers(|built| processors::figures(&built.sys)),
         }
     }
+
+    /// What docs/performance.md is made of.
+    const DOCUMENTED: &[Self] = &[
+        Self::RequestCosts,
+        Self::Lines,
+        Self::Holds,
+        Self::Joining,
+        Self::Stack,
+        Self::Images,
+        Self::Rates,
+        Self::Curves,
+        Self::Requests,
+        Self::Scale,
+    ];
 
     fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -163,12 +192,21 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
         print!("{}", listing::of(&image, kind, options.engine, options.processors)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = if options.only.is_empty() { Measure::value_variants() } else { &options.only };
+    let chosen = match options {
+        Options { write_docs: true, .. } => Measure::DOCUMENTED,
+        Options { only, .. } if only.is_empty() => Measure::value_variants(),
+        Options { only, .. } => only,
+    };
     let report = measure(chosen, &sys()?)?;
     print!("{report}");
     if let Some(mut file) = file {
         serde_json::to_writer_pretty(&mut file, &report)?;
         writeln!(file)?;
+    }
+    if options.write_docs {
+        for path in document::write(kit::root(), &report)? {
+            println!("wrote {}", path.display());
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -183,6 +221,7 @@ fn measure(chosen: &[Measure], sys: &Path) -> Result<Report> {
         bar.set_message(measure.name());
         match measure.way() {
             Way::Host(figures) => report.host.extend(figures(sys)?),
+            Way::Curves => report.curves.extend(curves::curves(sys)?),
             Way::Drivers(values) => report.rows.extend(compare("", JOBS, values)?),
             Way::AllDrivers(values) => {
                 report.rows.extend(compare("", JOBS, values)?);
@@ -194,6 +233,21 @@ fn measure(chosen: &[Measure], sys: &Path) -> Result<Report> {
     report.rows.sort_by_key(|row| row.group);
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// What is counted in a few seconds.
+///
+/// # Errors
+///
+/// A driver that does not build, or a run that stopped.
+pub fn count_quickly() -> Result<Vec<Row>> {
+    let mut rows = compare("floor/", FLOORS, requests::figures)?;
+    let measures: [OfDriver; 4] =
+        [requests::figures, requests::shared_by_few, hold::small_figures, |built| processors::figures(&built.sys)];
+    for values in measures {
+        rows.extend(compare("", JOBS, values)?);
+    }
+    Ok(rows)
 }
 
 /// The driver in Rust and the one in C that do all the jobs, and those that do as little as can be.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Figure,
+    curves::Curve,
     figures::{Group, Row, Unit},
 };
 
@@ -15,6 +16,8 @@ use super::{
 pub struct Report {
     /// Drivers side by side.
     pub rows: Vec<Row>,
+    /// What grows with the processors.
+    pub curves: Vec<Curve>,
     /// The host.
     pub host: Vec<Figure>,
 }
@@ -26,6 +29,9 @@ impl fmt::Display for Report {
             if !rows.is_empty() {
                 writeln!(f, "{}\n{}", group.title(), side_by_side(&rows))?;
             }
+        }
+        if !self.curves.is_empty() {
+            writeln!(f, "Over the number of processors\n{}", over_processors(&self.curves))?;
         }
         if self.host.is_empty() { Ok(()) } else { writeln!(f, "{}", of_host(&self.host)) }
     }
@@ -86,6 +92,19 @@ fn digits(value: f64) -> String {
         grouped.push(digit);
     }
     if fraction.is_empty() { grouped } else { format!("{grouped}.{fraction}") }
+}
+
+fn over_processors(curves: &[Curve]) -> Table {
+    let mut table = Table::new();
+    let sizes =
+        curves.first().into_iter().flat_map(|curve| &curve.points).map(|(processors, _)| processors.to_string());
+    let headings: Vec<String> = ["figure".to_owned(), "unit".to_owned()].into_iter().chain(sizes).collect();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(headings);
+    for Curve { what, unit, points } in curves {
+        let values = points.iter().map(|(_, value)| number(*value, Unit::Count));
+        table.add_row([what.clone(), (*unit).to_owned()].into_iter().chain(values).collect::<Vec<String>>());
+    }
+    table
 }
 
 fn of_host(figures: &[Figure]) -> Table {

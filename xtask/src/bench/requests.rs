@@ -21,7 +21,7 @@ use ntlab::{
 use serde::Serialize;
 
 use super::figures::{Built, Group, Unit, Value};
-use crate::drivers::{Driver, Jobs};
+use crate::drivers::Jobs;
 
 /// Requests of each processor before those that are counted: what is made once and kept is there then.
 const WARM_UP: u32 = 32;
@@ -49,6 +49,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The one that has a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|kind| kind.name() == name)
+    }
+
     /// As it is called in the names of figures.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -83,6 +89,12 @@ pub enum Engine {
 }
 
 impl Engine {
+    /// The one that has a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|engine| engine.name() == name)
+    }
+
     /// As it is called in the names of figures.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -134,7 +146,7 @@ pub fn calls_by_name(work: &Work, requests: u32) -> BTreeMap<String, f64> {
 /// A run that stopped, or a request that failed.
 pub fn figures(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
-    for (engine, kind) in served(built.driver) {
+    for (engine, kind) in served(built.driver.jobs) {
         let Counted { requests, counts } = count(&built.sys, *kind, *engine, 1)?;
         values.extend(of_request(*engine, *kind, requests, &counts));
     }
@@ -142,7 +154,7 @@ pub fn figures(built: &Built) -> Result<Vec<Value>> {
 }
 
 /// The requests that a driver serves.
-const fn served(driver: Driver) -> &'static [(Engine, Kind)] {
+const fn served(jobs: Jobs) -> &'static [(Engine, Kind)] {
     use Engine::{Edu, Software};
     use Kind::{Factorial, Read, Status, Write};
     const ALL: [(Engine, Kind); 8] = [
@@ -155,7 +167,7 @@ const fn served(driver: Driver) -> &'static [(Engine, Kind)] {
         (Edu, Write),
         (Edu, Status),
     ];
-    match driver.jobs {
+    match jobs {
         Jobs::Floor => &[(Software, Factorial)],
         Jobs::All => &ALL,
     }
@@ -198,6 +210,19 @@ pub fn shared(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
     for processors in SENDING {
         values.extend(shared_by(built, processors)?);
+    }
+    Ok(values)
+}
+
+/// The same where few send.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn shared_by_few(built: &Built) -> Result<Vec<Value>> {
+    let mut values = Vec::new();
+    for processors in &SENDING[..4] {
+        values.extend(shared_by(built, *processors)?);
     }
     Ok(values)
 }

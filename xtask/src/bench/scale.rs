@@ -7,11 +7,7 @@ use cpu_time::ThreadTime;
 use ntlab::machine::Machine;
 use workload::scale::{Grown, Scale};
 
-use super::{
-    Figure,
-    curves::{Curve, curves},
-    measures::most_resident,
-};
+use super::{Figure, measures::most_resident};
 
 /// A million requests to 256 devices while a machine of 64 processors grows to 2,048.
 pub fn figures(sys: &Path) -> Result<Vec<Figure>> {
@@ -25,21 +21,11 @@ pub fn figures(sys: &Path) -> Result<Vec<Figure>> {
         added >> 30
     );
     let longest = bursts.iter().max().copied().unwrap_or_default();
-    let mut figures = vec![
+    Ok(vec![
         Figure::new(what, "at most 60 s", format!("{seconds:.1} s")),
         Figure::new("memory for that", "at most 2 GiB", format!("{memory} MiB")),
         Figure::new("virtual time of the longest burst", "", format!("{} us", longest / 1000)),
-    ];
-    figures.extend(curves(sys)?.iter().map(row));
-    Ok(figures)
-}
-
-/// A curve as a row of the table.
-fn row(curve: &Curve) -> Figure {
-    let sizes: Vec<String> = curve.points.iter().map(|(processors, _)| processors.to_string()).collect();
-    let values: Vec<String> = curve.points.iter().map(|(_, value)| format!("{value:.0}")).collect();
-    let what = format!("{}, in {}, with {} processors", curve.what, curve.unit, sizes.join(", "));
-    Figure::new(what, "", values.join(", "))
+    ])
 }
 
 fn play(scale: Scale, sys: &Path) -> Result<Grown> {

@@ -1,12 +1,15 @@
 //! Cache lines, and who writes to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use super::{
     counts::{Described, SharedLine, Writer},
-    memory::{self, Lies},
+    memory::{self, Found},
 };
-use crate::kernel::Kernel;
+use crate::{exec::StackFrame, kernel::Kernel};
 
 /// Bytes of a cache line of x64 processors.
 const LINE: u64 = 64;
@@ -30,7 +33,7 @@ struct Line {
     moves: u64,
     by: BTreeMap<By, u64>,
     /// Known as soon as there is a second processor.
-    lies: Option<Lies>,
+    lies: Option<Found>,
 }
 
 /// All lines that were written to, by address.
@@ -68,9 +71,13 @@ impl Lines {
     }
 
     /// The lines that more than one processor wrote to, and how many there are in all.
-    pub fn finish(self, described: &Described) -> (Vec<SharedLine>, u64) {
+    pub fn finish(self, k: &Kernel, described: &Described) -> (Vec<SharedLine>, u64) {
         let written = self.lines.len() as u64;
-        let shared = self.lines.into_values().filter_map(|line| line.finish(described));
+        // Many blocks come from few places, and looking up a place takes long.
+        let mut stacks = BTreeMap::new();
+        let mut allocated =
+            |stack: &Rc<[u64]>| stacks.entry(Rc::clone(stack)).or_insert_with(|| k.exec.describe_stack(stack)).clone();
+        let shared = self.lines.into_values().filter_map(|line| line.finish(described, &mut allocated));
         let mut shared: Vec<SharedLine> = shared.collect();
         shared.sort_by_key(|line| std::cmp::Reverse(line.moves));
         (shared, written)
@@ -90,8 +97,12 @@ impl Line {
         *self.by.entry(by).or_default() += 1;
     }
 
-    fn finish(self, described: &Described) -> Option<SharedLine> {
-        let lies = self.lies?;
+    fn finish(
+        self,
+        described: &Described,
+        allocated: &mut impl FnMut(&Rc<[u64]>) -> Vec<StackFrame>,
+    ) -> Option<SharedLine> {
+        let lies = self.lies?.describe(allocated);
         let mut writers: BTreeMap<Writer, u64> = BTreeMap::new();
         for (by, count) in self.by {
             let writer = match by {

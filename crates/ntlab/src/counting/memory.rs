@@ -1,6 +1,6 @@
 //! Where a cache line lies, so that a person can find it.
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use serde::Serialize;
 use windows_sys::Wdk::Foundation::{DEVICE_OBJECT, IRP};
@@ -81,39 +81,65 @@ impl fmt::Display for Lies {
     }
 }
 
+/// Where a line lies, before anybody has looked up where its block was allocated.
+#[derive(Debug)]
+pub struct Found {
+    lies: Lies,
+    /// Where the driver was then; empty for what is no block.
+    stack: Rc<[u64]>,
+}
+
+impl Found {
+    /// With the frames behind the stack.
+    pub fn describe(self, frames: &mut impl FnMut(&Rc<[u64]>) -> Vec<StackFrame>) -> Lies {
+        match self.lies {
+            Lies::Pool { tag, bytes, offset, .. } => Lies::Pool { tag, bytes, offset, allocated: frames(&self.stack) },
+            lies => lies,
+        }
+    }
+}
+
+impl From<Lies> for Found {
+    fn from(lies: Lies) -> Self {
+        Self { lies, stack: Rc::default() }
+    }
+}
+
 /// Where the line at an address lies.
-pub fn find(k: &Kernel, line: u64) -> Lies {
+pub fn find(k: &Kernel, line: u64) -> Found {
     // The line may begin before what is written.
     let place = (line..line + 64).step_by(8).find_map(|address| k.memory.space.locate(address).map(|(arena, _)| arena));
     match place {
         Some(Arena::Pool | Arena::PagedPool) => in_pool(k, line),
-        Some(Arena::Images) => in_image(k, line),
-        Some(Arena::Objects) => in_object(k, line),
-        Some(Arena::Packets) => Lies::IoManager("an IRP"),
-        Some(Arena::Stacks) => Lies::Stack,
-        Some(Arena::User) => Lies::IoManager("a user's buffer"),
-        _ => Lies::Elsewhere,
+        Some(Arena::Images) => in_image(k, line).into(),
+        Some(Arena::Objects) => in_object(k, line).into(),
+        Some(Arena::Packets) => Lies::IoManager("an IRP").into(),
+        Some(Arena::Stacks) => Lies::Stack.into(),
+        Some(Arena::User) => Lies::IoManager("a user's buffer").into(),
+        _ => Lies::Elsewhere.into(),
     }
 }
 
-fn in_pool(k: &Kernel, line: u64) -> Lies {
+fn in_pool(k: &Kernel, line: u64) -> Found {
     let Some(block) = k.memory.pool.holding(line, 64) else {
         // Buffers of requests are no blocks.
-        return match k.memory.space.kind(line) {
+        let lies = match k.memory.space.kind(line) {
             PageKind::NonPagedPool => Lies::IoManager("the system buffer of a request"),
             PageKind::User | PageKind::LockedReadOnly => Lies::IoManager("a user's buffer"),
             _ => Lies::Elsewhere,
         };
+        return lies.into();
     };
     if block.request.owner == Owner::Kernel {
-        return Lies::Kernel { bytes: block.request.bytes };
+        return Lies::Kernel { bytes: block.request.bytes }.into();
     }
-    Lies::Pool {
+    let lies = Lies::Pool {
         tag: block.request.tag.to_string(),
         bytes: block.request.bytes,
         offset: line.wrapping_sub(block.address).cast_signed(),
-        allocated: k.exec.describe_stack(&block.stack),
-    }
+        allocated: Vec::new(),
+    };
+    Found { lies, stack: block.stack }
 }
 
 fn in_image(k: &Kernel, line: u64) -> Lies {

@@ -189,6 +189,22 @@ impl Counting {
         });
     }
 
+    /// As [`System::start_counting`].
+    pub(crate) fn begin(&self, k: &Kernel, detail: Detail) {
+        let is_detailed = detail == Detail::Instructions;
+        self.state.replace(State { is_detailed, ..State::default() });
+        self.on.set(true);
+        let observer = is_detailed.then(|| Rc::new(|k: &Kernel, step: &Step<'_>| k.counting.step(k, step)) as Rc<_>);
+        assert!(k.exec.observe(k, observer), "Config::count_instructions asks for what counts");
+    }
+
+    /// As [`System::take_counts`].
+    pub(crate) fn end(&self, k: &Kernel) -> Counts {
+        k.exec.observe(k, None);
+        self.on.set(false);
+        self.state.take().finish(k)
+    }
+
     /// An instruction is about to run.
     fn step(&self, k: &Kernel, step: &Step<'_>) {
         self.with(|state| {
@@ -225,7 +241,7 @@ impl State {
             is_atomic: self.decoded.get(rip).is_some_and(|accesses| accesses.is_atomic),
         });
         let instructions = instructions.collect();
-        let (shared, written) = self.lines.finish(&described);
+        let (shared, written) = self.lines.finish(k, &described);
         let (mut work, mut callbacks) = (BTreeMap::new(), BTreeMap::new());
         for ((root, what), part) in &self.work {
             *work.entry(*root).or_insert_with(Work::default) += part;
@@ -245,12 +261,7 @@ impl System {
     ///
     /// Where the machine does not step driver code ([`Config::count_instructions`](crate::config::Config::count_instructions)).
     pub fn start_counting(&self, detail: Detail) {
-        let k = &self.kernel;
-        let is_detailed = detail == Detail::Instructions;
-        k.counting.state.replace(State { is_detailed, ..State::default() });
-        k.counting.on.set(true);
-        let observer = is_detailed.then(|| Rc::new(|k: &Kernel, step: &Step<'_>| k.counting.step(k, step)) as Rc<_>);
-        assert!(k.exec.observe(k, observer), "Config::count_instructions asks for what counts");
+        self.kernel.counting.begin(&self.kernel, detail);
     }
 
     /// Bytes of pool that drivers have and must free.
@@ -262,9 +273,6 @@ impl System {
     /// Ends counting: what there was since it began.
     #[must_use]
     pub fn take_counts(&self) -> Counts {
-        let k = &self.kernel;
-        k.exec.observe(k, None);
-        k.counting.on.set(false);
-        k.counting.state.take().finish(k)
+        self.kernel.counting.end(&self.kernel)
     }
 }

@@ -1,5 +1,6 @@
 //! The border, the loader and faults, tested with a driver image made for it.
 
+mod counting;
 mod faults;
 mod generated;
 mod guest;

@@ -14,13 +14,16 @@ use crate::{
 };
 
 /// The driver, loaded and entered.
-struct Driver<'k> {
-    k: &'k Kernel,
-    image: Rc<Image>,
+pub struct Driver<'k> {
+    /// The machine.
+    pub k: &'k Kernel,
+    /// The driver.
+    pub image: Rc<Image>,
 }
 
 impl Driver<'_> {
-    fn call(&self, name: &'static str, a: u64, b: u64) -> u64 {
+    /// Calls one of its functions.
+    pub fn call(&self, name: &'static str, a: u64, b: u64) -> u64 {
         self.k.call(name, self.image.exports[name], &[a, b])
     }
 
@@ -48,7 +51,8 @@ fn run<T>(config: Config, scenario: impl FnOnce(&Driver<'_>) -> T) -> Outcome<T>
     })
 }
 
-fn result<T>(config: Config, scenario: impl FnOnce(&Driver<'_>) -> T) -> T {
+/// What a scenario returns that nothing stops.
+pub fn result<T>(config: Config, scenario: impl FnOnce(&Driver<'_>) -> T) -> T {
     run(config, scenario).result.unwrap_or_else(|report| panic!("{report}"))
 }
 
