@@ -204,6 +204,28 @@ fn a_request_is_served_on_the_node_of_its_requester_while_a_processor_is_free_th
     });
 }
 
+/// Requests of the software engine in a second of virtual time, for each of so many processors.
+fn rate_of_each(processors: u32, seed: u64) -> f64 {
+    let config = Config::new(processors, processors).expect("as many as Windows serves");
+    let uniform = Uniform { requesters: (0..processors).collect(), threads: 2, requests: 64 };
+    let served = run(config.with_seed(seed), |system| {
+        system.install(workload::package(sys()));
+        system.plug(workload::software());
+        let handle = Rc::new(workload::open(system, 0).expect("the software device opens"));
+        uniform.play(system, &handle)
+    });
+    served.unwrap_or_else(|wrong| panic!("{wrong}")).rate / f64::from(processors)
+}
+
+#[test]
+fn throughput_in_virtual_time_grows_as_the_processors_do() {
+    each_seed(1, |seed| {
+        let [few, many] = [2, 128].map(|processors| rate_of_each(processors, seed));
+        let kept = many / few;
+        assert!(kept > 0.95, "of what each of 2 processors does, each of 128 does {kept:.2}: {few:.0}, {many:.0}");
+    });
+}
+
 #[test]
 fn two_thousand_and_forty_eight_processors_all_work() {
     each_seed(1, |seed| {
