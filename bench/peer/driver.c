@@ -4,10 +4,6 @@
 #include <initguid.h>
 #include "peer.h"
 
-#define PEER_DEFAULT_TIMEOUT 10000
-#define PEER_LEAST_TIMEOUT 1000
-#define PEER_MOST_TIMEOUT 600000
-
 PEER_GLOBALS PeerGlobals;
 
 DRIVER_INITIALIZE DriverEntry;
@@ -148,44 +144,61 @@ static NTSTATUS NTAPI PeerAddDevice(PDRIVER_OBJECT DriverObject, PDEVICE_OBJECT 
         PeerAbandonDevice(extension);
         return status;
     }
+    PeerRecordStatus(extension, HOTADD_EVENT_KIND_DEVICE_ADDED, STATUS_SUCCESS);
     device->Flags |= DO_DIRECT_IO | DO_POWER_PAGABLE;
     device->Flags &= ~DO_DEVICE_INITIALIZING;
     return STATUS_SUCCESS;
 }
 
-/* Milliseconds that the device has to answer a request. */
-static ULONG PeerReadTimeout(PDRIVER_OBJECT DriverObject)
+/* A value of the Parameters key, or Default where it is absent, of another type or out of its range. */
+static ULONG PeerReadParameter(HANDLE Key, PCWSTR Name, ULONG Least, ULONG Most, ULONG Default)
 {
     struct {
         KEY_VALUE_PARTIAL_INFORMATION Information;
         UCHAR More[sizeof(ULONG)];
     } value;
-    UNICODE_STRING name = RTL_CONSTANT_STRING(L"RequestTimeout");
-    HANDLE key;
+    UNICODE_STRING name;
     ULONG length;
-    ULONG timeout;
+    ULONG number;
+    NTSTATUS status;
+
+    RtlInitUnicodeString(&name, Name);
+    status = ZwQueryValueKey(Key, &name, KeyValuePartialInformation, &value, sizeof(value), &length);
+    if (!NT_SUCCESS(status) || value.Information.Type != REG_DWORD || value.Information.DataLength != sizeof(ULONG)) {
+        return Default;
+    }
+    number = *(PULONG)value.Information.Data;
+    return number < Least || number > Most ? Default : number;
+}
+
+/* See docs/parameters.md. */
+static VOID PeerReadParameters(PDRIVER_OBJECT DriverObject)
+{
+    HANDLE key;
     NTSTATUS status = IoOpenDriverRegistryKey(DriverObject, DriverRegKeyParameters, KEY_READ, 0, &key);
 
+    PeerGlobals.RequestTimeout = 10000;
+    PeerGlobals.JournalEvents = 4096;
+    PeerGlobals.JournalWaiters = 64;
     if (!NT_SUCCESS(status)) {
-        return PEER_DEFAULT_TIMEOUT;
+        return;
     }
-    status = ZwQueryValueKey(key, &name, KeyValuePartialInformation, &value, sizeof(value), &length);
+    PeerGlobals.RequestTimeout = PeerReadParameter(key, L"RequestTimeout", 1000, 600000, PeerGlobals.RequestTimeout);
+    PeerGlobals.JournalEvents = PeerReadParameter(key, L"JournalEvents", 64, 65536, PeerGlobals.JournalEvents);
+    PeerGlobals.JournalWaiters = PeerReadParameter(key, L"JournalWaiters", 1, 1024, PeerGlobals.JournalWaiters);
     ZwClose(key);
-    if (!NT_SUCCESS(status) || value.Information.Type != REG_DWORD || value.Information.DataLength != sizeof(ULONG)) {
-        return PEER_DEFAULT_TIMEOUT;
-    }
-    timeout = *(PULONG)value.Information.Data;
-    return timeout < PEER_LEAST_TIMEOUT || timeout > PEER_MOST_TIMEOUT ? PEER_DEFAULT_TIMEOUT : timeout;
 }
 
 static VOID NTAPI PeerUnload(PDRIVER_OBJECT DriverObject)
 {
     UNREFERENCED_PARAMETER(DriverObject);
     PeerUnregisterProcessors();
+    PeerDeleteJournal();
 }
 
 NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING RegistryPath)
 {
+    HOTADD_EVENT event = {0};
     NTSTATUS status = PeerQueryMemory(&PeerGlobals.MemoryBytesAtLoad);
 
     UNREFERENCED_PARAMETER(RegistryPath);
@@ -194,9 +207,14 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     }
     PeerGlobals.MemoryBytes = (LONG64)PeerGlobals.MemoryBytesAtLoad;
     PeerGlobals.DriverObject = DriverObject;
-    PeerGlobals.RequestTimeout = PeerReadTimeout(DriverObject);
+    PeerReadParameters(DriverObject);
+    status = PeerInitializeJournal();
+    if (!NT_SUCCESS(status)) {
+        return status;
+    }
     status = PeerRegisterProcessors();
     if (!NT_SUCCESS(status)) {
+        PeerDeleteJournal();
         return status;
     }
     DriverObject->MajorFunction[IRP_MJ_CREATE] = PeerDispatchCreate;
@@ -210,5 +228,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
     DriverObject->MajorFunction[IRP_MJ_SYSTEM_CONTROL] = PeerDispatchSystemControl;
     DriverObject->DriverExtension->AddDevice = PeerAddDevice;
     DriverObject->DriverUnload = PeerUnload;
+    event.Count = (ULONG64)PeerGlobals.ProcessorsKnown;
+    PeerRecord(NULL, HOTADD_EVENT_KIND_DRIVER_LOADED, &event);
     return STATUS_SUCCESS;
 }

@@ -146,6 +146,8 @@ static VOID NTAPI PeerEduWatch(PKDPC Dpc, PVOID DeferredContext, PVOID Argument1
     if (late != NULL) {
         PeerCountTimeout(extension);
         PeerFinish(extension, late, STATUS_IO_TIMEOUT, 0, processor);
+        PeerRecordStatus(extension, HOTADD_EVENT_KIND_REQUEST_TIMEOUT, STATUS_SUCCESS);
+        PeerRecordStatus(extension, HOTADD_EVENT_KIND_DEVICE_RESET, STATUS_SUCCESS);
     }
     if (isStuck) {
         PeerEduFailWaiting(extension, processor);

@@ -76,6 +76,20 @@ static VOID PeerNoteConnection(PPEER_EDU Edu, ULONG Version, PCM_PARTIAL_RESOURC
     }
 }
 
+static VOID PeerRecordConnection(PDEVICE_EXTENSION Extension, ULONG Kind)
+{
+    PPEER_EDU edu = &Extension->Edu;
+    HOTADD_EVENT event = {
+        .Group = edu->InterruptGroup,
+        .Affinity = edu->InterruptAffinity,
+        .Count = edu->InterruptMessages,
+        .Before = edu->InterruptVersion == CONNECT_MESSAGE_BASED ? HOTADD_INTERRUPT_MODE_MESSAGE
+                                                                 : HOTADD_INTERRUPT_MODE_LINE,
+    };
+
+    PeerRecord(Extension, Kind, &event);
+}
+
 /* Messages where the device has them, else its line; for the processors that the resources say. IRQL: PASSIVE_LEVEL. */
 NTSTATUS PeerConnectInterrupt(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Translated)
 {
@@ -94,6 +108,7 @@ NTSTATUS PeerConnectInterrupt(PDEVICE_EXTENSION Extension, PCM_RESOURCE_LIST Tra
     status = IoConnectInterruptEx(&parameters);
     if (NT_SUCCESS(status)) {
         PeerNoteConnection(&Extension->Edu, parameters.Version, interrupt);
+        PeerRecordConnection(Extension, HOTADD_EVENT_KIND_INTERRUPT_CONNECTED);
     }
     return status;
 }
@@ -110,37 +125,43 @@ VOID PeerDisconnectInterrupt(PDEVICE_EXTENSION Extension)
     parameters.ConnectionContext.Generic = Extension->Edu.Interrupt;
     IoDisconnectInterruptEx(&parameters);
     Extension->Edu.Interrupt = NULL;
+    PeerRecordConnection(Extension, HOTADD_EVENT_KIND_INTERRUPT_DISCONNECTED);
 }
 
-/* Asks for all processors, unless somebody has chosen a policy. */
-static VOID PeerEditInterrupt(PIO_RESOURCE_DESCRIPTOR Descriptor)
+/* Asks for all processors, unless somebody has chosen a policy. Whether nobody has. */
+static BOOLEAN PeerEditInterrupt(PIO_RESOURCE_DESCRIPTOR Descriptor)
 {
     PPEER_INTERRUPT_REQUIREMENT interrupt = (PPEER_INTERRUPT_REQUIREMENT)&Descriptor->u;
     BOOLEAN isMessage = (Descriptor->Flags & CM_RESOURCE_INTERRUPT_MESSAGE) != 0;
 
     if ((Descriptor->Flags & CM_RESOURCE_INTERRUPT_POLICY_INCLUDED) &&
         interrupt->AffinityPolicy != IrqPolicyMachineDefault) {
-        return;
+        return FALSE;
     }
     interrupt->AffinityPolicy =
         isMessage ? IrqPolicySpreadMessagesAcrossAllProcessors : IrqPolicyAllProcessorsInMachine;
     interrupt->Group = ALL_PROCESSOR_GROUPS;
     interrupt->TargetedProcessors = 0;
     Descriptor->Flags |= CM_RESOURCE_INTERRUPT_POLICY_INCLUDED;
+    return TRUE;
 }
 
-static VOID PeerEditRequirements(PIO_RESOURCE_REQUIREMENTS_LIST Requirements)
+/* How many interrupts had no policy. */
+static ULONG PeerEditRequirements(PIO_RESOURCE_REQUIREMENTS_LIST Requirements)
 {
     PIO_RESOURCE_LIST list = &Requirements->List[0];
+    ULONG edited = 0;
 
     for (ULONG alternative = 0; alternative < Requirements->AlternativeLists; alternative++) {
         for (ULONG index = 0; index < list->Count; index++) {
-            if (list->Descriptors[index].Type == CmResourceTypeInterrupt) {
-                PeerEditInterrupt(&list->Descriptors[index]);
+            if (list->Descriptors[index].Type == CmResourceTypeInterrupt &&
+                PeerEditInterrupt(&list->Descriptors[index])) {
+                edited++;
             }
         }
         list = (PIO_RESOURCE_LIST)&list->Descriptors[list->Count];
     }
+    return edited;
 }
 
 /* The list that lower drivers have made, else a copy of the original that takes its place; NULL for none. */
@@ -170,11 +191,13 @@ static PIO_RESOURCE_REQUIREMENTS_LIST PeerRequirementsOf(PIRP Irp)
 NTSTATUS PeerFilterRequirements(PDEVICE_EXTENSION Extension, PIRP Irp)
 {
     PIO_RESOURCE_REQUIREMENTS_LIST requirements;
+    HOTADD_EVENT event = {0};
 
     (VOID)PeerForwardAndWait(Extension, Irp);
     requirements = PeerRequirementsOf(Irp);
     if (requirements != NULL) {
-        PeerEditRequirements(requirements);
+        event.Count = PeerEditRequirements(requirements);
     }
+    PeerRecord(Extension, HOTADD_EVENT_KIND_REQUIREMENTS_FILTERED, &event);
     return PeerEnd(Extension, Irp, Irp->IoStatus.Status, Irp->IoStatus.Information);
 }

@@ -35,13 +35,16 @@ NTSTATUS PeerQueryMemory(PULONG64 Bytes)
 static VOID NTAPI PeerRefresh(PDEVICE_OBJECT DeviceObject, PVOID Context)
 {
     PDEVICE_EXTENSION extension = Context;
-    ULONG64 bytes;
+    HOTADD_EVENT event = {0};
 
     UNREFERENCED_PARAMETER(DeviceObject);
     /* First: what arrives from now on queues it again. */
     InterlockedExchange(&extension->RefreshQueued, FALSE);
-    if (NT_SUCCESS(PeerQueryMemory(&bytes))) {
-        InterlockedExchange64(&PeerGlobals.MemoryBytes, (LONG64)bytes);
+    if (NT_SUCCESS(PeerQueryMemory(&event.Count))) {
+        event.Before = (ULONG64)InterlockedExchange64(&PeerGlobals.MemoryBytes, (LONG64)event.Count);
+        if (event.Count > event.Before) {
+            PeerRecord(NULL, HOTADD_EVENT_KIND_MEMORY_GREW, &event);
+        }
     }
     IoReleaseRemoveLock(&extension->RemoveLock, extension->RefreshWork);
 }
@@ -58,6 +61,11 @@ static NTSTATUS NTAPI PeerArrival(PVOID NotificationStructure, PVOID Context)
     if (!NT_SUCCESS(IoAcquireRemoveLock(&extension->RemoveLock, extension->RefreshWork))) {
         return STATUS_SUCCESS;
     }
+    PeerRecordStatus(extension,
+                     IsEqualGUID(&change->InterfaceClassGuid, &GUID_DEVICE_MEMORY)
+                         ? HOTADD_EVENT_KIND_MEMORY_ARRIVAL
+                         : HOTADD_EVENT_KIND_PROCESSOR_ARRIVAL,
+                     STATUS_SUCCESS);
     if (InterlockedExchange(&extension->RefreshQueued, TRUE)) {
         IoReleaseRemoveLock(&extension->RemoveLock, extension->RefreshWork);
     } else {

@@ -5,7 +5,7 @@
  * Every request waits in one cancel-safe queue, which the device's engine takes it from: a DPC where there is no
  * hardware, else an edu device. While the device is stopped, off or about to go the engine takes none.
  *
- * There is no journal, no buffer pool and no wait for the high memory condition.
+ * There is no buffer pool and no wait for the high memory condition.
  */
 #pragma once
 
@@ -58,6 +58,8 @@ typedef struct _PEER_GLOBALS {
     PPEER_PROCESSOR *Processors;
     LONG Devices;
     ULONG RequestTimeout;
+    ULONG JournalEvents;
+    ULONG JournalWaiters;
     ULONG64 MemoryBytesAtLoad;
     volatile LONG64 MemoryBytes;
 } PEER_GLOBALS;
@@ -165,6 +167,16 @@ NTSTATUS PeerForwardAndWait(PDEVICE_EXTENSION Extension, PIRP Irp);
 NTSTATUS PeerPassDown(PDEVICE_EXTENSION Extension, PIRP Irp);
 NTSTATUS PeerEnd(PDEVICE_EXTENSION Extension, PIRP Irp, NTSTATUS Status, ULONG_PTR Information);
 VOID PeerDeleteDevice(PDEVICE_EXTENSION Extension);
+
+/* journal.c */
+NTSTATUS PeerInitializeJournal(VOID);
+VOID PeerDeleteJournal(VOID);
+ULONG64 PeerJournalNext(VOID);
+VOID PeerRecord(PDEVICE_EXTENSION Extension, ULONG Kind, PHOTADD_EVENT Event);
+VOID PeerRecordStatus(PDEVICE_EXTENSION Extension, ULONG Kind, NTSTATUS Status);
+VOID PeerCancelWaiters(PFILE_OBJECT FileObject);
+NTSTATUS PeerJournalRead(PIRP Irp, PIO_STACK_LOCATION Stack, PULONG_PTR Information);
+NTSTATUS PeerJournalWait(PDEVICE_EXTENSION Extension, PIRP Irp, PIO_STACK_LOCATION Stack);
 
 /* notify.c */
 NTSTATUS PeerRegisterNotifications(PDEVICE_EXTENSION Extension);

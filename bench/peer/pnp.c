@@ -45,14 +45,18 @@ static NTSTATUS PeerBringUp(PDEVICE_EXTENSION Extension, PIRP Irp)
 /* IRP_MN_START_DEVICE, the first or after a stop. How the requests that were held end does not change its status. */
 static NTSTATUS PeerStart(PDEVICE_EXTENSION Extension, PIRP Irp)
 {
+    BOOLEAN isRestart;
     NTSTATUS status;
 
     if (Extension->PnpState != HOTADD_PNP_STATE_NOT_STARTED && Extension->PnpState != HOTADD_PNP_STATE_STOPPED) {
         return PeerEnd(Extension, Irp, STATUS_INVALID_DEVICE_STATE, 0);
     }
+    isRestart = Extension->PnpState == HOTADD_PNP_STATE_STOPPED;
     status = PeerBringUp(Extension, Irp);
+    PeerRecordStatus(Extension, isRestart ? HOTADD_EVENT_KIND_DEVICE_RESTARTED : HOTADD_EVENT_KIND_DEVICE_STARTED,
+                     status);
     if (NT_SUCCESS(status)) {
-        if (Extension->PnpState == HOTADD_PNP_STATE_STOPPED) {
+        if (isRestart) {
             PeerCountRebalance(Extension);
         }
         Extension->PnpState = HOTADD_PNP_STATE_STARTED;
@@ -68,25 +72,35 @@ static NTSTATUS PeerStart(PDEVICE_EXTENSION Extension, PIRP Irp)
 /* IRP_MN_QUERY_STOP_DEVICE and IRP_MN_QUERY_REMOVE_DEVICE. */
 static NTSTATUS PeerQuery(PDEVICE_EXTENSION Extension, PIRP Irp, ULONG State, ULONG Reason)
 {
+    HOTADD_EVENT event = {.Count = (ULONG64)Extension->FilesInPath};
+    ULONG kind = Reason == HOTADD_HOLD_PNP_STOP ? HOTADD_EVENT_KIND_QUERY_STOP : HOTADD_EVENT_KIND_QUERY_REMOVE;
+
     if (Extension->PnpState == HOTADD_PNP_STATE_STARTED) {
         if (Extension->FilesInPath != 0) {
+            event.Status = STATUS_DEVICE_BUSY;
+            PeerRecord(Extension, kind, &event);
             return PeerEnd(Extension, Irp, STATUS_DEVICE_BUSY, 0);
         }
         PeerHold(Extension, Reason);
         Extension->PnpState = State;
     }
+    PeerRecord(Extension, kind, &event);
     return PeerSucceed(Extension, Irp);
 }
 
 /* IRP_MN_CANCEL_STOP_DEVICE and IRP_MN_CANCEL_REMOVE_DEVICE, which may come without a query: lower drivers first. */
 static NTSTATUS PeerCancelQuery(PDEVICE_EXTENSION Extension, PIRP Irp, ULONG State, ULONG Reason)
 {
+    ULONG kind = Reason == HOTADD_HOLD_PNP_STOP ? HOTADD_EVENT_KIND_CANCEL_STOP : HOTADD_EVENT_KIND_CANCEL_REMOVE;
+
     if (Extension->PnpState != State) {
+        PeerRecordStatus(Extension, kind, STATUS_SUCCESS);
         return PeerSucceed(Extension, Irp);
     }
     /* A cancel cannot fail, whatever lower drivers answer. */
     (VOID)PeerForwardAndWait(Extension, Irp);
     Extension->PnpState = HOTADD_PNP_STATE_STARTED;
+    PeerRecordStatus(Extension, kind, STATUS_SUCCESS);
     PeerRelease(Extension, Reason);
     return PeerEnd(Extension, Irp, STATUS_SUCCESS, 0);
 }
@@ -105,6 +119,7 @@ static NTSTATUS PeerStop(PDEVICE_EXTENSION Extension, PIRP Irp)
     default:
         break;
     }
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_DEVICE_STOPPED, STATUS_SUCCESS);
     return PeerSucceed(Extension, Irp);
 }
 
@@ -112,6 +127,7 @@ static NTSTATUS PeerStop(PDEVICE_EXTENSION Extension, PIRP Irp)
 static VOID PeerLoseDevice(PDEVICE_EXTENSION Extension, BOOLEAN Abandon)
 {
     PeerRefuse(Extension, STATUS_DELETE_PENDING);
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_GATE_REFUSING, STATUS_SUCCESS);
     if (Abandon) {
         PeerEngineAbandon(Extension, STATUS_DELETE_PENDING);
     }
@@ -128,6 +144,7 @@ static NTSTATUS PeerSurpriseRemoval(PDEVICE_EXTENSION Extension, PIRP Irp)
         PeerLoseDevice(Extension, TRUE);
         Extension->PnpState = HOTADD_PNP_STATE_SURPRISE_REMOVED;
     }
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_SURPRISE_REMOVED, STATUS_SUCCESS);
     return PeerSucceed(Extension, Irp);
 }
 
@@ -138,6 +155,7 @@ static NTSTATUS PeerRemove(PDEVICE_EXTENSION Extension, PIRP Irp)
 
     PeerLoseDevice(Extension, FALSE);
     Extension->PnpState = HOTADD_PNP_STATE_REMOVED;
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_DEVICE_REMOVED, STATUS_SUCCESS);
     IoReleaseRemoveLockAndWait(&Extension->RemoveLock, Irp);
     /* The DPC that has completed the last request may not have returned yet. */
     KeFlushQueuedDpcs();
@@ -163,6 +181,7 @@ static NTSTATUS PeerQueryCapabilities(PDEVICE_EXTENSION Extension, PIRP Irp)
 static NTSTATUS PeerUsageNotification(PDEVICE_EXTENSION Extension, PIRP Irp)
 {
     PIO_STACK_LOCATION stack = IoGetCurrentIrpStackLocation(Irp);
+    HOTADD_EVENT event = {0};
     NTSTATUS status;
 
     switch (stack->Parameters.UsageNotification.Type) {
@@ -176,6 +195,8 @@ static NTSTATUS PeerUsageNotification(PDEVICE_EXTENSION Extension, PIRP Irp)
     status = PeerForwardAndWait(Extension, Irp);
     if (NT_SUCCESS(status)) {
         IoAdjustPagingPathCount(&Extension->FilesInPath, stack->Parameters.UsageNotification.InPath);
+        event.Count = (ULONG64)Extension->FilesInPath;
+        PeerRecord(Extension, HOTADD_EVENT_KIND_USAGE_CHANGED, &event);
     }
     return PeerEnd(Extension, Irp, status, Irp->IoStatus.Information);
 }

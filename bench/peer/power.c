@@ -28,16 +28,21 @@ static VOID PeerTurnOff(PDEVICE_EXTENSION Extension)
     PeerEngineSleep(Extension, TRUE);
     Extension->PowerState = PEER_POWER_OFF;
     PeerReportPower(Extension, PowerDeviceD3);
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_POWER_DOWN, STATUS_SUCCESS);
 }
 
 /* Restores the device's state and lets requests go on. Where that fails they fail too, but not the power IRP: a
    function driver must not. IRQL: PASSIVE_LEVEL. */
 static VOID PeerTurnOn(PDEVICE_EXTENSION Extension)
 {
+    NTSTATUS status;
+
     if (Extension->PowerState == PEER_POWER_ON) {
         return;
     }
-    if (Extension->LowerIsOff || !NT_SUCCESS(PeerEngineWake(Extension))) {
+    status = Extension->LowerIsOff ? STATUS_DEVICE_NOT_READY : PeerEngineWake(Extension);
+    PeerRecordStatus(Extension, HOTADD_EVENT_KIND_POWER_UP, status);
+    if (!NT_SUCCESS(status)) {
         PeerRefuse(Extension, STATUS_DEVICE_NOT_READY);
         return;
     }

@@ -62,6 +62,19 @@ static VOID PeerAddFailure(PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT Change)
     ExFreePoolWithTag(processor, PEER_TAG);
 }
 
+static VOID PeerRecordProcessor(ULONG Kind, PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT Change, NTSTATUS Status)
+{
+    HOTADD_EVENT event = {
+        .Processor = Change->NtNumber,
+        .Group = Change->ProcNumber.Group,
+        .Number = Change->ProcNumber.Number,
+        .Status = Status,
+        .Count = (ULONG64)PeerGlobals.ProcessorsKnown,
+    };
+
+    PeerRecord(NULL, Kind, &event);
+}
+
 /* IRQL: PASSIVE_LEVEL. Only an AddStart that fails writes OperationStatus. */
 static VOID NTAPI PeerProcessorChange(PVOID Context, PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT Change,
                                       PNTSTATUS OperationStatus)
@@ -72,16 +85,21 @@ static VOID NTAPI PeerProcessorChange(PVOID Context, PKE_PROCESSOR_CHANGE_NOTIFY
     switch (Change->State) {
     case KeProcessorAddStartNotify:
         status = PeerAddStart(Change);
-        if (!NT_SUCCESS(status)) {
+        if (NT_SUCCESS(status)) {
+            PeerRecordProcessor(HOTADD_EVENT_KIND_PROCESSOR_ADD_START, Change, STATUS_SUCCESS);
+        } else {
             PeerGlobals.ProcessorCallbackStatus = status;
             *OperationStatus = status;
+            PeerRecordProcessor(HOTADD_EVENT_KIND_PROCESSOR_VETOED, Change, status);
         }
         break;
     case KeProcessorAddCompleteNotify:
         PeerAddComplete(Change);
+        PeerRecordProcessor(HOTADD_EVENT_KIND_PROCESSOR_ADD_COMPLETE, Change, STATUS_SUCCESS);
         break;
     case KeProcessorAddFailureNotify:
         PeerAddFailure(Change);
+        PeerRecordProcessor(HOTADD_EVENT_KIND_PROCESSOR_ADD_FAILURE, Change, Change->Status);
         break;
     }
 }

@@ -189,6 +189,9 @@ VOID PeerDrain(PDEVICE_EXTENSION Extension)
 /* Holds requests for a reason, and waits for those that the engine has. IRQL: PASSIVE_LEVEL. */
 VOID PeerHold(PDEVICE_EXTENSION Extension, ULONG Reason)
 {
+    HOTADD_EVENT event = {.Count = Reason};
+    BOOLEAN isHeld;
+    ULONG64 since;
     KIRQL irql;
 
     KeAcquireSpinLock(&Extension->QueueLock, &irql);
@@ -198,14 +201,25 @@ VOID PeerHold(PDEVICE_EXTENSION Extension, ULONG Reason)
         /* Those that wait for their turn wait on. */
         Extension->Waited += Extension->QueueLength;
     }
+    isHeld = (Extension->HoldReasons & Reason) != 0;
     Extension->HoldReasons |= Reason;
+    since = Extension->HoldSince;
     KeReleaseSpinLock(&Extension->QueueLock, irql);
+    if (isHeld) {
+        /* Whoever has held them for this reason has waited, too. */
+        return;
+    }
+    PeerRecord(Extension, HOTADD_EVENT_KIND_GATE_CLOSED, &event);
     PeerDrain(Extension);
+    event.Count = 0;
+    event.Duration = KeQueryInterruptTime() - since;
+    PeerRecord(Extension, HOTADD_EVENT_KIND_GATE_DRAINED, &event);
 }
 
 /* Takes reasons back; with the last of them requests go on, in their order. IRQL: <= DISPATCH_LEVEL. */
 VOID PeerRelease(PDEVICE_EXTENSION Extension, ULONG Reasons)
 {
+    HOTADD_EVENT event = {0};
     BOOLEAN released;
     KIRQL irql;
 
@@ -218,10 +232,13 @@ VOID PeerRelease(PDEVICE_EXTENSION Extension, ULONG Reasons)
     if (released) {
         Extension->LastHoldDuration = KeQueryInterruptTime() - Extension->HoldSince;
         Extension->LastHoldWaited = Extension->Waited - Extension->WaitedBefore;
+        event.Duration = Extension->LastHoldDuration;
+        event.Count = Extension->LastHoldWaited;
     }
     KeReleaseSpinLock(&Extension->QueueLock, irql);
     if (released) {
         PeerEngineKick(Extension);
+        PeerRecord(Extension, HOTADD_EVENT_KIND_GATE_OPENED, &event);
     }
 }
 

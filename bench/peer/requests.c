@@ -30,6 +30,7 @@ NTSTATUS NTAPI PeerDispatchCleanup(PDEVICE_OBJECT DeviceObject, PIRP Irp)
         return status;
     }
     PeerFailQueued(extension, IoGetCurrentIrpStackLocation(Irp)->FileObject, STATUS_CANCELLED);
+    PeerCancelWaiters(IoGetCurrentIrpStackLocation(Irp)->FileObject);
     return PeerEnd(extension, Irp, STATUS_SUCCESS, 0);
 }
 
@@ -173,6 +174,7 @@ static NTSTATUS PeerStatus(PDEVICE_EXTENSION Extension, PIRP Irp, PIO_STACK_LOCA
     status->BufferBytes = PeerBufferBytes(Extension);
     status->MemoryBytesAtLoad = PeerGlobals.MemoryBytesAtLoad;
     status->MemoryBytes = (ULONG64)PeerGlobals.MemoryBytes;
+    status->JournalNext = PeerJournalNext();
     status->Now = KeQueryInterruptTime();
     status->Device = Extension->Number;
     PeerReadInterruptStatus(&Extension->Edu, status);
@@ -208,6 +210,11 @@ NTSTATUS NTAPI PeerDispatchDeviceControl(PDEVICE_OBJECT DeviceObject, PIRP Irp)
     case IOCTL_HOTADD_PROCESSORS:
         status = PeerProcessorStatistics(Irp, stack, &information);
         break;
+    case IOCTL_HOTADD_JOURNAL_READ:
+        status = PeerJournalRead(Irp, stack, &information);
+        break;
+    case IOCTL_HOTADD_JOURNAL_WAIT:
+        return PeerJournalWait(extension, Irp, stack);
     default:
         status = STATUS_INVALID_DEVICE_REQUEST;
         break;

@@ -86,6 +86,7 @@ fn whichever_call_fails_in_whichever_way() {
 /// Functions that are among those that can fail in the life of the driver in C.
 const FUNCTIONS_OF_PEER: &[&str] = &[
     "AllocateCommonBuffer",
+    "EtwRegister",
     "ExAllocatePool2",
     "IoAllocateWorkItem",
     "IoAttachDeviceToDeviceStack",

@@ -1,14 +1,16 @@
 //! `bench/peer`, the driver in C that hotadd is measured against, keeps the same promises. Those of every request and of every call that fails
 //! are held where hotadd's are.
 
-use std::cell::Cell;
+use std::{cell::Cell, path::Path};
 
-use hotadd_tests::{Bench, Traffic, each_seed, peer, quick_edu, run, small, status, with_all_seeds};
+use hotadd_abi::EventKind;
+use hotadd_tests::{Bench, Traffic, each_seed, peer, quick_edu, run, small, status, sys, with_all_seeds};
 use ntlab::{
     config::{Config, Preemption},
     faults::{Fault, Lasting, Plan},
     hot_add::NewProcessor,
     machine::System,
+    pnp::Rebalance,
 };
 use workload::{
     Demo,
@@ -96,6 +98,33 @@ fn interrupts_reach_all_processors_after_a_rebalance() {
             bench.end();
         });
     });
+}
+
+/// What a driver's journal tells of a rebalance, to one who waits for it.
+fn events_of_a_rebalance(sys: &Path) -> Vec<Option<EventKind>> {
+    run(small(), |system| {
+        let bench = Bench::with(system, workload::package(sys), quick_edu());
+        let handle = bench.open_software();
+        let from = bench.edu_status().journal_next;
+        let (request, parse) = workload::journal(from);
+        let waiting = handle.submit(request).wait_for(1_000_000).expect_err("nothing has happened");
+        assert_eq!(bench.edu.rebalance(system), Rebalance::Restarted);
+        let done = waiting.wait();
+        assert_eq!(parse(&done.output).events[0].sequence, from, "the next event ends the wait");
+        let told = workload::journal_from(&handle, from).expect("the journal can be read");
+        drop(handle);
+        bench.end();
+        // Windows may ask for the requirements anew, or not.
+        let kinds = told.events.iter().map(|event| EventKind::from_code(event.kind));
+        kinds.filter(|kind| *kind != Some(EventKind::RequirementsFiltered)).collect()
+    })
+}
+
+#[test]
+fn its_journal_tells_of_a_rebalance_what_hotadd_tells() {
+    let told = events_of_a_rebalance(peer());
+    assert!(told.contains(&Some(EventKind::DeviceRestarted)), "{told:?}");
+    assert_eq!(told, events_of_a_rebalance(sys()));
 }
 
 fn lives_through(plan: Plan, seed: u64) -> usize {
