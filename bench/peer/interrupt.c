@@ -164,39 +164,18 @@ static ULONG PeerEditRequirements(PIO_RESOURCE_REQUIREMENTS_LIST Requirements)
     return edited;
 }
 
-/* The list that lower drivers have made, else a copy of the original that takes its place; NULL for none. */
-static PIO_RESOURCE_REQUIREMENTS_LIST PeerRequirementsOf(PIRP Irp)
-{
-    PIO_RESOURCE_REQUIREMENTS_LIST original =
-        IoGetCurrentIrpStackLocation(Irp)->Parameters.FilterResourceRequirements.IoResourceRequirementList;
-    PIO_RESOURCE_REQUIREMENTS_LIST copy;
-
-    if (NT_SUCCESS(Irp->IoStatus.Status) && Irp->IoStatus.Information != 0) {
-        return (PIO_RESOURCE_REQUIREMENTS_LIST)Irp->IoStatus.Information;
-    }
-    if (original == NULL) {
-        return NULL;
-    }
-    copy = ExAllocatePool2(POOL_FLAG_PAGED, original->ListSize, PEER_TAG);
-    if (copy != NULL) {
-        RtlCopyMemory(copy, original, original->ListSize);
-        Irp->IoStatus.Information = (ULONG_PTR)copy;
-        Irp->IoStatus.Status = STATUS_SUCCESS;
-    }
-    return copy;
-}
-
-/* IRP_MN_FILTER_RESOURCE_REQUIREMENTS. Where there is no memory for another list, the one that there is will do.
-   IRQL: PASSIVE_LEVEL. */
+/* IRP_MN_FILTER_RESOURCE_REQUIREMENTS, on its way back up: the list keeps its size, so it is edited in its place; there
+   is none where the device asks for nothing. IRQL: PASSIVE_LEVEL. */
 NTSTATUS PeerFilterRequirements(PDEVICE_EXTENSION Extension, PIRP Irp)
 {
     PIO_RESOURCE_REQUIREMENTS_LIST requirements;
     HOTADD_EVENT event = {0};
 
     (VOID)PeerForwardAndWait(Extension, Irp);
-    requirements = PeerRequirementsOf(Irp);
+    requirements = (PIO_RESOURCE_REQUIREMENTS_LIST)Irp->IoStatus.Information;
     if (requirements != NULL) {
         event.Count = PeerEditRequirements(requirements);
+        Irp->IoStatus.Status = STATUS_SUCCESS;
     }
     PeerRecord(Extension, HOTADD_EVENT_KIND_REQUIREMENTS_FILTERED, &event);
     return PeerEnd(Extension, Irp, Irp->IoStatus.Status, Irp->IoStatus.Information);
