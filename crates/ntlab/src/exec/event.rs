@@ -159,7 +159,7 @@ fn page_fault(k: &Kernel, event: &mut Event) {
             let offset = event.address % PAGE;
             Finding::not_modelled(format!("direct use of the processor control region, gs:[{offset:#x}]")).raise()
         }
-        _ if kind.pageable() && kind.allows(access) && k.exec.space.page_in() => {}
+        _ if kind.pageable() && kind.allows(access) && k.exec.space.page_in(event.address) => {}
         _ => fault::end(&k.memory, event.address, access, k.exec.original(event.rip)),
     }
 }

@@ -117,7 +117,7 @@ impl Stacks {
             return stack;
         }
         let low = self.space.take(Arena::HostStacks, HOST_STACK);
-        self.space.open(low + PAGE, HOST_STACK - PAGE, PageKind::Host);
+        self.space.open_host_stack(low, HOST_STACK);
         HostStack { low, _space: Rc::clone(&self.space) }
     }
 

@@ -188,8 +188,7 @@ fn map_mdl(k: &Kernel, mdl: Ptr<MDL>) -> Ptr<u8> {
 
 /// Where the pages of a list are. The system's mapping of them is the address they have: one that is not in a row cannot be made.
 fn place(memory: &Memory, mdl: Ptr<MDL>) -> Ptr<u8> {
-    let offset = u64::from(at!(mdl, ByteOffset).read());
-    let bytes = u64::from(at!(mdl, ByteCount).read());
+    let [bytes, offset] = at!(mdl, ByteCount).cast::<[u32; 2]>().read().map(u64::from);
     let mut start = None;
     for page in 0..(offset + bytes).div_ceil(PAGE) {
         let frame = frames(mdl).offset(host::to_usize(page)).read();

@@ -16,7 +16,8 @@ use windows_sys::{
 
 pub use super::packet::Owner;
 use super::{
-    device, driver, layout,
+    device, driver,
+    layout::{self, LOCATION_CONTEXT, LOCATION_DEVICE, LOCATION_ROUTINE, Location, Packet},
     packet::{Completed, Sent, State},
     request, rules,
 };
@@ -31,6 +32,8 @@ pub(crate) const IO_MANAGER_VIOLATION: u32 = 0xC9;
 
 /// What lies in front of every packet that the lab allocates: the number of its record.
 pub(crate) const HEADER: u64 = 16;
+/// Where in a stack location its control flags are.
+const CONTROL: usize = std::mem::offset_of!(IO_STACK_LOCATION, Control);
 const LOCATION_SIZE: u64 = size_of::<IO_STACK_LOCATION>() as u64;
 
 fn violation(code: u64, irp: Ptr<IRP>, sentence: impl Into<String>) -> ! {
@@ -66,10 +69,9 @@ pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
 fn initialize(irp: Ptr<IRP>, locations: i8) {
     let size = size_of_irp(locations);
     irp.cast::<u8>().fill(size, 0);
-    at!(irp, Type).write(IO_TYPE_IRP as i16);
-    at!(irp, Size).write(size as u16);
-    at!(irp, StackCount).write(locations);
-    at!(irp, CurrentLocation).write(locations + 1);
+    at!(irp, Type).cast::<[u16; 2]>().write([IO_TYPE_IRP as u16, size as u16]);
+    let counts = at!(irp, StackCount).cast::<[u8; 2]>();
+    counts.write([locations.cast_unsigned(), (locations + 1).cast_unsigned()]);
     layout::initialize_list(at!(irp, ThreadListEntry));
     set_current_location(irp, Ptr::new(irp.address() + size as u64));
 }
@@ -121,11 +123,6 @@ pub(crate) fn is_irp(k: &Kernel, irp: Ptr<IRP>) -> bool {
 /// Whether a packet is on pages of its own.
 pub fn is_alone(k: &Kernel, irp: Ptr<IRP>) -> bool {
     k.memory.is_packet(irp.cast())
-}
-
-/// Whether completion has passed all stack locations.
-fn is_back(irp: Ptr<IRP>) -> bool {
-    at!(irp, CurrentLocation).read() > at!(irp, StackCount).read()
 }
 
 /// The record of a packet; anything else is a finding.
@@ -195,13 +192,14 @@ pub fn set_status(irp: Ptr<IRP>, status: NTSTATUS, information: u64) {
 pub fn call_driver(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NTSTATUS {
     let index = known(k, irp, "IoCallDriver");
     check_sendable(k, device, irp, index);
-    let current = at!(irp, CurrentLocation).read() - 1;
+    let now = Packet::of(irp);
+    let current = now.current() - 1;
     at!(irp, CurrentLocation).write(current);
-    let location = next_location(irp);
+    let location = Ptr::<IO_STACK_LOCATION>::new(now.location().address() - LOCATION_SIZE);
     set_current_location(irp, location);
     layout::store(at!(location, DeviceObject), device);
 
-    let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
+    let [major, minor] = at!(location, MajorFunction).cast::<[u8; 2]>().read();
     rules::check_next_device(k, device, irp, index);
     let entered = if rules::is_judged(major) { rules::forwarded(k, irp, index) } else { (0, 0) };
     let routine = driver::routine_for(device, irp, major);
@@ -218,16 +216,17 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
     if device.is_null() {
         violation(0x204, irp, format!("{}: IoCallDriver without a device object", title()));
     }
-    if at!(irp, Type).read() != IO_TYPE_IRP as i16 {
+    let now = Packet::of(irp);
+    if now.kind() != IO_TYPE_IRP as i16 {
         violation(0x03, irp, format!("{}: IoCallDriver for an IRP whose type was overwritten", title()));
     }
     if at!(device, Type).read() != IO_TYPE_DEVICE as i16 {
         violation(0x04, irp, format!("{}: IoCallDriver with something that is no device object", title()));
     }
-    if at!(irp, CancelRoutine).cast::<u64>().read() != 0 {
+    if now.cancel_routine() != 0 {
         violation(0x203, irp, format!("{}: passed down while its cancel routine is set", title()));
     }
-    let current = at!(irp, CurrentLocation).read();
+    let current = now.current();
     if k.io.irps.is_below(index, current - 1) || k.io.irps.is_with(index, device) {
         violation(0x205, irp, format!("{}: passed down while a lower driver still has it", title()));
     }
@@ -239,7 +238,7 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
         )
         .raise();
     }
-    rules::check_next_location(k, device, irp, index);
+    rules::check_next_location(k, device, irp, &now, index);
 }
 
 /// `IofCompleteRequest` of a driver, which must be the one that has the packet.
@@ -262,12 +261,13 @@ pub fn complete(k: &Kernel, irp: Ptr<IRP>) {
 
 fn complete_known(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     check_completable(k, irp, index);
-    let (count, by) = (at!(irp, StackCount).read(), k.exec.caller());
+    let by = k.exec.caller();
     loop {
-        if leave_location(k, irp, index, (count, by)) == Next::Kept {
+        if leave_location(k, irp, index, by) == Next::Kept {
             return;
         }
-        if is_back(irp) {
+        let [count, current] = at!(irp, StackCount).cast::<[i8; 2]>().read();
+        if current > count {
             return give_back(k, irp, index);
         }
     }
@@ -275,7 +275,8 @@ fn complete_known(k: &Kernel, irp: Ptr<IRP>, index: usize) {
 
 fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     let title = || k.io.irps.title(index);
-    if k.io.irps.state(index) != State::Sent || is_back(irp) {
+    let now = Packet::of(irp);
+    if k.io.irps.state(index) != State::Sent || now.current() > now.count() {
         Finding::bug_check(
             MULTIPLE_IRP_COMPLETE_REQUESTS,
             [irp.address(), 0, 0, 0],
@@ -283,25 +284,24 @@ fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
         )
         .raise();
     }
-    if k.io.irps.is_below(index, at!(irp, CurrentLocation).read()) {
+    if k.io.irps.is_below(index, now.current()) {
         violation(0x209, irp, format!("{}: completed while a lower driver still has it", title()));
     }
-    let status = status(irp);
+    let status = now.status();
     if status == STATUS_PENDING || status == -1 {
         let sentence = format!("{}: completed with status {status:#010x}, which is no final status", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x06, u64::from(status.cast_unsigned()), irp.address(), 0], sentence)
             .raise();
     }
-    let routine = at!(irp, CancelRoutine).cast::<u64>().read();
+    let routine = now.cancel_routine();
     if routine != 0 {
         check_owner_of(k, routine, irp, title);
         let sentence = format!("{}: completed while its cancel routine is set", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x07, routine, irp.address(), 0], sentence).raise();
     }
-    let location = current_location(irp);
-    let major = at!(location, MajorFunction).read();
+    let [major, minor] = at!(now.location(), MajorFunction).cast::<[u8; 2]>().read();
     if rules::is_judged(major) {
-        rules::completed(k, irp, index, major, at!(location, MinorFunction).read());
+        rules::completed(k, irp, index, major, minor);
     }
 }
 
@@ -327,47 +327,40 @@ enum Next {
 }
 
 /// Completion leaves the current stack location for the next higher one.
-fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, (count, by): (i8, u64)) -> Next {
-    let number = at!(irp, CurrentLocation).read();
-    let location = current_location(irp);
+fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, by: u64) -> Next {
+    let now = Packet::of(irp);
+    let (number, location) = (now.current(), now.location());
+    let left = location.cast::<Location>().read();
     at!(irp, CurrentLocation).write(number + 1);
     set_current_location(irp, location.offset(1));
 
-    let control = u32::from(at!(location, Control).read());
-    let status = status(irp);
+    let control = u32::from(left[0].to_le_bytes()[CONTROL]);
+    let status = now.status();
     let marked = control & SL_PENDING_RETURNED != 0;
     at!(irp, PendingReturned).cast::<u8>().write(u8::from(marked));
     if let Err(disagreement) = k.io.irps.passed(index, number, Completed { marked, status, by }) {
         disagreement.raise(irp, &k.io.irps.title(index));
     }
 
+    zero_location(location, &left);
     let invoked = if status >= 0 { SL_INVOKE_ON_SUCCESS } else { SL_INVOKE_ON_ERROR };
-    let cancelled = at!(irp, Cancel).cast::<u8>().read() != 0;
-    let higher = number < count;
-    if control & invoked != 0 || cancelled && control & SL_INVOKE_ON_CANCEL != 0 {
-        return call_completion_routine(k, irp, index, location, higher.then_some(marked));
+    let higher = number < now.count();
+    if control & invoked != 0 || now.is_cancelled() && control & SL_INVOKE_ON_CANCEL != 0 {
+        return call_completion_routine(k, irp, index, &left, higher.then_some(marked));
     }
     if marked && higher {
         mark_pending(irp);
     }
-    zero_location(location);
     Next::Higher
 }
 
-/// `pending`: whether the lower driver marked the packet pending, where there is a higher driver.
-fn call_completion_routine(
-    k: &Kernel,
-    irp: Ptr<IRP>,
-    index: usize,
-    location: Ptr<IO_STACK_LOCATION>,
-    pending: Option<bool>,
-) -> Next {
-    let routine = at!(location, CompletionRoutine).cast::<u64>().read();
-    let context = at!(location, Context).cast::<u64>().read();
-    let (major, minor) = (at!(location, MajorFunction).read(), at!(location, MinorFunction).read());
+/// `left` is the stack location that completion leaves; `pending`: whether the lower driver marked the packet pending, where there is a
+/// higher driver.
+fn call_completion_routine(k: &Kernel, irp: Ptr<IRP>, index: usize, left: &Location, pending: Option<bool>) -> Next {
+    let (routine, context) = (left[LOCATION_ROUTINE], left[LOCATION_CONTEXT]);
+    let [major, minor, ..] = left[0].to_le_bytes();
     let before = status(irp);
     let device = if pending.is_some() { at!(current_location(irp), DeviceObject).cast::<u64>().read() } else { 0 };
-    zero_location(location);
     if routine == 0 {
         violation(
             0x212,
@@ -402,14 +395,16 @@ fn call_completion_routine(
     Next::Higher
 }
 
-/// What is left of a stack location that completion has passed.
-fn zero_location(location: Ptr<IO_STACK_LOCATION>) {
-    at!(location, MinorFunction).write(0);
-    at!(location, Flags).write(0);
-    let control = at!(location, Control);
-    control.write(control.read() & SL_ERROR_RETURNED as u8);
-    layout::words(location).write([0; 4]);
-    layout::store(at!(location, FileObject), Ptr::null());
+/// What is left of a stack location, `left`, that completion has passed.
+fn zero_location(location: Ptr<IO_STACK_LOCATION>, left: &Location) {
+    let [major, _, _, control, rest @ ..] = left[0].to_le_bytes();
+    let mut zeroed = [0; size_of::<Location>() / size_of::<u64>()];
+    let [a, b, c, d] = rest;
+    zeroed[0] = u64::from_le_bytes([major, 0, 0, control & SL_ERROR_RETURNED as u8, a, b, c, d]);
+    for kept in [LOCATION_DEVICE, LOCATION_ROUTINE, LOCATION_CONTEXT] {
+        zeroed[kept] = left[kept];
+    }
+    location.cast::<Location>().write(zeroed);
 }
 
 /// All drivers are done: the owner gets the packet.

@@ -4,9 +4,11 @@
 //! `UsageNotification`, `Power`, `QueryDeviceText` and `ReadWriteConfig` stack location parameters lie at wrong offsets. On x64 each such
 //! member starts a word of its own: the parameters of a stack location are four words, [`Words`].
 
+use std::mem::offset_of;
+
 use windows_sys::{
-    Wdk::Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION},
-    Win32::System::Kernel::LIST_ENTRY,
+    Wdk::Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION, IRP},
+    Win32::{Foundation::NTSTATUS, System::Kernel::LIST_ENTRY},
 };
 
 use crate::memory::Ptr;
@@ -52,16 +54,87 @@ pub const fn words(location: Ptr<IO_STACK_LOCATION>) -> Ptr<Words> {
 
 /// The pointer at `place`.
 #[must_use]
+#[inline]
 pub fn load<T>(place: Ptr<*mut T>) -> Ptr<T> {
     Ptr::new(place.cast::<u64>().read())
 }
 
 /// Sets the pointer at `place`.
+#[inline]
 pub fn store<T>(place: Ptr<*mut T>, target: Ptr<T>) {
     place.cast::<u64>().write(target.address());
 }
 
+/// A packet as it is in memory: looking at several of its members costs one look at the page map.
+#[derive(Clone, Copy)]
+pub struct Packet([u8; size_of::<IRP>()]);
+
+impl Packet {
+    /// A packet as it is now.
+    #[inline]
+    pub fn of(irp: Ptr<IRP>) -> Self {
+        Self(irp.cast::<[u8; size_of::<IRP>()]>().read())
+    }
+
+    const fn word(&self, offset: usize) -> u64 {
+        let mut word = [0; size_of::<u64>()];
+        let (_, from) = self.0.split_at(offset);
+        let (bytes, _) = from.split_at(word.len());
+        word.copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    }
+
+    /// `Type`.
+    pub const fn kind(&self) -> i16 {
+        i16::from_le_bytes([self.0[offset_of!(IRP, Type)], self.0[offset_of!(IRP, Type) + 1]])
+    }
+
+    /// `IoStatus.Status`.
+    pub const fn status(&self) -> NTSTATUS {
+        (self.word(offset_of!(IRP, IoStatus)) as u32).cast_signed()
+    }
+
+    /// `StackCount`.
+    pub const fn count(&self) -> i8 {
+        self.0[offset_of!(IRP, StackCount)].cast_signed()
+    }
+
+    /// `CurrentLocation`.
+    pub const fn current(&self) -> i8 {
+        self.0[offset_of!(IRP, CurrentLocation)].cast_signed()
+    }
+
+    /// `Cancel`.
+    pub const fn is_cancelled(&self) -> bool {
+        self.0[offset_of!(IRP, Cancel)] != 0
+    }
+
+    /// The address of its cancel routine; 0 for none.
+    pub const fn cancel_routine(&self) -> u64 {
+        self.word(offset_of!(IRP, CancelRoutine))
+    }
+
+    /// Its current stack location.
+    pub const fn location(&self) -> Ptr<IO_STACK_LOCATION> {
+        Ptr::new(self.word(offset_of!(IRP, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation)))
+    }
+}
+
+/// A stack location, word by word: major and minor function, flags and control in the first, then the parameters, the device, the file, the
+/// completion routine and its context.
+pub type Location = [u64; size_of::<IO_STACK_LOCATION>() / size_of::<u64>()];
+
+/// The members of a [`Location`] behind its parameters.
+pub const LOCATION_DEVICE: usize = 5;
+/// As above.
+pub const LOCATION_FILE: usize = 6;
+/// As above.
+pub const LOCATION_ROUTINE: usize = 7;
+/// As above.
+pub const LOCATION_CONTEXT: usize = 8;
+
 /// Makes an empty list, as `InitializeListHead`.
+#[inline]
 pub fn initialize_list(head: Ptr<LIST_ENTRY>) {
     head.cast::<[u64; 2]>().write([head.address(); 2]);
 }
@@ -70,7 +143,7 @@ pub fn initialize_list(head: Ptr<LIST_ENTRY>) {
 mod tests {
     use std::mem::offset_of;
 
-    use windows_sys::Wdk::Foundation::{DRIVER_OBJECT, FILE_OBJECT, IRP};
+    use windows_sys::Wdk::Foundation::{DRIVER_OBJECT, FILE_OBJECT};
 
     use super::*;
 
@@ -78,7 +151,13 @@ mod tests {
     fn structures_have_the_sizes_of_windows_on_x64() {
         assert_eq!(size_of::<IRP>(), 208);
         assert_eq!(size_of::<IO_STACK_LOCATION>(), 72);
-        assert_eq!(offset_of!(IO_STACK_LOCATION, DeviceObject), 40);
+        let members = [
+            (LOCATION_DEVICE, offset_of!(IO_STACK_LOCATION, DeviceObject)),
+            (LOCATION_FILE, offset_of!(IO_STACK_LOCATION, FileObject)),
+            (LOCATION_ROUTINE, offset_of!(IO_STACK_LOCATION, CompletionRoutine)),
+            (LOCATION_CONTEXT, offset_of!(IO_STACK_LOCATION, Context)),
+        ];
+        assert!(members.iter().all(|(word, offset)| word * size_of::<u64>() == *offset));
         assert_eq!(size_of::<DRIVER_OBJECT>(), 336);
         assert_eq!(size_of::<FILE_OBJECT>(), 216);
         assert_eq!(DEVICE_OBJECT_SIZE, 336);

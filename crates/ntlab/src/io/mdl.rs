@@ -16,11 +16,9 @@ pub fn lock(k: &Kernel, buffer: Ptr<u8>, length: usize, operation: i16) -> Ptr<M
     let pages = (offset + length as u64).div_ceil(PAGE);
     let size = size_of::<MDL>() + pages as usize * size_of::<u64>();
     let mdl = k.memory.allocate_object_bytes(size).cast::<MDL>();
-    at!(mdl, Size).write(size as i16);
-    at!(mdl, MdlFlags).write(MDL_PAGES_LOCKED | operation);
+    at!(mdl, Size).cast().write([size as i16, MDL_PAGES_LOCKED | operation]);
     layout::store(at!(mdl, StartVa), Ptr::new(start));
-    at!(mdl, ByteCount).write(length as u32);
-    at!(mdl, ByteOffset).write(offset as u32);
+    at!(mdl, ByteCount).cast().write([length as u32, offset as u32]);
     let frames = mdl.offset(1).cast::<u64>();
     for page in 0..pages {
         let frame = k.memory.physical_address(start + page * PAGE) / PAGE;

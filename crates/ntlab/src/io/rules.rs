@@ -3,7 +3,7 @@
 
 use windows_sys::{
     Wdk::{
-        Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION, IRP},
+        Foundation::{DEVICE_OBJECT, IRP},
         System::SystemServices::{
             IRP_MJ_PNP, IRP_MJ_POWER, IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE,
             IRP_MN_QUERY_CAPABILITIES, IRP_MN_QUERY_POWER, IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_QUERY_STOP_DEVICE,
@@ -17,6 +17,7 @@ use windows_sys::{
 use super::{
     device,
     irp::{self, IO_MANAGER_VIOLATION},
+    layout::{LOCATION_ROUTINE, Location, Packet},
     packet::Call,
 };
 use crate::{at, finding::Finding, kernel::Kernel, memory::Ptr};
@@ -70,11 +71,12 @@ fn violation(k: &Kernel, code: u64, packet: Ptr<IRP>, index: usize, what: &str) 
 }
 
 /// The stack location that the next driver gets must have been set up by the one that passes the packet on.
-pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, index: usize) {
+pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, now: &Packet, index: usize) {
     /// Minor function and flags.
     const MINOR_AND_FLAGS: u64 = 0x00FF_FF00;
-    let next = irp::next_location(packet);
-    let [head, first, second, third, fourth, of_device, file, ..] = next.cast::<[u64; LOCATION_WORDS]>().read();
+    let next = now.location().address() - size_of::<Location>() as u64;
+    let next = Ptr::<Location>::new(next).read();
+    let [head, first, second, third, fourth, of_device, file, ..] = next;
     if head >> 24 & u64::from(SL_PENDING_RETURNED) != 0 {
         violation(
             k,
@@ -84,13 +86,12 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
             "passed down with the next stack location marked pending: its control field was copied, or was marked before it was skipped",
         );
     }
-    check_completion_routine(k, packet, index);
+    check_completion_routine(k, packet, now, &next, index);
     if head & MINOR_AND_FLAGS != 0 || first | second | third | fourth | file != 0 {
         return;
     }
     let fresh = head.to_le_bytes()[0] == 0 && of_device == 0;
-    let has_current = at!(packet, CurrentLocation).read() <= at!(packet, StackCount).read();
-    let left_over = has_current && of_device == device.address();
+    let left_over = now.current() <= now.count() && of_device == device.address();
     if fresh || left_over {
         violation(
             k,
@@ -103,17 +104,12 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
 }
 
 /// A driver must not call the completion routine of the driver above it: it copied that with the rest of its stack location.
-fn check_completion_routine(k: &Kernel, packet: Ptr<IRP>, index: usize) {
-    /// Where in a stack location the completion routine and its context are.
-    const ROUTINE: usize = 7;
-    let words = |location: Ptr<IO_STACK_LOCATION>| location.cast::<[u64; LOCATION_WORDS]>().read();
-    let of_next = words(irp::next_location(packet));
-    if of_next[0] >> 24 & u64::from(INVOKE_ALWAYS) == 0 || of_next[ROUTINE] == 0 {
+fn check_completion_routine(k: &Kernel, packet: Ptr<IRP>, now: &Packet, next: &Location, index: usize) {
+    if next[0] >> 24 & u64::from(INVOKE_ALWAYS) == 0 || next[LOCATION_ROUTINE] == 0 {
         return;
     }
-    let here = at!(packet, CurrentLocation).read();
-    let is_own = k.io.irps.call_at(index, here).is_some_and(|call| !call.forwarded);
-    if is_own && words(irp::current_location(packet))[ROUTINE..] == of_next[ROUTINE..] {
+    let is_own = k.io.irps.call_at(index, now.current()).is_some_and(|call| !call.forwarded);
+    if is_own && now.location().cast::<Location>().read()[LOCATION_ROUTINE..] == next[LOCATION_ROUTINE..] {
         let what =
             "passed down with the completion routine of the driver above, which was copied with the stack location";
         violation(k, 0x207, packet, index, what);
@@ -138,7 +134,6 @@ pub fn check_next_device(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP
 }
 
 const INVOKE_ALWAYS: u32 = SL_INVOKE_ON_SUCCESS | SL_INVOKE_ON_ERROR | SL_INVOKE_ON_CANCEL;
-const LOCATION_WORDS: usize = size_of::<IO_STACK_LOCATION>() / size_of::<u64>();
 
 /// Judges a PnP or power packet that is sent to a driver; returns its status and information. Its current stack location is that driver's
 /// already.

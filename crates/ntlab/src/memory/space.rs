@@ -82,6 +82,14 @@ pub enum GuardMethod {
     Protection,
 }
 
+/// A range of pageable memory.
+#[derive(Clone, Copy, Debug)]
+struct Pageable {
+    length: u64,
+    kind: PageKind,
+    is_in: bool,
+}
+
 #[derive(Debug, Default)]
 struct Ranges {
     /// End of what was ever handed out.
@@ -100,12 +108,14 @@ pub struct Space {
     ranges: RefCell<[Ranges; ARENAS.len()]>,
     /// The IRQL of the processor that runs: from `DISPATCH_LEVEL` on pageable memory may not be touched.
     irql: Cell<Irql>,
-    /// Pageable memory faults. It stays so when the IRQL has fallen, until it is touched.
-    paged_out: Cell<bool>,
+    /// Some pageable memory is there. What was taken away stays so when the IRQL has fallen, until it is touched.
+    paged_in: Cell<bool>,
+    /// Paged pool is there, where it is one mapping.
+    pool_in: Cell<bool>,
     /// What is checked of this memory.
     checks: Cell<Checks>,
-    /// Pageable ranges with what they are; without paged pool where guard markers keep that in one mapping.
-    pageable: RefCell<BTreeMap<u64, (u64, PageKind)>>,
+    /// Pageable ranges by address; without paged pool where guard markers keep that in one mapping.
+    pageable: RefCell<BTreeMap<u64, Pageable>>,
 }
 
 impl Space {
@@ -130,7 +140,8 @@ impl Space {
             method,
             ranges: RefCell::new(ranges),
             irql: Cell::new(PASSIVE_LEVEL),
-            paged_out: Cell::new(false),
+            paged_in: Cell::new(true),
+            pool_in: Cell::new(true),
             checks: Cell::new(Checks::All),
             pageable: RefCell::default(),
         })
@@ -195,7 +206,7 @@ impl Space {
         let pages = address / PAGE..=last / PAGE;
         pages.into_iter().all(|page| {
             let kind = self.kind(page * PAGE);
-            kind.allows(access) && (!kind.pageable() || self.page_in())
+            kind.allows(access) && (!kind.pageable() || self.page_in(page * PAGE))
         })
     }
 
@@ -233,7 +244,7 @@ impl Space {
     pub fn set_irql(&self, irql: Irql) {
         let before = self.irql.replace(irql);
         let rises = irql >= DISPATCH_LEVEL && before < DISPATCH_LEVEL;
-        if rises && !self.paged_out.get() && self.checks.get() == Checks::All {
+        if rises && self.paged_in.get() && self.checks.get() == Checks::All {
             self.page_out();
         }
     }
@@ -241,8 +252,15 @@ impl Space {
     #[cold]
     #[inline(never)]
     fn page_out(&self) {
-        self.page(|_| Protection::None);
-        self.paged_out.set(true);
+        self.paged_in.set(false);
+        for (start, range) in self.pageable.borrow_mut().iter_mut().filter(|(_, range)| range.is_in) {
+            range.is_in = false;
+            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+            host_result(unsafe { host::protect(*start, range.length, Protection::None) });
+        }
+        if self.pool_in.replace(false) {
+            self.protect_pool(Protection::None);
+        }
     }
 
     /// Says what to check of this memory.
@@ -276,31 +294,46 @@ impl Space {
         offset < RESERVED && page::pageable(self.page_byte(offset))
     }
 
-    /// Lets pageable memory be touched, if that is allowed now.
-    pub fn page_in(&self) -> bool {
+    /// Lets pageable memory at an address be touched, if that is allowed now.
+    pub fn page_in(&self, address: u64) -> bool {
         if self.paging_forbidden() {
             return false;
         }
-        self.bring_in();
+        self.bring_in(address, 1);
         true
     }
 
-    fn bring_in(&self) {
-        if self.paged_out.replace(false) {
-            self.page(PageKind::protection);
+    /// Brings in the pageable ranges that these bytes lie in. The others stay away: most are touched by nobody before they go again.
+    fn bring_in(&self, address: u64, length: u64) {
+        let mut pageable = self.pageable.borrow_mut();
+        let before = pageable.range_mut(..address + length).rev();
+        for (start, range) in before.take_while(|(start, range)| **start + range.length > address) {
+            self.paged_in.set(true);
+            if !range.is_in {
+                range.is_in = true;
+                // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+                host_result(unsafe { host::protect(*start, range.length, range.kind.protection()) });
+            }
+        }
+        if self.contains(Arena::PagedPool, address) {
+            self.bring_pool_in();
         }
     }
 
-    fn page(&self, protection: impl Fn(PageKind) -> Protection) {
-        for (start, (length, kind)) in &*self.pageable.borrow() {
-            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
-            host_result(unsafe { host::protect(*start, *length, protection(*kind)) });
+    fn bring_pool_in(&self) {
+        self.paged_in.set(true);
+        if !self.pool_in.replace(true) {
+            self.protect_pool(PageKind::PagedPool.protection());
         }
+    }
+
+    /// Where paged pool is no mapping of its own, nothing of it has grown, and its blocks are ranges.
+    fn protect_pool(&self, protection: Protection) {
         let start = self.base + bounds(Arena::PagedPool).0;
         let length = self.ranges.borrow()[Arena::PagedPool as usize].grown - start;
         if length > 0 {
-            // SAFETY: as above.
-            host_result(unsafe { host::protect(start, length, protection(PageKind::PagedPool)) });
+            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+            host_result(unsafe { host::protect(start, length, protection) });
         }
     }
 
@@ -315,7 +348,8 @@ impl Space {
         if kind.pageable() && !in_one_mapping {
             // SAFETY: the range was taken from an arena.
             host_result(unsafe { host::set_apart(address, length) });
-            pageable.insert(address, (length, kind));
+            pageable.insert(address, Pageable { length, kind, is_in: true });
+            self.paged_in.set(true);
         }
     }
 
@@ -323,7 +357,7 @@ impl Space {
     pub fn mark(&self, address: u64, length: u64, kind: PageKind) {
         self.assert_inside(address, length);
         if kind.pageable() {
-            self.bring_in();
+            self.bring_in(address, length);
         }
         let entry = (self.base + (address - self.base) / PAGE) as *mut u8;
         // SAFETY: the page map has a byte for each page of the reservation, and the range was checked to lie in it.
@@ -333,7 +367,7 @@ impl Space {
     /// Takes `length` bytes, whole pages, from an arena. They fault until they are [opened](Self::open).
     pub fn take(&self, arena: Arena, length: u64) -> u64 {
         if arena == Arena::PagedPool {
-            self.bring_in();
+            self.bring_pool_in();
         }
         let mut all = self.ranges.borrow_mut();
         let ranges = &mut all[arena as usize];
@@ -351,7 +385,7 @@ impl Space {
         ranges.next = end;
         if self.method == GuardMethod::Markers && end > ranges.grown {
             let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
-            Self::grow(ranges.grown, grown - ranges.grown);
+            Self::grow(arena, ranges.grown, grown - ranges.grown);
             if arena == Arena::PagedPool {
                 // SAFETY: as for `grow`.
                 host_result(unsafe { host::set_apart(ranges.grown, grown - ranges.grown) });
@@ -366,11 +400,26 @@ impl Space {
         self.ranges.borrow_mut()[arena as usize].free.entry(length).or_default().push_back(address);
     }
 
-    fn grow(address: u64, length: u64) {
+    fn grow(arena: Arena, address: u64, length: u64) {
         // SAFETY: the range is a part of the reservation that was never handed out.
         host_result(unsafe { host::protect(address, length, Protection::ReadWrite) });
-        // SAFETY: as above.
-        host_result(unsafe { host::install_guard(address, length) });
+        // Host stacks are never closed, and drivers know nothing of them: the pages between them are enough.
+        if arena != Arena::HostStacks {
+            // SAFETY: as above.
+            host_result(unsafe { host::install_guard(address, length) });
+        }
+    }
+
+    /// Opens a range that was taken for a host stack; its lowest page faults.
+    pub fn open_host_stack(&self, address: u64, length: u64) {
+        let (start, rest) = (address + PAGE, length - PAGE);
+        match self.method {
+            // SAFETY: `address` was taken from an arena, and nothing refers to the page.
+            GuardMethod::Markers => host_result(unsafe { host::install_guard(address, PAGE) }),
+            // SAFETY: as above.
+            GuardMethod::Protection => host_result(unsafe { host::protect(start, rest, Protection::ReadWrite) }),
+        }
+        self.mark(start, rest, PageKind::Host);
     }
 
     /// Lets pages that were taken be read and written, from now on of that kind. They read zero.
@@ -404,9 +453,8 @@ impl Space {
     fn assert_inside(&self, address: u64, length: u64) {
         let offset = address.wrapping_sub(self.base);
         assert!(offset < RESERVED && length <= RESERVED - offset, "bytes outside the machine");
-        let paged_pool = bounds(Arena::PagedPool);
-        if self.kind(address).pageable() || (paged_pool.0..paged_pool.1).contains(&offset) {
-            self.bring_in();
+        if self.kind(address).pageable() || self.contains(Arena::PagedPool, address) {
+            self.bring_in(address, length);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Interrupts and DPCs: what runs on a processor when its IRQL lets it.
 
-use std::ops::Range;
+use std::{mem::offset_of, ops::Range};
 
 use windows_sys::Wdk::Foundation::{KDPC, KDPC_0_0};
 
@@ -52,10 +52,11 @@ impl Sched {
             let next = processor.dpcs.borrow_mut().pop_front();
             processor.find_pending();
             let Some(dpc) = next else { break };
+            let object = dpc.cast::<Words>().read();
             processor.dpc.set(dpc.address());
-            processor.dpc_routine.set(at!(dpc, DeferredRoutine).cast::<u64>().read());
+            processor.dpc_routine.set(object[ROUTINE]);
             let begin = k.now();
-            run_dpc(k, dpc);
+            run_dpc(k, dpc, &object);
             k.timeline.end(k, What::Dpc, begin);
             processor.dpc.set(0);
             processor.dpc_routine.set(0);
@@ -107,21 +108,24 @@ impl Sched {
 
     /// The same, and `near` is where it goes if it has no target.
     pub(super) fn queue_dpc_near(&self, k: &Kernel, dpc: Ptr<KDPC>, arguments: [u64; 2], near: u32) -> bool {
-        check_dpc(dpc);
-        if !at!(dpc, DpcData).read().is_null() {
+        let object = dpc.cast::<Words>().read();
+        let [kind, importance, low, high, ..] = object[0].to_le_bytes();
+        if kind != DPC_OBJECT {
+            refuse_dpc(dpc);
+        }
+        if object[DATA] != 0 {
             return false;
         }
-        at!(dpc, SystemArgument1).cast().write(arguments[0]);
-        at!(dpc, SystemArgument2).cast().write(arguments[1]);
-        self.insert_dpc(k, dpc, target_of(dpc).unwrap_or(near));
+        let target = u16::from_le_bytes([low, high]).checked_sub(TARGET).map_or(near, u32::from);
+        at!(dpc, SystemArgument1).cast().write([arguments[0], arguments[1], QUEUED + u64::from(target)]);
+        self.insert_dpc(k, dpc, target, importance);
         true
     }
 
-    fn insert_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>, target: u32) {
+    fn insert_dpc(&self, k: &Kernel, dpc: Ptr<KDPC>, target: u32, importance: u8) {
         let processor = self.processor(target).expect("DPCs are targeted to active processors only");
-        at!(dpc, DpcData).cast().write(QUEUED + u64::from(target));
         let mut queue = processor.dpcs.borrow_mut();
-        if importance_of(dpc) == HIGH_IMPORTANCE {
+        if importance == HIGH_IMPORTANCE {
             queue.push_front(dpc);
         } else {
             queue.push_back(dpc);
@@ -202,36 +206,35 @@ const QUEUED: u64 = 0x1000;
 /// `TIMER_OR_DPC_INVALID`.
 pub const TIMER_OR_DPC_INVALID: u32 = 0xC7;
 
-fn target_of(dpc: Ptr<KDPC>) -> Option<u32> {
-    at!(dpc, Anonymous.Anonymous.Number).read().checked_sub(TARGET).map(u32::from)
-}
-
-fn importance_of(dpc: Ptr<KDPC>) -> u8 {
-    at!(dpc, Anonymous.Anonymous.Importance).read()
-}
+/// A DPC object, word by word: type, importance and target in the first.
+type Words = [u64; size_of::<KDPC>() / size_of::<u64>()];
+const ROUTINE: usize = offset_of!(KDPC, DeferredRoutine) / size_of::<u64>();
+const CONTEXT: usize = offset_of!(KDPC, DeferredContext) / size_of::<u64>();
+/// The first of the system arguments: the second and [`DATA`] follow.
+const ARGUMENTS: usize = offset_of!(KDPC, SystemArgument1) / size_of::<u64>();
+const DATA: usize = offset_of!(KDPC, DpcData) / size_of::<u64>();
+const _: () = assert!(DATA == ARGUMENTS + 2);
 
 fn check_dpc(dpc: Ptr<KDPC>) {
     if at!(dpc, Anonymous.Anonymous.Type).read() != DPC_OBJECT {
-        Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], "a DPC that was not initialised").raise();
+        refuse_dpc(dpc);
     }
+}
+
+#[cold]
+fn refuse_dpc(dpc: Ptr<KDPC>) -> ! {
+    Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], "a DPC that was not initialised").raise()
 }
 
 fn overwritten(dpc: Ptr<KDPC>) -> Finding {
     Finding::bug_check(TIMER_OR_DPC_INVALID, [1, dpc.address(), 0, 0], "a DPC that was overwritten while it was queued")
 }
 
-fn run_dpc(k: &Kernel, dpc: Ptr<KDPC>) {
-    if at!(dpc, DpcData).cast::<u64>().read() < QUEUED {
+fn run_dpc(k: &Kernel, dpc: Ptr<KDPC>, object: &Words) {
+    if object[DATA] < QUEUED {
         overwritten(dpc).raise();
     }
-    let object = dpc.read();
     at!(dpc, DpcData).cast().write(0_u64);
-    let routine = at!(dpc, DeferredRoutine).cast::<u64>().read();
-    let arguments = [
-        dpc.address(),
-        object.DeferredContext.addr() as u64,
-        object.SystemArgument1.addr() as u64,
-        object.SystemArgument2.addr() as u64,
-    ];
-    k.call("DPC", routine, &arguments);
+    let arguments = [dpc.address(), object[CONTEXT], object[ARGUMENTS], object[ARGUMENTS + 1]];
+    k.call("DPC", object[ROUTINE], &arguments);
 }
