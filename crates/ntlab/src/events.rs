@@ -101,16 +101,22 @@ impl Log {
         let number = self.count.get();
         self.count.set(number + 1);
         let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
-        let mut events = self.events.borrow_mut();
-        if self.keep_all && number == LONGEST {
-            drop(events);
+        let event = Event { number, time: kernel.now(), processor, thread, kind };
+        if !self.keep_all
+            && let Some(place) = self.events.borrow_mut().get_mut(place(number))
+        {
+            *place = event;
+            return;
+        }
+        self.push(event);
+    }
+
+    #[inline(never)]
+    fn push(&self, event: Event) {
+        if self.keep_all && event.number == LONGEST {
             Finding::not_modelled(format!("a trace of more than {LONGEST} events, all of them kept")).raise();
         }
-        if self.keep_all || events.len() < KEPT {
-            events.push(Event { number, time: kernel.now(), processor, thread, kind });
-        } else {
-            events[place(number)] = Event { number, time: kernel.now(), processor, thread, kind };
-        }
+        self.events.borrow_mut().push(event);
     }
 
     /// How many events there were.

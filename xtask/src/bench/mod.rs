@@ -16,6 +16,7 @@ pub mod report;
 pub mod requests;
 mod scale;
 pub mod stack;
+mod start;
 
 use std::{
     fs::File,
@@ -73,6 +74,8 @@ pub enum Measure {
     Callback,
     /// Requests to the software engine.
     Requests,
+    /// The start of a machine.
+    Start,
     /// The demo.
     Demo,
     /// A million requests over 10,000 hot additions and rebalances.
@@ -124,6 +127,7 @@ impl Measure {
             Self::Processors => Way::Host(measures::processors),
             Self::Callback => Way::Host(measures::callback),
             Self::Requests => Way::Host(measures::requests),
+            Self::Start => Way::Host(start::figures),
             Self::Demo => Way::Host(measures::demo),
             Self::Endurance => Way::Host(measures::endurance),
             Self::Seeds => Way::Host(measures::seeds),

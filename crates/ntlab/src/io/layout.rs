@@ -71,6 +71,7 @@ pub struct Packet([u8; size_of::<IRP>()]);
 
 impl Packet {
     /// A packet as it is now.
+    #[must_use]
     #[inline]
     pub fn of(irp: Ptr<IRP>) -> Self {
         Self(irp.cast::<[u8; size_of::<IRP>()]>().read())
@@ -85,36 +86,43 @@ impl Packet {
     }
 
     /// `Type`.
+    #[must_use]
     pub const fn kind(&self) -> i16 {
         i16::from_le_bytes([self.0[offset_of!(IRP, Type)], self.0[offset_of!(IRP, Type) + 1]])
     }
 
     /// `IoStatus.Status`.
+    #[must_use]
     pub const fn status(&self) -> NTSTATUS {
         (self.word(offset_of!(IRP, IoStatus)) as u32).cast_signed()
     }
 
     /// `StackCount`.
+    #[must_use]
     pub const fn count(&self) -> i8 {
         self.0[offset_of!(IRP, StackCount)].cast_signed()
     }
 
     /// `CurrentLocation`.
+    #[must_use]
     pub const fn current(&self) -> i8 {
         self.0[offset_of!(IRP, CurrentLocation)].cast_signed()
     }
 
     /// `Cancel`.
+    #[must_use]
     pub const fn is_cancelled(&self) -> bool {
         self.0[offset_of!(IRP, Cancel)] != 0
     }
 
     /// The address of its cancel routine; 0 for none.
+    #[must_use]
     pub const fn cancel_routine(&self) -> u64 {
         self.word(offset_of!(IRP, CancelRoutine))
     }
 
     /// Its current stack location.
+    #[must_use]
     pub const fn location(&self) -> Ptr<IO_STACK_LOCATION> {
         Ptr::new(self.word(offset_of!(IRP, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation)))
     }

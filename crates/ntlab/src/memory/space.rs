@@ -110,11 +110,9 @@ pub struct Space {
     irql: Cell<Irql>,
     /// Some pageable memory is there. What was taken away stays so when the IRQL has fallen, until it is touched.
     paged_in: Cell<bool>,
-    /// Paged pool is there, where it is one mapping.
-    pool_in: Cell<bool>,
     /// What is checked of this memory.
     checks: Cell<Checks>,
-    /// Pageable ranges by address; without paged pool where guard markers keep that in one mapping.
+    /// Pageable ranges by address. Where guard markers keep blocks apart, paged pool comes and goes as it has grown.
     pageable: RefCell<BTreeMap<u64, Pageable>>,
 }
 
@@ -141,7 +139,6 @@ impl Space {
             ranges: RefCell::new(ranges),
             irql: Cell::new(PASSIVE_LEVEL),
             paged_in: Cell::new(true),
-            pool_in: Cell::new(true),
             checks: Cell::new(Checks::All),
             pageable: RefCell::default(),
         })
@@ -258,9 +255,6 @@ impl Space {
             // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
             host_result(unsafe { host::protect(*start, range.length, Protection::None) });
         }
-        if self.pool_in.replace(false) {
-            self.protect_pool(Protection::None);
-        }
     }
 
     /// Says what to check of this memory.
@@ -315,42 +309,30 @@ impl Space {
                 host_result(unsafe { host::protect(*start, range.length, range.kind.protection()) });
             }
         }
-        if self.contains(Arena::PagedPool, address) {
-            self.bring_pool_in();
-        }
-    }
-
-    fn bring_pool_in(&self) {
-        self.paged_in.set(true);
-        if !self.pool_in.replace(true) {
-            self.protect_pool(PageKind::PagedPool.protection());
-        }
-    }
-
-    /// Where paged pool is no mapping of its own, nothing of it has grown, and its blocks are ranges.
-    fn protect_pool(&self, protection: Protection) {
-        let start = self.base + bounds(Arena::PagedPool).0;
-        let length = self.ranges.borrow()[Arena::PagedPool as usize].grown - start;
-        if length > 0 {
-            // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
-            host_result(unsafe { host::protect(start, length, protection) });
-        }
     }
 
     /// Keeps the list of pageable ranges.
     fn note_pageable(&self, address: u64, length: u64, kind: PageKind) {
+        if self.method == GuardMethod::Markers && self.contains(Arena::PagedPool, address) {
+            return;
+        }
         let mut pageable = self.pageable.borrow_mut();
         let old: Vec<u64> = pageable.range(address..address + length).map(|(start, _)| *start).collect();
         for start in old {
             pageable.remove(&start);
         }
-        let in_one_mapping = kind == PageKind::PagedPool && self.method == GuardMethod::Markers;
-        if kind.pageable() && !in_one_mapping {
-            // SAFETY: the range was taken from an arena.
-            host_result(unsafe { host::set_apart(address, length) });
-            pageable.insert(address, Pageable { length, kind, is_in: true });
-            self.paged_in.set(true);
+        drop(pageable);
+        if kind.pageable() {
+            self.add_pageable(address, length, kind);
         }
+    }
+
+    /// Adds a range that is there.
+    fn add_pageable(&self, address: u64, length: u64, kind: PageKind) {
+        // SAFETY: the range was taken from an arena.
+        host_result(unsafe { host::set_apart(address, length) });
+        self.pageable.borrow_mut().insert(address, Pageable { length, kind, is_in: true });
+        self.paged_in.set(true);
     }
 
     /// Marks pages.
@@ -366,9 +348,6 @@ impl Space {
 
     /// Takes `length` bytes, whole pages, from an arena. They fault until they are [opened](Self::open).
     pub fn take(&self, arena: Arena, length: u64) -> u64 {
-        if arena == Arena::PagedPool {
-            self.bring_pool_in();
-        }
         let mut all = self.ranges.borrow_mut();
         let ranges = &mut all[arena as usize];
         if let Some(queue) = ranges.free.get_mut(&length)
@@ -387,8 +366,7 @@ impl Space {
             let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
             Self::grow(arena, ranges.grown, grown - ranges.grown);
             if arena == Arena::PagedPool {
-                // SAFETY: as for `grow`.
-                host_result(unsafe { host::set_apart(ranges.grown, grown - ranges.grown) });
+                self.add_pageable(ranges.grown, grown - ranges.grown, PageKind::PagedPool);
             }
             ranges.grown = grown;
         }
@@ -480,6 +458,9 @@ impl Space {
 
     /// The offset of the first byte of pages that the caller opened that is not `value`.
     pub(crate) fn first_other(&self, address: u64, length: u64, value: u8) -> Option<u64> {
+        if length == 0 {
+            return None;
+        }
         self.assert_inside(address, length);
         // SAFETY: the range lies in the reservation, the caller took and opened it; nothing writes to it while this function runs.
         let bytes = unsafe { slice::from_raw_parts(address as *const u8, host::to_usize(length)) };

@@ -13,12 +13,17 @@
 //! block's number is taken for one needs a block of that number that was not zeroed besides. What is missed: fewer than 8 bytes in a row,
 //! and what was changed on its way. A driver that writes to every byte is never told that it did not.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The upper half of each word consists of this byte: no processor takes such an address.
 pub const FILLER: u8 = 0xBD;
 const UPPER: [u8; 4] = [FILLER; 4];
+/// What looks for them.
+static WORDS: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(&UPPER));
 /// The stream of the seeded generator that these numbers come from.
 const STREAM: u64 = 0x756E_7772;
 /// The block number of what is no block of the driver's: the system buffer of a request.
@@ -62,7 +67,7 @@ impl Unwritten {
 
     /// The first word of unwritten memory in `bytes`. `is_unwritten` says whether a block with that number was given out unwritten.
     pub fn find(self, bytes: &[u8], is_unwritten: impl Fn(u64) -> bool) -> Option<Found> {
-        let hits = memchr::memmem::find_iter(bytes, &UPPER);
+        let hits = WORDS.find_iter(bytes);
         let found = |offset: usize| {
             let half = lower_half(bytes, offset)?;
             let block = u64::from(half ^ self.odd);

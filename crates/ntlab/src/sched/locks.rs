@@ -79,11 +79,18 @@ pub struct Locks {
     /// By address, until the memory is freed or initialised again.
     known: RefCell<BTreeMap<u64, Known>>,
     count: Cell<u32>,
+    /// How many locks processors and threads hold: where that is none, nobody's need be looked at.
+    held: Cell<i64>,
     /// By number: the locks that were acquired while this one was held, and where.
     after: RefCell<BTreeMap<u32, Followers>>,
 }
 
 impl Locks {
+    #[inline]
+    pub(super) fn count_held(&self, change: i64) {
+        self.held.set(self.held.get() + change);
+    }
+
     /// The lock at `address`. One that is acquired in two ways that do not go together is a finding.
     fn know(&self, address: u64, kind: LockKind) -> u32 {
         use LockKind::{QueuedSpinLock, SpinLock};
@@ -231,6 +238,7 @@ impl Sched {
     pub fn thread_acquired(&self, k: &Kernel, thread: &Thread, lock: u64, kind: LockKind) {
         let number = self.number_of(k, lock, kind);
         thread.locks.borrow_mut().push(self.held_now(k, lock, kind, number));
+        self.locks.count_held(1);
     }
 
     /// The current thread releases a lock that threads own; one that it does not own is a finding.
@@ -239,6 +247,7 @@ impl Sched {
         let position = thread.locks.borrow().iter().rposition(|held| held.lock == lock);
         if let Some(position) = position {
             thread.locks.borrow_mut().remove(position);
+            self.locks.count_held(-1);
             return;
         }
         let owner = self.owner_of(lock);
@@ -304,6 +313,13 @@ impl Sched {
     }
 
     fn end_locks(&self, range: &Range<u64>, violation: u64, sentence: &str) {
+        if self.locks.held.get() != 0 {
+            self.check_ended(range, violation, sentence);
+        }
+        self.locks.forget(range);
+    }
+
+    fn check_ended(&self, range: &Range<u64>, violation: u64, sentence: &str) {
         let is_in = |held: &Held| range.contains(&held.lock);
         let by_processor = self.active().find_map(|processor| processor.locks.borrow().iter().copied().find(is_in));
         let by_thread = || {
@@ -314,7 +330,6 @@ impl Sched {
             let finding = Finding::bug_check(VERIFIER, [violation, held.lock, 0, 0], sentence);
             finding.with_stack("it was acquired", &[held.at]).raise();
         }
-        self.locks.forget(range);
     }
 }
 

@@ -37,6 +37,7 @@ impl Sched {
         }
         lock.write(own);
         processor.locks.borrow_mut().push(self.held_now(k, lock.address(), kind, number));
+        self.locks.count_held(1);
         true
     }
 
@@ -63,6 +64,7 @@ impl Sched {
         };
         let held = locks.remove(position);
         drop(locks);
+        self.locks.count_held(-1);
         lock.write(0);
         self.check_time(held);
         if !self.spinning.borrow().is_empty() {
