@@ -56,7 +56,7 @@ machine. `ntlab::counting` runs the driver's code instruction by instruction.
   takes a lock, counts a reference or queues something (the table is `ATOMIC` in crates/ntlab/src/counting/writes.rs): else a
   driver would have none as soon as it leaves them to the kernel. The driver's own stand in a row of their own.
 - **Cache lines** have 64 bytes. Threads bound to each of so many processors send factorials at the same time, each one after the other, 32
-  before and 8 that are counted. Counted are lines that the instructions of the driver, or kernel functions on its behalf (`FUNCTIONS` in the
+  before and 8 that are counted, beyond 64 processors 2 and 1. Counted are lines that the instructions of the driver, or kernel functions on its behalf (`FUNCTIONS` in the
   same file: the spin lock, the remove lock, the DPC that they are given), write to on more than one processor. A move is a write
   by another processor than the one before. What the I/O manager has them share with any driver is left out: IRPs,
   file objects, device objects without their extensions, MDLs, buffers of requests; so is what the kernel keeps for itself, as its

@@ -17,6 +17,8 @@ use super::{
 
 /// The processors that are looked at: the first in the machine, then those around the end of a group, and the last.
 const LOOKED_AT: [u32; 4] = [1, 64, 65, LAST];
+/// A small machine.
+const FEW: u32 = 8;
 /// The most processors of Windows.
 const LAST: u32 = 2048;
 /// What the lab calls the callbacks that announce a processor.
@@ -48,13 +50,37 @@ pub fn figures(sys: &Path) -> Result<Vec<Value>> {
             active = number;
         }
         let all = system.driver_pool();
-        Ok::<_, anyhow::Error>((counted, first, all))
+        Ok::<_, anyhow::Error>((counted, first, all, device(system)))
     });
-    let (counted, first, all) = outcome.result.map_err(|report| anyhow!("{report}"))??;
+    let (counted, first, all, device) = outcome.result.map_err(|report| anyhow!("{report}"))??;
     let mut values: Vec<Value> = counted.iter().flat_map(|(number, counts)| of_one(*number, counts)).collect();
     let each = count_of(all - first) / f64::from(LAST - 1);
     values.push(Value::new(Group::Memory, "memory/processor", "pool for each processor", Unit::Bytes, each));
+    for (processors, bytes) in [(FEW, device_of_few(sys)?), (LAST, device)] {
+        let what = format!("pool for another device, software engine, where there are {processors} processors");
+        let id = format!("memory/device/{processors}");
+        values.push(Value::new(Group::Memory, id, what, Unit::Bytes, count_of(bytes)));
+    }
     Ok(values)
+}
+
+/// Bytes of pool that the driver takes for another device.
+fn device(system: &System) -> u64 {
+    let before = system.driver_pool();
+    system.plug(workload::software());
+    system.settle();
+    system.driver_pool().saturating_sub(before)
+}
+
+/// The same on a small machine.
+fn device_of_few(sys: &Path) -> Result<u64> {
+    let outcome = Machine::new(tame(Config::new(FEW, FEW)?))?.run(|system| {
+        system.install(workload::package(sys));
+        system.plug(workload::software());
+        system.settle();
+        device(system)
+    });
+    outcome.result.map_err(|report| anyhow!("{report}"))
 }
 
 /// Adds a processor, and counts until all that follows is done.

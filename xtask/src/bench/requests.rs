@@ -23,10 +23,12 @@ use serde::Serialize;
 use super::figures::{Built, Group, Unit, Value};
 use crate::drivers::Jobs;
 
-/// Requests of each processor before those that are counted: what is made once and kept is there then.
-const WARM_UP: u32 = 32;
-/// Requests of each processor that are counted.
-const COUNTED: u32 = 8;
+/// Requests of each processor before those that are counted, and how many are: what is made once and kept is there then. Of many
+/// processors less, for where all of them wait for one lock, each request takes the lab as long as there are processors.
+const fn times(processors: u32) -> (u32, u32) {
+    if processors > 64 { (2, 1) } else { (32, 8) }
+}
+
 /// Virtual nanoseconds until what a request leaves behind is done.
 pub const REST: u64 = 2_000_000;
 /// Bytes of a transfer.
@@ -240,12 +242,14 @@ pub fn shared_by(built: &Built, processors: u32) -> Result<Vec<Value>> {
         *kinds.entry(line.lies.to_string()).or_default() += each(line.moves, requests);
     }
     let value = |figure: &str, what: &str, count| {
-        let what = format!("{processors} processors send factorials, software engine: {what}");
+        let senders =
+            if processors == 1 { "1 processor sends".to_owned() } else { format!("{processors} processors send") };
+        let what = format!("{senders} factorials, software engine: {what}");
         Value::new(Group::Lines, format!("lines/{processors}/{figure}"), what, Unit::Count, count)
     };
     Ok(vec![
         value("lines", "lines", count_of(own.len() as u64)),
-        value("moves", "moves of a line, a request", kinds.values().sum::<f64>()).of(kinds),
+        value("moves", "moves of a line, a request", kinds.values().fold(0.0, |sum, moves| sum + moves)).of(kinds),
     ])
 }
 
@@ -294,7 +298,7 @@ pub fn count(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<
     if let Some(broken) = broken {
         bail!(broken);
     }
-    Ok(Counted { requests: COUNTED * processors, counts })
+    Ok(Counted { requests: times(processors).1 * processors, counts })
 }
 
 /// A machine on which nothing is left to chance where there is one processor; where there are more, who goes on is, so that they
@@ -335,9 +339,10 @@ impl Senders {
     fn send(&self, system: &System, processor: u32, kind: Kind) {
         let opened = system.bind(processor).then(|| workload::open(system, 0));
         let Some(Ok(handle)) = opened else { return self.fail("the device was not opened".to_owned()) };
-        self.ask(&handle, kind, WARM_UP);
+        let (before, counted) = times(self.count);
+        self.ask(&handle, kind, before);
         self.reach(system, 1);
-        self.ask(&handle, kind, COUNTED);
+        self.ask(&handle, kind, counted);
         self.reach(system, 2);
         drop(handle);
         self.reached.set(self.reached.get() + 1);
