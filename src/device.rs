@@ -60,12 +60,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What a status means.
-    pub const fn of(status: NtStatus) -> Self {
-        match status {
-            NtStatus::CANCELLED => Self::Cancelled,
-            status if status.is_success() => Self::Completed,
-            _ => Self::Failed,
+    /// What a request has come to.
+    pub const fn of(ended: Result<usize>) -> Self {
+        match ended {
+            Ok(_) => Self::Completed,
+            Err(NtStatus::CANCELLED) => Self::Cancelled,
+            Err(_) => Self::Failed,
         }
     }
 }
@@ -90,6 +90,7 @@ impl Core {
     }
 
     /// Counts a request that has ended, and, unless it was counted before, that it was accepted.
+    #[inline]
     pub fn count(&self, was_counted: bool, outcome: Outcome, here: Here<'_>) {
         if let (Outcome::Completed, Some(dispatch)) = (outcome, here.dispatch)
             && let Some(counters) = self.counters.get(here.processor)
@@ -99,6 +100,11 @@ impl Core {
             }
             return counters.completed.add_here(dispatch);
         }
+        self.count_elsewhere(was_counted, outcome);
+    }
+
+    #[cold]
+    fn count_elsewhere(&self, was_counted: bool, outcome: Outcome) {
         if !was_counted {
             self.count_accepted();
         }

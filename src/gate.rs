@@ -79,6 +79,7 @@ pub struct Snapshot {
 /// Lets a request through to the engine, holds it, or fails it with `DELETE_PENDING`.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
+#[inline]
 pub fn submit(device: IoDevice<'_, Fdo>, irp: PendedIrp, work: Work, processors: &Processors) {
     match device {
         // Looked at with the pass: whoever closes the gate after that look waits for the pass.

@@ -157,29 +157,29 @@ impl Passed {
     /// Does its work in memory, and completes it.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
-    pub fn execute(mut self, irp: PendedIrp, here: Here<'_>) {
-        let result = match &mut self.work {
-            Work::Factorial { number, .. } => Ok(factorial_of(*number)),
-            Work::Transfer(buffer) => buffer.execute(&self.pass.core).map(|()| 0),
-        };
-        self.finish(irp, result, here);
+    #[inline]
+    pub fn execute(self, irp: PendedIrp, here: Here<'_>) {
+        let Self { pass, work } = self;
+        match work {
+            Work::Factorial { number, counted } => {
+                finish_factorial(pass, irp, Ok(factorial_of(number)), counted, here);
+            }
+            Work::Transfer(mut buffer) => {
+                let result = buffer.execute(&pass.core);
+                finish_transfer(pass, irp, result, buffer, here);
+            }
+        }
     }
 
     /// Completes it, and gives its buffer back. `result` is the factorial for a factorial, and means nothing for a transfer.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn finish(self, irp: PendedIrp, result: Result<u32>, here: Here<'_>) {
-        let Self { pass, mut work } = self;
-        let delivered = result.and_then(|value| match &mut work {
-            Work::Factorial { .. } => output(&irp, 0, &FactorialOutput { factorial: value, processor: here.processor }),
-            Work::Transfer(buffer) => buffer.deliver(&irp),
-        });
-        let (status, information) = delivered.map_or_else(|status| (status, 0), |bytes| (NtStatus::SUCCESS, bytes));
-        pass.core.count(work.was_counted(), Outcome::of(status), here);
-        work.end(&pass.core, here.processor);
-        irp.complete_with(status, information);
-        // Last: whoever closes the gate goes on when this is gone, and the device with it.
-        drop(pass);
+        let Self { pass, work } = self;
+        match work {
+            Work::Factorial { counted, .. } => finish_factorial(pass, irp, result, counted, here),
+            Work::Transfer(buffer) => finish_transfer(pass, irp, result.map(drop), buffer, here),
+        }
     }
 
     /// Completes it with an error.
@@ -188,6 +188,31 @@ impl Passed {
     pub fn fail(self, irp: PendedIrp, status: NtStatus) {
         self.finish(irp, Err(status), Here::now());
     }
+}
+
+#[inline]
+fn finish_factorial(pass: Pass<Fdo>, irp: PendedIrp, result: Result<u32>, counted: bool, here: Here<'_>) {
+    let deliver = |factorial| output(&irp, 0, &FactorialOutput { factorial, processor: here.processor });
+    let ended = result.and_then(deliver);
+    pass.core.count(counted, Outcome::of(ended), here);
+    complete(pass, irp, ended);
+}
+
+fn finish_transfer(pass: Pass<Fdo>, irp: PendedIrp, result: Result, mut buffer: PoolBox<Buffer>, here: Here<'_>) {
+    let ended = result.and_then(|()| buffer.deliver(&irp));
+    pass.core.count(buffer.counted, Outcome::of(ended), here);
+    Work::Transfer(buffer).end(&pass.core, here.processor);
+    complete(pass, irp, ended);
+}
+
+#[inline]
+fn complete(pass: Pass<Fdo>, irp: PendedIrp, ended: Result<usize>) {
+    match ended {
+        Ok(information) => irp.complete_with(NtStatus::SUCCESS, information),
+        Err(status) => irp.complete(status),
+    }
+    // Last: whoever closes the gate goes on when this is gone, and the device with it.
+    drop(pass);
 }
 
 /// A request that waits without being in flight, at the gate or for the device.
@@ -202,7 +227,7 @@ impl Waiting {
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn fail(self, irp: PendedIrp, status: NtStatus) {
         let (Self { device, work }, here) = (self, Here::now());
-        device.core.count(work.was_counted(), Outcome::of(status), here);
+        device.core.count(work.was_counted(), Outcome::of(Err(status)), here);
         work.end(&device.core, here.processor);
         irp.complete(status);
         // Last: the device may be removed when this is gone.
@@ -267,6 +292,11 @@ fn begin_transfer<'a>(
 }
 
 /// Accepts a request that was found good: from here on the gate decides.
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 fn begin<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, work: Work) -> Disposition<'a> {
     let Some(driver) = Hotadd::running(&irp) else { return irp.complete(NtStatus::DEVICE_NOT_READY) };
     let (irp, disposition) = irp.pend();

@@ -28,15 +28,23 @@ pub struct Engines {
 /// Processes a request.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 pub fn submit(irp: PendedIrp, passed: Passed, processors: &Processors) {
     match passed.pass.engines.edu() {
-        Some(edu) => {
-            // The request takes the device along, and may be done with it before this is.
-            let edu = edu.clone();
-            edu.submit(irp, passed);
-        }
+        Some(_) => submit_to_device(irp, passed),
         None => software::submit(processors, irp, passed),
     }
+}
+
+#[inline(never)]
+fn submit_to_device(irp: PendedIrp, passed: Passed) {
+    // The request takes the device along, and may be done with it before this is.
+    let edu = passed.pass.engines.edu.clone();
+    edu.submit(irp, passed);
 }
 
 impl Engines {

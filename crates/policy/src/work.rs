@@ -1,14 +1,24 @@
 //! What the device computes, and which transfers it can do.
 
 /// `number!` modulo 2^32, as the `edu` device computes it.
+#[inline]
 #[must_use]
 pub fn factorial(number: u32) -> u32 {
-    // 34! and all above have the factor 2^32.
-    if number >= 34 {
-        return 0;
-    }
-    (2..=number).fold(1, u32::wrapping_mul)
+    FACTORIALS.get(number as usize).copied().unwrap_or(0)
 }
+
+/// All that are not 0: 34! and all above have the factor 2^32.
+const FACTORIALS: [u32; 34] = {
+    let mut factorials = [1; 34];
+    let mut number = 1;
+    while number < factorials.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "below 34")]
+        let factor = number as u32;
+        factorials[number] = factor.wrapping_mul(factorials[number - 1]);
+        number += 1;
+    }
+    factorials
+};
 
 /// Why a transfer is impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

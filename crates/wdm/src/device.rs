@@ -451,6 +451,11 @@ pub unsafe extern "C" fn dispatch_io<F: Function>(object: PDEVICE_OBJECT, irp: P
     route_io(IoDevice::Open(pass), irp).into_raw()
 }
 
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 fn route_io<'a, F: Function>(device: IoDevice<'_, F>, irp: Irp<'a>) -> Disposition<'a> {
     match u32::from(irp.major()) {
         IRP_MJ_READ => F::read(device, irp),

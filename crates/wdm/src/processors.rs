@@ -86,6 +86,7 @@ pub fn group_affinity(group: u16) -> GroupAffinity {
 /// DISPATCH_LEVEL it may be another by the time it is used.
 ///
 /// IRQL: any.
+#[inline]
 #[must_use]
 pub fn current() -> (u32, ProcessorNumber) {
     let mut number = PROCESSOR_NUMBER::default();
