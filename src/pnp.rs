@@ -9,7 +9,6 @@ use wdm::irql::Passive;
 use wdm::resources::AffinityPolicy;
 use wdm::status::{NtStatus, Result};
 
-use crate::TAG;
 use crate::device::Fdo;
 
 /// The reasons for holding requests that a start puts an end to; a device that has just been started is on, too.
@@ -183,7 +182,7 @@ wdm::pageable! {
     fn ask_for_all_processors(device: &Device<Fdo>, irp: &mut Irp<'_>, passive: Passive<'_>) -> Result<u64> {
         irp.send_and_wait(device.lower(), passive);
         let mut edited = 0;
-        let Some(mut requirements) = irp.requirements(TAG, passive)? else { return Ok(edited) };
+        let Some(mut requirements) = irp.requirements(passive)? else { return Ok(edited) };
         requirements.for_each_interrupt(|interrupt| {
             let current = interrupt.policy().map_or(Policy::MACHINE_DEFAULT, Policy);
             let Some(policy) = requested(current, interrupt.is_message()) else { return };

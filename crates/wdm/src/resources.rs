@@ -10,13 +10,12 @@ use wdk_sys::{
     CM_RESOURCE_LIST, CM_RESOURCE_MEMORY_LARGE_40, CM_RESOURCE_MEMORY_LARGE_48, CmResourceTypeDeviceSpecific,
     CmResourceTypeInterrupt, CmResourceTypeMemory as MEMORY, CmResourceTypeMemoryLarge as MEMORY_LARGE,
     CmResourceTypePort as PORT, IO_RESOURCE_DESCRIPTOR, IO_RESOURCE_LIST, IO_RESOURCE_REQUIREMENTS_LIST, IRP_MJ_PNP,
-    IRP_MN_FILTER_RESOURCE_REQUIREMENTS, POOL_FLAG_PAGED, ntddk,
+    IRP_MN_FILTER_RESOURCE_REQUIREMENTS,
 };
 
 use crate::irp::{Irp, IrpRef};
 use crate::irql::Passive;
 use crate::kernel::word;
-use crate::pool::Tag;
 use crate::status::{NtStatus, Result};
 use crate::time::quad;
 
@@ -292,56 +291,23 @@ pub struct InterruptRequirement<'a> {
 }
 
 impl Irp<'_> {
-    /// The list of `IRP_MN_FILTER_RESOURCE_REQUIREMENTS` for editing, once lower drivers have answered: the one that a
-    /// lower driver made, or a copy of the original that takes its place ("`IRP_MN_FILTER_RESOURCE_REQUIREMENTS`").
-    /// Where it is a copy the status of the IRP becomes `SUCCESS`. None where the device asks for nothing.
+    /// The list of `IRP_MN_FILTER_RESOURCE_REQUIREMENTS` for editing in place, once lower drivers have answered, which is the one that
+    /// the status block holds ("`IRP_MN_FILTER_RESOURCE_REQUIREMENTS`"). The status of the IRP becomes `SUCCESS`. None where the device
+    /// asks for nothing.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory for a copy; `INVALID_DEVICE_REQUEST` for another IRP.
-    pub fn requirements(&mut self, tag: Tag, passive: Passive<'_>) -> Result<Option<Requirements<'_>>> {
+    /// `INVALID_DEVICE_REQUEST` for another IRP.
+    pub fn requirements(&mut self, _: Passive<'_>) -> Result<Option<Requirements<'_>>> {
         if u32::from(self.major()) != IRP_MJ_PNP || u32::from(self.minor()) != IRP_MN_FILTER_RESOURCE_REQUIREMENTS {
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
         }
-        let made = ptr::with_exposed_provenance_mut(self.information());
-        if self.status().is_success()
-            && let Some(list) = NonNull::new(made)
-        {
-            return Ok(Some(Requirements { list, irp: PhantomData }));
-        }
-        let Some(original) = self.original_requirements() else {
-            return Ok(None);
-        };
-        let list = copy(original, tag, passive)?;
-        self.set_information(list.as_ptr().expose_provenance());
+        let Some(list) = NonNull::new(ptr::with_exposed_provenance_mut(self.information())) else { return Ok(None) };
         self.set_status(NtStatus::SUCCESS);
         Ok(Some(Requirements { list, irp: PhantomData }))
     }
-
-    fn original_requirements(&self) -> Option<NonNull<IO_RESOURCE_REQUIREMENTS_LIST>> {
-        // SAFETY: our own stack location of an IRP that is ours.
-        let parameters = unsafe { (*self.stack().as_ptr()).Parameters };
-        // SAFETY: the member that the minor function says.
-        NonNull::new(unsafe { parameters.FilterResourceRequirements }.IoResourceRequirementList)
-    }
-}
-
-/// A copy in paged pool; the PnP manager frees it.
-fn copy(
-    original: NonNull<IO_RESOURCE_REQUIREMENTS_LIST>,
-    tag: Tag,
-    _: Passive<'_>,
-) -> Result<NonNull<IO_RESOURCE_REQUIREMENTS_LIST>> {
-    // SAFETY: the PnP manager's list lives as long as the IRP.
-    let size = unsafe { (*original.as_ptr()).ListSize };
-    // SAFETY: PASSIVE_LEVEL by the token; a list has a size.
-    let block = unsafe { ntddk::ExAllocatePool2(POOL_FLAG_PAGED, size.into(), tag.raw()) };
-    let block = NonNull::new(block).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?.cast::<IO_RESOURCE_REQUIREMENTS_LIST>();
-    // SAFETY: both are `size` bytes, and the block is new.
-    unsafe { ptr::copy_nonoverlapping(original.cast::<u8>().as_ptr(), block.cast::<u8>().as_ptr(), size as usize) };
-    Ok(block)
 }
 
 impl Requirements<'_> {
