@@ -98,6 +98,13 @@ impl Announcements {
         true
     }
 
+    /// Whether there is none at this moment.
+    ///
+    /// IRQL: any.
+    pub fn is_empty(&self) -> bool {
+        self.left.load(Ordering::Acquire) == self.taken.load(Ordering::Relaxed)
+    }
+
     /// Takes the first. One taker at a time.
     ///
     /// IRQL: any.

@@ -25,6 +25,9 @@ use crate::engine;
 use crate::processors::Processors;
 use crate::requests::{Passed, Waiting, Work, refuse};
 
+/// How many held requests go on before the gate's state is looked at again.
+const BATCH: usize = 128;
+
 /// The gate of one device.
 pub struct Gate {
     core: PoolArc<Core>,
@@ -287,40 +290,56 @@ impl Gate {
         }
     }
 
+    /// Lets the first requests go, as long as they get passes: while only this thread makes the count usable, a pass says that nobody
+    /// has drained it since.
+    fn pass_batch(&self, device: &Device<Fdo>) {
+        if self.held.is_empty() {
+            return;
+        }
+        let next = || {
+            let pass = device.pass()?;
+            let (irp, waiting) = self.held.remove_next()?;
+            Some((irp, Passed { pass, work: waiting.work }))
+        };
+        engine::submit_all(device, core::iter::from_fn(next).take(BATCH));
+    }
+
     fn release_all(&self, device: &Device<Fdo>, passive: Passive<'_>) {
+        let mut is_recounted = false;
         loop {
-            let releasing = self.inner.lock().state.release();
+            let releasing = {
+                let mut inner = self.inner.lock();
+                if core::mem::take(&mut is_recounted) {
+                    inner.state.recounted();
+                }
+                inner.state.release()
+            };
             match releasing {
                 Releasing::Stop => return,
-                Releasing::Recount => {
-                    // Waited for before, and whoever closes the gate next drains only what is counted again.
-                    if device.readmit(passive).is_ok() {
-                        self.inner.lock().state.recounted();
-                    }
-                }
+                // Waited for before, and whoever closes the gate next drains only what is counted again.
+                Releasing::Recount => is_recounted = device.readmit(passive).is_ok(),
                 Releasing::Count => {
+                    self.pass_batch(device);
+                    if !self.held.is_empty() {
+                        continue;
+                    }
                     let Some(pass) = device.pass() else { continue };
-                    match self.take() {
-                        Take::Ask => {}
-                        Take::Finished => {
-                            device.engines.resume(&pass);
-                            drop(pass);
-                            return self.record_opened();
-                        }
-                        Take::First => self.pass_first(pass),
+                    if let Some(last) = self.finish() {
+                        device.engines.resume(&pass);
+                        drop(pass);
+                        let event = Event { count: last.waited, duration: last.duration, ..Event::default() };
+                        return self.record(EventKind::GateOpened, event);
                     }
                 }
             }
         }
     }
 
-    fn take(&self) -> Take {
+    /// Lets the gate run, if nothing waits and nobody has closed it meanwhile. The caller has a pass.
+    fn finish(&self) -> Option<LastHold> {
         let mut inner = self.inner.lock();
-        if inner.state.take(false) == Take::Ask {
-            return Take::Ask;
-        }
-        if !self.held.close_if_empty() {
-            return Take::First;
+        if inner.state.take(false) == Take::Ask || !self.held.close_if_empty() {
+            return None;
         }
         let now = time::now();
         let waited = self.waited.load(Ordering::Relaxed);
@@ -328,14 +347,10 @@ impl Gate {
             duration: now.saturating_sub(inner.hold.since),
             waited: waited.saturating_sub(inner.hold.waited).saturating_add(inner.hold.at_device),
         };
-        let taken = inner.state.take(true);
+        // Nothing can come between: the lock is held.
+        let _finished = inner.state.take(true);
         self.passing.store(true, Ordering::Release);
-        taken
-    }
-
-    fn record_opened(&self) {
-        let last = self.snapshot().last;
-        self.record(EventKind::GateOpened, Event { count: last.waited, duration: last.duration, ..Event::default() });
+        Some(inner.last)
     }
 
     fn record(&self, kind: EventKind, event: Event) {

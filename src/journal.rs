@@ -63,6 +63,9 @@ impl Journal {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn take_announcements(&self) {
+        if self.announcements.is_empty() {
+            return;
+        }
         let mut told = false;
         while let Some(event) = self.take_announcement() {
             trace::event(&event);
@@ -84,9 +87,15 @@ impl Journal {
     /// IRQL: <= DISPATCH_LEVEL; not under a lock, because requests are completed.
     pub fn record(&self, kind: EventKind, event: Event) {
         self.take_announcements();
-        let event = self.ring.lock().push(Event { kind: kind.code(), ..event });
+        let (event, is_awaited) = {
+            let mut ring = self.ring.lock();
+            // Looked at with the lock: who comes to wait after that finds the event.
+            (ring.push(Event { kind: kind.code(), ..event }), !self.waiters.is_empty())
+        };
         trace::event(&event);
-        self.wake();
+        if is_awaited {
+            self.wake();
+        }
     }
 
     /// The number of the next event.

@@ -100,7 +100,7 @@ impl BufferPool {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        if let Some(shard) = self.shards_from(list).next() {
+        if let Some(shard) = self.shards.get(list as usize % SHARDS) {
             shard.0.lock().push(buffer);
         }
     }

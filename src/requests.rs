@@ -1,9 +1,9 @@
 //! Requests, from the dispatch routine to their completion.
 
 use hotadd_abi::{
-    FactorialInput, FactorialOutput, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ, IOCTL_HOTADD_JOURNAL_WAIT,
-    IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, ProcessorStatistics, ProcessorsInput, ProcessorsOutput,
-    Status, Wire, WireError,
+    EngineKind, FactorialInput, FactorialOutput, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ,
+    IOCTL_HOTADD_JOURNAL_WAIT, IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, ProcessorStatistics,
+    ProcessorsInput, ProcessorsOutput, Status, Wire, WireError,
 };
 use hotadd_policy::work::{BadTransfer, Transfer, factorial as factorial_of, transfer};
 use wdm::device::{Device, DeviceRef, IoDevice, Pass};
@@ -21,14 +21,47 @@ use crate::{Hotadd, TAG, gate};
 
 /// What the device is to do.
 pub enum Work {
-    /// Compute a factorial.
-    Factorial {
-        number: u32,
-        /// Whether the request was counted as accepted, as one that had to wait.
-        counted: bool,
-    },
-    /// Move bytes between its buffer and the request's.
+    /// What needs no buffer of the pool.
+    Plain(Plain),
+    /// Move bytes between its buffer and the request's, by way of one of the pool.
     Transfer(PoolBox<Buffer>),
+}
+
+/// What needs no buffer of the pool. `counted` says whether the request was counted as accepted, as one that had to wait.
+#[derive(Clone, Copy)]
+pub enum Plain {
+    /// Compute a factorial.
+    Factorial { number: u32, counted: bool },
+    /// Move bytes between its buffer and the request's, in memory: the software engine can.
+    Direct { offset: u16, length: u16, direction: Direction, counted: bool },
+}
+
+impl Plain {
+    /// None where the numbers are larger than the device's buffer.
+    fn direct(direction: Direction, transfer: Transfer) -> Option<Self> {
+        let (offset, length) = (u16::try_from(transfer.offset).ok()?, u16::try_from(transfer.length).ok()?);
+        Some(Self::Direct { offset, length, direction, counted: false })
+    }
+
+    const fn counted(&mut self) -> &mut bool {
+        match self {
+            Self::Factorial { counted, .. } | Self::Direct { counted, .. } => counted,
+        }
+    }
+}
+
+/// Transfers in memory; returns how many bytes.
+fn execute_direct(core: &Core, irp: &IrpRef, offset: u16, length: u16, direction: Direction) -> Result<usize> {
+    let buffer = irp.direct_buffer()?;
+    let length = usize::from(length);
+    let mut store = core.store.lock();
+    let bytes = store.get_mut(offset.into()..).and_then(|rest| rest.get_mut(..length));
+    let bytes = bytes.ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
+    match direction {
+        Direction::Read => buffer.write(0, bytes)?,
+        Direction::Write => buffer.read(0, bytes)?,
+    }
+    Ok(length)
 }
 
 /// The direction of a transfer.
@@ -106,20 +139,21 @@ impl Buffer {
 }
 
 impl Work {
-    /// Whether it was counted as accepted.
-    pub fn was_counted(&self) -> bool {
+    fn counted(&mut self) -> &mut bool {
         match self {
-            Self::Factorial { counted, .. } => *counted,
-            Self::Transfer(buffer) => buffer.counted,
+            Self::Plain(plain) => plain.counted(),
+            Self::Transfer(buffer) => &mut buffer.counted,
         }
+    }
+
+    /// Whether it was counted as accepted.
+    pub fn was_counted(&mut self) -> bool {
+        *self.counted()
     }
 
     /// Notes whether it is counted as accepted.
     pub fn set_counted(&mut self, yes: bool) {
-        match self {
-            Self::Factorial { counted, .. } => *counted = yes,
-            Self::Transfer(buffer) => buffer.counted = yes,
-        }
+        *self.counted() = yes;
     }
 
     /// Gives its buffer back.
@@ -161,8 +195,12 @@ impl Passed {
     pub fn execute(self, irp: PendedIrp, here: Here<'_>) {
         let Self { pass, work } = self;
         match work {
-            Work::Factorial { number, counted } => {
+            Work::Plain(Plain::Factorial { number, counted }) => {
                 finish_factorial(pass, irp, Ok(factorial_of(number)), counted, here);
+            }
+            Work::Plain(Plain::Direct { offset, length, direction, counted }) => {
+                let ended = execute_direct(&pass.core, &irp, offset, length, direction);
+                finish_direct(pass, irp, ended, counted, here);
             }
             Work::Transfer(mut buffer) => {
                 let result = buffer.execute(&pass.core);
@@ -177,7 +215,10 @@ impl Passed {
     pub fn finish(self, irp: PendedIrp, result: Result<u32>, here: Here<'_>) {
         let Self { pass, work } = self;
         match work {
-            Work::Factorial { counted, .. } => finish_factorial(pass, irp, result, counted, here),
+            Work::Plain(Plain::Factorial { counted, .. }) => finish_factorial(pass, irp, result, counted, here),
+            Work::Plain(Plain::Direct { length, counted, .. }) => {
+                finish_direct(pass, irp, result.map(|_| length.into()), counted, here);
+            }
             Work::Transfer(buffer) => finish_transfer(pass, irp, result.map(drop), buffer, here),
         }
     }
@@ -194,6 +235,12 @@ impl Passed {
 fn finish_factorial(pass: Pass<Fdo>, irp: PendedIrp, result: Result<u32>, counted: bool, here: Here<'_>) {
     let deliver = |factorial| output(&irp, 0, &FactorialOutput { factorial, processor: here.processor });
     let ended = result.and_then(deliver);
+    pass.core.count(counted, Outcome::of(ended), here);
+    complete(pass, irp, ended);
+}
+
+#[inline]
+fn finish_direct(pass: Pass<Fdo>, irp: PendedIrp, ended: Result<usize>, counted: bool, here: Here<'_>) {
     pass.core.count(counted, Outcome::of(ended), here);
     complete(pass, irp, ended);
 }
@@ -226,7 +273,7 @@ impl Waiting {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn fail(self, irp: PendedIrp, status: NtStatus) {
-        let (Self { device, work }, here) = (self, Here::now());
+        let (Self { device, mut work }, here) = (self, Here::now());
         device.core.count(work.was_counted(), Outcome::of(Err(status)), here);
         work.end(&device.core, here.processor);
         irp.complete(status);
@@ -278,6 +325,15 @@ fn begin_transfer<'a>(
     direction: Direction,
     transfer: Transfer,
 ) -> Disposition<'a> {
+    if device.engines.kind() == EngineKind::Software
+        && let Some(direct) = Plain::direct(direction, transfer)
+    {
+        // Mapped here, where failing is still possible.
+        return match irp.direct_buffer().map(drop) {
+            Ok(()) => begin(device, irp, Work::Plain(direct)),
+            Err(status) => irp.complete(status),
+        };
+    }
     let core = &device.core;
     let list = Here::now().processor.wrapping_add(core.number);
     let mut buffer = match core.shared.memory.pool.take(list) {
@@ -333,7 +389,7 @@ fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>, control: DeviceControl)
 
 fn factorial<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
     match factorial_number(&irp, control) {
-        Ok(number) => begin(device, irp, Work::Factorial { number, counted: false }),
+        Ok(number) => begin(device, irp, Work::Plain(Plain::Factorial { number, counted: false })),
         Err(status) => irp.complete(status),
     }
 }

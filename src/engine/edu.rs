@@ -28,8 +28,11 @@ use hardware::{Hardware, REACHABLE, Tell};
 
 /// How often the watchdog looks.
 const WATCH_MILLISECONDS: u32 = 250;
-/// How long to pause between two looks at a device that is waited for without interrupts.
-const PAUSE: Interval = Interval::from_millis(5);
+/// How long to pause, in microseconds, between the first two looks at a device that is waited for without interrupts; it doubles from
+/// look to look.
+const FIRST_PAUSE: u32 = 50;
+/// The longest of these pauses.
+const LONGEST_PAUSE: u32 = 5_000;
 /// The whole of the device's buffer that is used.
 const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
 
@@ -541,6 +544,7 @@ impl Edu {
     fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
         let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
         let began = time::now();
+        let mut pause = FIRST_PAUSE;
         loop {
             let idle = self.bench.lock().hardware.as_ref().map(Hardware::is_idle);
             match idle {
@@ -555,7 +559,8 @@ impl Edu {
                 Some(false) => {}
             }
             // It is never signaled: this is a pause.
-            let _ = self.pause.wait_for(PAUSE, passive);
+            let _ = self.pause.wait_for(Interval::from_micros(pause), passive);
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
 

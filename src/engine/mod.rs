@@ -40,6 +40,16 @@ pub fn submit(irp: PendedIrp, passed: Passed, processors: &Processors) {
     }
 }
 
+/// Processes requests of this device, one after the other.
+///
+/// IRQL: <= DISPATCH_LEVEL.
+pub fn submit_all(device: &Device<Fdo>, requests: impl Iterator<Item = (PendedIrp, Passed)>) {
+    match device.engines.edu() {
+        Some(edu) => requests.for_each(|(irp, passed)| edu.submit(irp, passed)),
+        None => software::submit_all(&device.core.shared.processors, requests),
+    }
+}
+
 #[inline(never)]
 fn submit_to_device(irp: PendedIrp, passed: Passed) {
     // The request takes the device along, and may be done with it before this is.

@@ -8,7 +8,7 @@ use crate::processors::{Lane, Processors};
 use crate::requests::{Here, Passed};
 
 /// How many requests one DPC finishes before others get their turn.
-const BATCH: usize = 32;
+const BATCH: usize = 128;
 
 /// Gives the request to the processor that it is steered to.
 ///
@@ -21,6 +21,21 @@ pub fn submit(processors: &Processors, irp: PendedIrp, passed: Passed) {
         }
         // No processor is steered to yet: served where it was asked for.
         Err(processor) => passed.execute(irp, Here { processor, dispatch: None }),
+    }
+}
+
+/// Gives the requests to one processor, which is told once.
+///
+/// IRQL: <= DISPATCH_LEVEL.
+pub fn submit_all(processors: &Processors, requests: impl Iterator<Item = (PendedIrp, Passed)>) {
+    match processors.steer() {
+        Ok(lane) => {
+            requests.for_each(|(irp, passed)| lane.pending.add(irp, passed));
+            lane.queue(0);
+        }
+        Err(processor) => {
+            requests.for_each(|(irp, passed)| passed.execute(irp, Here { processor, dispatch: None }));
+        }
     }
 }
 

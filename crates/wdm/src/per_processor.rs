@@ -5,7 +5,7 @@
 //! may run on the processor; [`PerProcessor::commit`] in AddComplete; [`PerProcessor::remove`] in AddFailure.
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::irql::{Dispatch, Passive};
 use crate::lock::SpinLock;
@@ -16,6 +16,8 @@ use crate::status::{NtStatus, Result};
 /// A table with room for every processor that there can ever be.
 pub struct PerProcessor<T: Send + Sync + 'static> {
     slots: PoolArray<Slot<T>>,
+    /// The index after the highest that has ever had a value.
+    end: AtomicUsize,
     /// Held while a value leaves the table and while all are looked at.
     walk: SpinLock<()>,
     tag: Tag,
@@ -84,7 +86,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     pub fn new(tag: Tag, _: Passive<'_>) -> Result<Self> {
         let room = usize::try_from(processors::maximum_count()).unwrap_or(0);
         let slots = PoolArray::from_fn(tag, room, |_| Slot::empty())?;
-        Ok(Self { slots, walk: SpinLock::new(()), tag })
+        Ok(Self { slots, end: AtomicUsize::new(0), walk: SpinLock::new(()), tag })
     }
 
     /// How many processors it has room for.
@@ -110,6 +112,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     pub fn insert(&self, processor: AddedProcessor, value: T, _: Passive<'_>) -> Result {
         let slot = self.slot(processor.index).ok_or(NtStatus::INVALID_PARAMETER)?;
         let raw = PoolBox::new(self.tag, value)?.into_raw();
+        self.end.fetch_max((processor.index as usize).saturating_add(1), Ordering::Relaxed);
         if slot.0.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed).is_ok() {
             return Ok(());
         }
@@ -168,7 +171,8 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     ///
     /// IRQL: any.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> + Clone {
-        (0_u32..).zip(&*self.slots).filter_map(|(index, slot)| Some((index, slot.committed()?)))
+        let used = self.slots.get(..self.end.load(Ordering::Relaxed)).unwrap_or(&self.slots);
+        (0_u32..).zip(used).filter_map(|(index, slot)| Some((index, slot.committed()?)))
     }
 
     /// Whether [`PerProcessor::get`] finds the processor.
@@ -210,7 +214,7 @@ impl<T: Send + Sync + 'static> Drop for PerProcessor<T> {
     }
 }
 
-/// Values that processors get when they first need one. They stay until the table is dropped.
+/// Values that are made when they are first needed, for a processor or several. They stay until the table is dropped.
 pub struct OnDemand<T: Send + Sync + 'static> {
     /// Null, or from `PoolBox::into_raw` with the tag.
     slots: PoolArray<AtomicPtr<T>>,
@@ -218,7 +222,7 @@ pub struct OnDemand<T: Send + Sync + 'static> {
 }
 
 impl<T: Default + Send + Sync + 'static> OnDemand<T> {
-    /// An empty table for `room` processors.
+    /// An empty table with room for `room` values.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -229,7 +233,7 @@ impl<T: Default + Send + Sync + 'static> OnDemand<T> {
         Ok(Self { slots: PoolArray::from_fn(tag, room, |_| AtomicPtr::new(ptr::null_mut()))?, tag })
     }
 
-    /// The value of the processor `index`; none where there is no memory for it.
+    /// The value at `index`; none where there is no memory for it.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     #[inline]

@@ -7,7 +7,7 @@ use wdm::io_space::Registers;
 use wdm::pool::PoolArc;
 use wdm::status::{NtStatus, Result};
 
-use crate::requests::{Direction, Work};
+use crate::requests::{Direction, Plain, Work};
 
 /// How many bytes of the device's buffer are used: older QEMU, 7.2 among them, ends when the last one is touched.
 pub const REACHABLE: u32 = BUFFER_BYTES - 1;
@@ -145,19 +145,20 @@ impl Hardware {
     /// Where it does not fit the registers or the common buffer; nothing was started then.
     pub fn begin(&mut self, work: &mut Work) -> Result {
         match work {
-            Work::Factorial { number, .. } => self.registers.write_u32(register::FACTORIAL, *number),
+            Work::Plain(Plain::Factorial { number, .. }) => self.registers.write_u32(register::FACTORIAL, *number),
             Work::Transfer(buffer) if buffer.direction == Direction::Read => {
                 self.fetch(buffer.transfer, Tell::Interrupt)
             }
             Work::Transfer(buffer) => self.store(buffer.transfer, buffer.bytes(), Tell::Interrupt),
+            Work::Plain(Plain::Direct { .. }) => Err(NtStatus::INVALID_DEVICE_REQUEST),
         }
     }
 
     /// Whether the device is done with the request.
     pub fn is_done(&self, work: &Work) -> bool {
         busy(&self.registers).is_ok_and(|busy| match work {
-            Work::Factorial { .. } => !busy.computing,
-            Work::Transfer(_) => !busy.transferring,
+            Work::Plain(Plain::Factorial { .. }) => !busy.computing,
+            Work::Transfer(_) | Work::Plain(Plain::Direct { .. }) => !busy.transferring,
         })
     }
 
@@ -169,14 +170,14 @@ impl Hardware {
     pub fn collect(&self, work: &mut Work) -> Result<u32> {
         match work {
             // No factorial modulo 2^32 has all bits set: the device was pulled out since it said that it was done.
-            Work::Factorial { .. } => match self.registers.read_u32(register::FACTORIAL)? {
+            Work::Plain(Plain::Factorial { .. }) => match self.registers.read_u32(register::FACTORIAL)? {
                 GONE => Err(NtStatus::DELETE_PENDING),
                 result => Ok(result),
             },
             Work::Transfer(buffer) if buffer.direction == Direction::Read => {
                 self.common.read(0, buffer.bytes()).map(|()| 0)
             }
-            Work::Transfer(_) => Ok(0),
+            Work::Transfer(_) | Work::Plain(Plain::Direct { .. }) => Ok(0),
         }
     }
 
