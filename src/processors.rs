@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, ProcessorStatistics};
 use hotadd_policy::steering::Processor;
-use wdm::dpc::Dpc;
+use wdm::dpc::{Dpc, Importance};
 use wdm::irp_list::IrpList;
 use wdm::irql::Passive;
 use wdm::per_processor::{LocalCount, PerProcessor};
@@ -138,7 +138,9 @@ impl Processors {
             requests: LocalCount::default(),
             pending: IrpList::new(),
         };
-        let lane = Dpc::new_on_node(TAG, lane, node, passive)?;
+        let mut lane = Dpc::new_on_node(TAG, lane, node, passive)?;
+        // With medium importance, what another processor queues may wait for a clock tick.
+        lane.set_importance(Importance::MediumHigh);
         lane.set_target(block.number)?;
         match self.lanes.insert(AddedProcessor { index: block.index, number: block.number }, lane, passive) {
             // Somebody else was quicker.
