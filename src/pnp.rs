@@ -166,7 +166,7 @@ wdm::pageable! {
 }
 
 fn filter_requirements<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {
-    // Where there is no memory for another list, the one that there is will do.
+    // Where a lower driver has failed, that is the answer.
     let (count, status) = match ask_for_all_processors(device, &mut irp, passive) {
         Ok(edited) => (edited, NtStatus::SUCCESS),
         Err(status) => (0, status),

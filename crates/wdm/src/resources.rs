@@ -299,10 +299,14 @@ impl Irp<'_> {
     ///
     /// # Errors
     ///
-    /// `INVALID_DEVICE_REQUEST` for another IRP.
+    /// What a lower driver failed with; `INVALID_DEVICE_REQUEST` for another IRP.
     pub fn requirements(&mut self, _: Passive<'_>) -> Result<Option<Requirements<'_>>> {
         if u32::from(self.major()) != IRP_MJ_PNP || u32::from(self.minor()) != IRP_MN_FILTER_RESOURCE_REQUIREMENTS {
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
+        }
+        // Not supported is what the PnP manager has put there, and what stays where no lower driver cares.
+        if !self.status().is_success() && self.status() != NtStatus::NOT_SUPPORTED {
+            return Err(self.status());
         }
         let Some(list) = NonNull::new(ptr::with_exposed_provenance_mut(self.information())) else { return Ok(None) };
         self.set_status(NtStatus::SUCCESS);

@@ -8,11 +8,11 @@ use windows_sys::{
         System::SystemServices::{
             BusQueryDeviceID, BusQueryHardwareIDs, BusQueryInstanceID, DEVICE_CAPABILITIES, IRP_MJ_PNP, IRP_MJ_POWER,
             IRP_MJ_SYSTEM_CONTROL, IRP_MN_CANCEL_REMOVE_DEVICE, IRP_MN_CANCEL_STOP_DEVICE,
-            IRP_MN_DEVICE_USAGE_NOTIFICATION, IRP_MN_QUERY_CAPABILITIES, IRP_MN_QUERY_DEVICE_RELATIONS,
-            IRP_MN_QUERY_ID, IRP_MN_QUERY_INTERFACE, IRP_MN_QUERY_POWER, IRP_MN_QUERY_REMOVE_DEVICE,
-            IRP_MN_QUERY_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_STOP_DEVICE, IRP_MN_READ_CONFIG, IRP_MN_REMOVE_DEVICE,
-            IRP_MN_SET_POWER, IRP_MN_START_DEVICE, IRP_MN_STOP_DEVICE, IRP_MN_SURPRISE_REMOVAL, IRP_MN_WRITE_CONFIG,
-            TargetDeviceRelation,
+            IRP_MN_DEVICE_USAGE_NOTIFICATION, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_CAPABILITIES,
+            IRP_MN_QUERY_DEVICE_RELATIONS, IRP_MN_QUERY_ID, IRP_MN_QUERY_INTERFACE, IRP_MN_QUERY_POWER,
+            IRP_MN_QUERY_REMOVE_DEVICE, IRP_MN_QUERY_RESOURCE_REQUIREMENTS, IRP_MN_QUERY_STOP_DEVICE,
+            IRP_MN_READ_CONFIG, IRP_MN_REMOVE_DEVICE, IRP_MN_SET_POWER, IRP_MN_START_DEVICE, IRP_MN_STOP_DEVICE,
+            IRP_MN_SURPRISE_REMOVAL, IRP_MN_WRITE_CONFIG, TargetDeviceRelation,
         },
     },
     Win32::{
@@ -74,7 +74,10 @@ impl HostDriver for Bus {
         match devnode.as_ref().and_then(|devnode| bus_manner::manner_of(devnode, major, minor, words)) {
             None => finish(k, devnode.as_ref(), packet),
             Some(BusManner::Fails(Status(status))) => {
-                irp::set_status(packet, status, 0);
+                // The list that is to be filtered is the PnP manager's: whoever fails the request leaves it where it is.
+                let keeps = u32::from(major) == IRP_MJ_PNP && u32::from(minor) == IRP_MN_FILTER_RESOURCE_REQUIREMENTS;
+                let information = if keeps { at!(packet, IoStatus.Information).cast::<u64>().read() } else { 0 };
+                irp::set_status(packet, status, information);
                 irp::complete(k, packet);
                 status
             }
