@@ -25,8 +25,8 @@ pub struct Core {
     /// Devices are numbered from 1 as they are added.
     pub number: u32,
     pub shared: PoolArc<Shared>,
-    /// What requests came to, on each processor of a block of neighbours.
-    counters: OnDemand<Neighbours>,
+    /// What requests came to, on each processor.
+    counters: OnDemand<Counters>,
     /// The same, where a processor has no memory for its own, and what is counted seldom.
     others: Others,
     /// The device's buffer, for the software engine.
@@ -41,18 +41,6 @@ pub struct Core {
 struct Counters {
     accepted: LocalCount,
     completed: LocalCount,
-}
-
-/// How many processors have their counters in one block of pool.
-const NEIGHBOURS: usize = 64;
-
-/// The counters of processors with neighbouring indexes.
-struct Neighbours([Counters; NEIGHBOURS]);
-
-impl Default for Neighbours {
-    fn default() -> Self {
-        Self(core::array::from_fn(|_| Counters::default()))
-    }
 }
 
 #[derive(Default)]
@@ -88,7 +76,7 @@ impl Core {
         Ok(Self {
             number,
             shared,
-            counters: OnDemand::new(TAG, room.div_ceil(NEIGHBOURS))?,
+            counters: OnDemand::new(TAG, room)?,
             others: Others::default(),
             store: SpinLock::new(PoolArray::from_fn(TAG, BUFFER_BYTES as usize, |_| 0)?),
             rebalances: AtomicU64::new(0),
@@ -105,7 +93,7 @@ impl Core {
     #[inline]
     pub fn count(&self, was_counted: bool, outcome: Outcome, here: Here<'_>) {
         if let (Outcome::Completed, Some(dispatch)) = (outcome, here.dispatch)
-            && let Some(counters) = self.counters_of(here.processor)
+            && let Some(counters) = self.counters.get(here.processor)
         {
             if !was_counted {
                 counters.accepted.add_here(dispatch);
@@ -113,12 +101,6 @@ impl Core {
             return counters.completed.add_here(dispatch);
         }
         self.count_elsewhere(was_counted, outcome);
-    }
-
-    #[inline]
-    fn counters_of(&self, processor: u32) -> Option<&Counters> {
-        let block = u32::try_from(processor as usize / NEIGHBOURS).ok()?;
-        self.counters.get(block)?.0.get(processor as usize % NEIGHBOURS)
     }
 
     #[cold]
@@ -136,8 +118,7 @@ impl Core {
 
     fn sum(&self, of: impl Fn(&Counters) -> &LocalCount, others: &AtomicU64) -> u64 {
         let others = others.load(Ordering::Relaxed);
-        let counters = self.counters.iter().flat_map(|neighbours| &neighbours.0);
-        counters.fold(others, |sum, counters| sum.wrapping_add(of(counters).get()))
+        self.counters.iter().fold(others, |sum, counters| sum.wrapping_add(of(counters).get()))
     }
 
     /// Counts a request that the device did not answer in time.
@@ -221,6 +202,7 @@ impl Fdo {
         // In this order, so that no more have ended than were accepted.
         let completed = counters.sum(|counters| &counters.completed, &others.completed);
         let accepted = counters.sum(|counters| &counters.accepted, &others.accepted);
+        let accepted = accepted.wrapping_add(self.engines.accepted());
         Status {
             processors_maximum: shared.processors.room(),
             processors_active: processors::active_count(),

@@ -39,7 +39,7 @@ pub struct Gate {
     failing: AtomicBool,
     held: CancelSafeQueue<Waiting>,
     inner: SpinLock<Inner>,
-    /// Signaled while nobody waits for what is in flight.
+    /// Signaled when what is in flight has ended, for those who join the one who waits for that.
     drained: Signal,
     /// Requests that had to wait, ever.
     waited: AtomicU64,
@@ -47,6 +47,8 @@ pub struct Gate {
 
 struct Inner {
     state: State,
+    /// Somebody joined, and is to be told.
+    joined: bool,
     hold: Hold,
     last: LastHold,
 }
@@ -108,7 +110,7 @@ impl Gate {
             releasing: AtomicU32::new(0),
             failing: AtomicBool::new(false),
             held: queue,
-            inner: SpinLock::new(Inner { state: State::held(reasons), hold, last: LastHold::default() }),
+            inner: SpinLock::new(Inner { state: State::held(reasons), joined: false, hold, last: LastHold::default() }),
             drained: Signal::new(TAG, SignalKind::Notification, true)?,
             waited: AtomicU64::new(0),
         })
@@ -163,7 +165,7 @@ impl Gate {
             self.held.open();
             self.begin_hold(&mut inner);
             let closing = inner.state.close(reason);
-            self.prepare_drain(closing);
+            self.prepare_to_join(closing, &mut inner);
             if known && closing == Closing::Done {
                 return;
             }
@@ -187,7 +189,7 @@ impl Gate {
             }
             self.passing.store(false, Ordering::Release);
             self.held.close();
-            self.prepare_drain(closing);
+            self.prepare_to_join(closing, &mut inner);
             closing
         };
         let mut failed = 0_u64;
@@ -206,8 +208,8 @@ impl Gate {
         }
     }
 
-    fn prepare_drain(&self, closing: Closing) {
-        if closing == Closing::Drain {
+    fn prepare_to_join(&self, closing: Closing, inner: &mut Inner) {
+        if closing == Closing::Join && !core::mem::replace(&mut inner.joined, true) {
             self.drained.clear();
         }
     }
@@ -220,12 +222,14 @@ impl Gate {
                 // Only one who was told to drain comes here, so nobody else is inside the protection.
                 let drained = device.drain(passive);
                 let at_device = device.engines.waiting();
-                let (release, since) = {
+                let (release, since, joined) = {
                     let mut inner = self.inner.lock();
                     inner.hold.at_device = at_device;
-                    (inner.state.drained(), inner.hold.since)
+                    (inner.state.drained(), inner.hold.since, core::mem::take(&mut inner.joined))
                 };
-                self.drained.set();
+                if joined {
+                    self.drained.set();
+                }
                 let status = drained.err().unwrap_or(NtStatus::SUCCESS).raw();
                 let duration = time::now().saturating_sub(since);
                 self.record(EventKind::GateDrained, Event { duration, status, ..Event::default() });

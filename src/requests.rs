@@ -1,9 +1,9 @@
 //! Requests, from the dispatch routine to their completion.
 
 use hotadd_abi::{
-    EngineKind, FactorialInput, FactorialOutput, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ,
-    IOCTL_HOTADD_JOURNAL_WAIT, IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, ProcessorStatistics,
-    ProcessorsInput, ProcessorsOutput, Status, Wire, WireError,
+    FactorialInput, FactorialOutput, IOCTL_HOTADD_FACTORIAL, IOCTL_HOTADD_JOURNAL_READ, IOCTL_HOTADD_JOURNAL_WAIT,
+    IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, ProcessorStatistics, ProcessorsInput, ProcessorsOutput,
+    Status, Wire, WireError,
 };
 use hotadd_policy::work::{BadTransfer, Transfer, factorial as factorial_of, transfer};
 use wdm::device::{Device, DeviceRef, IoDevice, Pass};
@@ -21,18 +21,18 @@ use crate::{Hotadd, TAG, gate};
 
 /// What the device is to do.
 pub enum Work {
-    /// What needs no buffer of the pool.
+    /// What waits without a buffer of the pool.
     Plain(Plain),
-    /// Move bytes between its buffer and the request's, by way of one of the pool.
-    Transfer(PoolBox<Buffer>),
+    /// Move bytes that waited in a buffer of the pool to its buffer.
+    Store(PoolBox<Buffer>),
 }
 
-/// What needs no buffer of the pool. `counted` says whether the request was counted as accepted, as one that had to wait.
+/// What waits without a buffer of the pool. `counted` says whether the request was counted as accepted, as one that had to wait.
 #[derive(Clone, Copy)]
 pub enum Plain {
     /// Compute a factorial.
     Factorial { number: u32, counted: bool },
-    /// Move bytes between its buffer and the request's, in memory: the software engine can.
+    /// Move bytes between its buffer and the request's.
     Direct { offset: u16, length: u16, direction: Direction, counted: bool },
 }
 
@@ -48,6 +48,17 @@ impl Plain {
             Self::Factorial { counted, .. } | Self::Direct { counted, .. } => counted,
         }
     }
+}
+
+/// Writes to the software engine's buffer.
+fn store(core: &Core, offset: usize, from: &[u8]) -> Result {
+    let mut store = core.store.lock();
+    let to = store.get_mut(offset..).and_then(|rest| rest.get_mut(..from.len()));
+    // Both have the same length; `copy_from_slice` would check that once more, and panic.
+    for (to, from) in to.ok_or(NtStatus::INVALID_BUFFER_SIZE)?.iter_mut().zip(from) {
+        *to = *from;
+    }
+    Ok(())
 }
 
 /// Transfers in memory; returns how many bytes.
@@ -73,14 +84,12 @@ pub enum Direction {
     Write,
 }
 
-/// What a transfer needs. It comes from the buffer pool before the request is accepted and goes back when that is completed.
+/// The bytes of a write that waits for its turn at the device, from the buffer pool, and which write that is.
 pub struct Buffer {
     /// The next free one, in the pool.
     pub next: Option<PoolBox<Self>>,
-    pub direction: Direction,
     pub transfer: Transfer,
     counted: bool,
-    /// What is written, or was read.
     bytes: PoolArray<u8>,
 }
 
@@ -95,41 +104,7 @@ impl Buffer {
     pub fn new() -> Result<PoolBox<Self>> {
         let bytes = PoolArray::from_fn(TAG, hotadd_abi::BUFFER_BYTES as usize, |_| 0)?;
         let transfer = Transfer { offset: 0, length: 0 };
-        PoolBox::new(TAG, Self { next: None, direction: Direction::Read, transfer, counted: false, bytes })
-    }
-
-    /// Takes its transfer, and what is to be written.
-    fn prepare(&mut self, irp: &IrpRef, direction: Direction, transfer: Transfer) -> Result {
-        (self.direction, self.transfer, self.counted) = (direction, transfer, false);
-        match direction {
-            Direction::Write => irp.direct_buffer()?.read(0, self.bytes()),
-            // Mapped here, where failing is still possible.
-            Direction::Read => irp.direct_buffer().map(drop),
-        }
-    }
-
-    /// Transfers in memory, as the software engine does it.
-    fn execute(&mut self, core: &Core) -> Result<()> {
-        let (offset, length) = (self.transfer.offset as usize, self.transfer.length as usize);
-        let ours = self.bytes.get_mut(..length).ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
-        let mut store = core.store.lock();
-        let theirs = store.get_mut(offset..).and_then(|rest| rest.get_mut(..length));
-        let theirs = theirs.ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
-        // Both have `length` bytes; `copy_from_slice` would check that once more, and panic.
-        let (from, to): (&[u8], &mut [u8]) =
-            if self.direction == Direction::Write { (ours, theirs) } else { (theirs, ours) };
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = *from;
-        }
-        Ok(())
-    }
-
-    /// Gives what was read to the caller; returns how many bytes were transferred.
-    fn deliver(&mut self, irp: &IrpRef) -> Result<usize> {
-        if self.direction == Direction::Read {
-            irp.direct_buffer()?.write(0, self.bytes())?;
-        }
-        Ok(self.transfer.length as usize)
+        PoolBox::new(TAG, Self { next: None, transfer, counted: false, bytes })
     }
 
     /// The bytes of its transfer.
@@ -142,7 +117,7 @@ impl Work {
     fn counted(&mut self) -> &mut bool {
         match self {
             Self::Plain(plain) => plain.counted(),
-            Self::Transfer(buffer) => &mut buffer.counted,
+            Self::Store(buffer) => &mut buffer.counted,
         }
     }
 
@@ -156,12 +131,33 @@ impl Work {
         *self.counted() = yes;
     }
 
+    /// Takes the bytes of a write along, which is to wait. Where the pool has no buffer for them they stay where they are.
+    pub fn keep_bytes(self, core: &Core, irp: &IrpRef) -> Self {
+        let Self::Plain(Plain::Direct { offset, length, direction: Direction::Write, counted }) = self else {
+            return self;
+        };
+        let list = list(core, Here::now().processor);
+        let Ok(mut buffer) = core.shared.memory.pool.take(list) else { return self };
+        buffer.transfer = Transfer { offset: offset.into(), length: length.into() };
+        buffer.counted = counted;
+        if irp.direct_buffer().and_then(|from| from.read(0, buffer.bytes())).is_err() {
+            core.shared.memory.pool.put(buffer, list);
+            return self;
+        }
+        Self::Store(buffer)
+    }
+
     /// Gives its buffer back.
     fn end(self, core: &Core, processor: u32) {
-        if let Self::Transfer(buffer) = self {
-            core.shared.memory.pool.put(buffer, processor.wrapping_add(core.number));
+        if let Self::Store(buffer) = self {
+            core.shared.memory.pool.put(buffer, list(core, processor));
         }
     }
+}
+
+/// The list of the pool that a processor uses for a device.
+const fn list(core: &Core, processor: u32) -> u32 {
+    processor.wrapping_add(core.number)
 }
 
 /// Where a request ends: on a processor, which at DISPATCH_LEVEL stays the same.
@@ -191,7 +187,11 @@ impl Passed {
     /// Does its work in memory, and completes it.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "on the way of every request, where saving registers would cost as much as the work"
+    )]
+    #[inline(always)]
     pub fn execute(self, irp: PendedIrp, here: Here<'_>) {
         let Self { pass, work } = self;
         match work {
@@ -199,13 +199,9 @@ impl Passed {
                 finish_factorial(pass, irp, Ok(factorial_of(number)), counted, here);
             }
             Work::Plain(Plain::Direct { offset, length, direction, counted }) => {
-                let ended = execute_direct(&pass.core, &irp, offset, length, direction);
-                finish_direct(pass, irp, ended, counted, here);
+                serve_direct(pass, irp, (offset, length, direction), counted, here);
             }
-            Work::Transfer(mut buffer) => {
-                let result = buffer.execute(&pass.core);
-                finish_transfer(pass, irp, result, buffer, here);
-            }
+            Work::Store(buffer) => serve_store(pass, irp, buffer, here),
         }
     }
 
@@ -219,7 +215,9 @@ impl Passed {
             Work::Plain(Plain::Direct { length, counted, .. }) => {
                 finish_direct(pass, irp, result.map(|_| length.into()), counted, here);
             }
-            Work::Transfer(buffer) => finish_transfer(pass, irp, result.map(drop), buffer, here),
+            Work::Store(buffer) => {
+                finish_store(pass, irp, result.map(|_| buffer.transfer.length as usize), buffer, here);
+            }
         }
     }
 
@@ -231,12 +229,35 @@ impl Passed {
     }
 }
 
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 fn finish_factorial(pass: Pass<Fdo>, irp: PendedIrp, result: Result<u32>, counted: bool, here: Here<'_>) {
     let deliver = |factorial| output(&irp, 0, &FactorialOutput { factorial, processor: here.processor });
     let ended = result.and_then(deliver);
     pass.core.count(counted, Outcome::of(ended), here);
     complete(pass, irp, ended);
+}
+
+#[inline(never)]
+fn serve_direct(
+    pass: Pass<Fdo>,
+    irp: PendedIrp,
+    (offset, length, direction): (u16, u16, Direction),
+    counted: bool,
+    here: Here<'_>,
+) {
+    let ended = execute_direct(&pass.core, &irp, offset, length, direction);
+    finish_direct(pass, irp, ended, counted, here);
+}
+
+#[inline(never)]
+fn serve_store(pass: Pass<Fdo>, irp: PendedIrp, mut buffer: PoolBox<Buffer>, here: Here<'_>) {
+    let Transfer { offset, length } = buffer.transfer;
+    let stored = store(&pass.core, offset as usize, buffer.bytes());
+    finish_store(pass, irp, stored.map(|()| length as usize), buffer, here);
 }
 
 #[inline]
@@ -245,10 +266,9 @@ fn finish_direct(pass: Pass<Fdo>, irp: PendedIrp, ended: Result<usize>, counted:
     complete(pass, irp, ended);
 }
 
-fn finish_transfer(pass: Pass<Fdo>, irp: PendedIrp, result: Result, mut buffer: PoolBox<Buffer>, here: Here<'_>) {
-    let ended = result.and_then(|()| buffer.deliver(&irp));
+fn finish_store(pass: Pass<Fdo>, irp: PendedIrp, ended: Result<usize>, buffer: PoolBox<Buffer>, here: Here<'_>) {
     pass.core.count(buffer.counted, Outcome::of(ended), here);
-    Work::Transfer(buffer).end(&pass.core, here.processor);
+    Work::Store(buffer).end(&pass.core, here.processor);
     complete(pass, irp, ended);
 }
 
@@ -325,26 +345,12 @@ fn begin_transfer<'a>(
     direction: Direction,
     transfer: Transfer,
 ) -> Disposition<'a> {
-    if device.engines.kind() == EngineKind::Software
-        && let Some(direct) = Plain::direct(direction, transfer)
-    {
-        // Mapped here, where failing is still possible.
-        return match irp.direct_buffer().map(drop) {
-            Ok(()) => begin(device, irp, Work::Plain(direct)),
-            Err(status) => irp.complete(status),
-        };
+    let work = Plain::direct(direction, transfer).ok_or(NtStatus::INVALID_BUFFER_SIZE);
+    // Mapped here, where failing is still possible.
+    match work.and_then(|work| irp.direct_buffer().map(|_| work)) {
+        Ok(work) => begin(device, irp, Work::Plain(work)),
+        Err(status) => irp.complete(status),
     }
-    let core = &device.core;
-    let list = Here::now().processor.wrapping_add(core.number);
-    let mut buffer = match core.shared.memory.pool.take(list) {
-        Ok(buffer) => buffer,
-        Err(status) => return irp.complete(status),
-    };
-    if let Err(status) = buffer.prepare(&irp, direction, transfer) {
-        core.shared.memory.pool.put(buffer, list);
-        return irp.complete(status);
-    }
-    begin(device, irp, Work::Transfer(buffer))
 }
 
 /// Accepts a request that was found good: from here on the gate decides.

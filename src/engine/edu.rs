@@ -66,6 +66,8 @@ impl Drop for Edu {
 struct Bench {
     hardware: Option<Hardware>,
     active: Option<Active>,
+    /// Requests that were accepted here, and had not waited at the gate.
+    accepted: u64,
     /// A request timed out, and the device has not come back since.
     stuck: bool,
     /// The device may be in a state below D0, where its registers are not to be touched.
@@ -101,7 +103,7 @@ impl Bench {
             return None;
         }
         let (irp, mut passed) = next()?;
-        if let Err(status) = hardware.begin(&mut passed.work) {
+        if let Err(status) = hardware.begin(&irp, &mut passed.work) {
             return Some((irp, passed, status));
         }
         self.stuck = false;
@@ -281,25 +283,35 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn submit(&self, irp: PendedIrp, mut passed: Passed) {
-        if !passed.work.was_counted() {
-            self.core.count_accepted();
-            passed.work.set_counted(true);
-        }
+        let is_new = !passed.work.was_counted();
+        passed.work.set_counted(true);
         let mut own = Some((irp, passed));
-        let not_begun = self.bench.lock().try_begin(|| self.waiting.is_empty().then(|| own.take())?);
+        let not_begun = {
+            let mut bench = self.bench.lock();
+            bench.accepted = bench.accepted.wrapping_add(is_new.into());
+            bench.try_begin(|| self.waiting.is_empty().then(|| own.take())?)
+        };
         if let Some((irp, passed, status)) = not_begun {
             passed.fail(irp, status);
         }
         let Some((irp, passed)) = own else { return };
         // Kept to the end, so that the gate is not found drained while a request is on its way into the queue.
         let pass = passed.pass;
+        let work = passed.work.keep_bytes(&self.core, &irp);
         match pass.hold() {
-            Ok(device) => match self.waiting.insert(irp, Waiting { device, work: passed.work }) {
+            Ok(device) => match self.waiting.insert(irp, Waiting { device, work }) {
                 Ok(()) => self.begin_next(&pass),
                 Err((irp, waiting)) => waiting.fail(irp, NtStatus::DEVICE_NOT_READY),
             },
-            Err(status) => Passed { pass, work: passed.work }.fail(irp, status),
+            Err(status) => Passed { pass, work }.fail(irp, status),
         }
+    }
+
+    /// How many requests were accepted here, and had not waited at the gate.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn accepted(&self) -> u64 {
+        self.bench.lock().accepted
     }
 
     /// How many requests wait for their turn.
@@ -344,8 +356,8 @@ impl Edu {
             if !done {
                 return;
             }
-            let Some(mut active) = bench.active.take() else { return };
-            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&mut active.passed.work));
+            let Some(active) = bench.active.take() else { return };
+            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&active.irp, &active.passed.work));
             let not_begun = bench.try_begin(|| self.next(&active.passed.pass));
             (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)), not_begun)
         };

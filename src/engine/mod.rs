@@ -138,6 +138,13 @@ impl Engines {
         self.edu().map_or(Ok(()), |edu| edu.wake(passive))
     }
 
+    /// How many requests were accepted at the device, and had not waited at the gate.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn accepted(&self) -> u64 {
+        self.edu().map_or(0, |edu| edu.accepted())
+    }
+
     /// How many requests wait for their turn at the device. They have passed the gate and are not in flight: while the
     /// gate is closed they go on waiting.
     ///

@@ -12,7 +12,7 @@ use workload::{
 };
 
 /// The tests interfere with the driver's life at one kernel call in so many; the campaign does at each.
-const ONE_IN: usize = 1493;
+const ONE_IN: usize = 499;
 
 fn calls_of_a_life() -> u64 {
     let outcome = Machine::new(small()).expect("the machine makes sense").run(|system| life::live(system, sys()));

@@ -2,7 +2,7 @@
 
 use hotadd_abi::{Event, EventKind};
 use hotadd_tests::{Bench, POOL_SHARE, Traffic, each_seed, on_bench, quick_edu, run, small, sys};
-use ntlab::{machine::System, registry::Value};
+use ntlab::{machine::System, registry::Value, user::Request};
 
 const MIB: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = hotadd_abi::BUFFER_BYTES as u64;
@@ -92,13 +92,13 @@ fn the_pool_keeps_the_buffers_that_were_needed_at_a_time() {
     each_seed(4, |seed| {
         on_bench(seed, |bench| {
             let (_, pool) = sizes(bench);
-            // Half go to the software device, and one in three is a factorial: these take no buffer.
-            let most_in_flight = 8 * pool / BUFFER_BYTES;
-            let traffic = Traffic::start_dense(bench, most_in_flight.try_into().expect("it is small"), seed);
-            traffic.run(400);
+            let device = bench.open_edu();
+            // All but the one at the device wait, each with its bytes in a buffer.
+            let writes = (0..pool / BUFFER_BYTES + 8).map(|_| Request::Write { offset: 0, data: vec![7; 16] });
+            let pending: Vec<_> = writes.map(|write| device.submit(write)).collect();
             let (_, needed) = sizes(bench);
-            traffic.stop_unharmed();
             assert!(needed > pool, "more than the pool had: {needed}");
+            assert!(pending.into_iter().all(|write| write.wait().status.is_success()));
             assert!(sizes(bench).1 >= needed, "none is given up when the requests have ended");
         });
     });

@@ -8,6 +8,7 @@ use wdk_sys::{
 };
 
 use crate::device::Pdo;
+use crate::irp::DirectBuffer;
 use crate::irql::Passive;
 use crate::kernel::YES;
 use crate::pool::{PoolArc, Tag};
@@ -167,6 +168,34 @@ impl CommonBuffer {
         let place = self.place(offset, bytes.len())?;
         // SAFETY: as in `read`, in the other direction.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies the first `length` bytes out to a caller's buffer. What the device writes meanwhile is torn.
+    ///
+    /// IRQL: any.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where either ends before that.
+    pub fn copy_to(&self, buffer: &DirectBuffer<'_>, length: usize) -> Result {
+        let (from, to) = (self.place(0, length)?, buffer.place(0, length)?);
+        // SAFETY: both ranges are valid; a common buffer is memory of its own.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), length) };
+        Ok(())
+    }
+
+    /// Copies the first `length` bytes of a caller's buffer in. What the caller writes meanwhile is torn.
+    ///
+    /// IRQL: any.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where either ends before that.
+    pub fn copy_from(&mut self, buffer: &DirectBuffer<'_>, length: usize) -> Result {
+        let (from, to) = (buffer.place(0, length)?, self.place(0, length)?);
+        // SAFETY: as in `copy_to`.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), length) };
         Ok(())
     }
 

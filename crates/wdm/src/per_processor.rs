@@ -214,15 +214,18 @@ impl<T: Send + Sync + 'static> Drop for PerProcessor<T> {
     }
 }
 
-/// Values that are made when they are first needed, for a processor or several. They stay until the table is dropped.
+/// How many processors get their value of an [`OnDemand`] together.
+const TOGETHER: usize = 64;
+
+/// A value for each processor, made with those of its neighbours when one is first needed. They stay until the table is dropped.
 pub struct OnDemand<T: Send + Sync + 'static> {
-    /// Null, or from `PoolBox::into_raw` with the tag.
-    slots: PoolArray<AtomicPtr<T>>,
+    /// Null, or from `PoolArray::into_raw` of [`TOGETHER`] values with the tag.
+    chunks: PoolArray<AtomicPtr<T>>,
     tag: Tag,
 }
 
 impl<T: Default + Send + Sync + 'static> OnDemand<T> {
-    /// An empty table with room for `room` values.
+    /// An empty table with room for `room` processors.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -230,29 +233,33 @@ impl<T: Default + Send + Sync + 'static> OnDemand<T> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(tag: Tag, room: usize) -> Result<Self> {
-        Ok(Self { slots: PoolArray::from_fn(tag, room, |_| AtomicPtr::new(ptr::null_mut()))?, tag })
+        let chunks = PoolArray::from_fn(tag, room.div_ceil(TOGETHER), |_| AtomicPtr::new(ptr::null_mut()))?;
+        Ok(Self { chunks, tag })
     }
 
-    /// The value at `index`; none where there is no memory for it.
+    /// The value of the processor `index`; none where there is no memory for it.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     #[inline]
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&T> {
-        let slot = self.slots.get(usize::try_from(index).ok()?)?;
-        let value = NonNull::new(slot.load(Ordering::Acquire)).or_else(|| self.make(slot))?;
+        let index = usize::try_from(index).ok()?;
+        let chunk = self.chunks.get(index / TOGETHER)?;
+        let first = NonNull::new(chunk.load(Ordering::Acquire)).or_else(|| self.make(chunk))?;
+        // SAFETY: the remainder is below the number of values in the chunk.
+        let value = unsafe { first.add(index % TOGETHER) };
         // SAFETY: a value stays until the table is dropped.
         Some(unsafe { value.as_ref() })
     }
 
     #[cold]
-    fn make(&self, slot: &AtomicPtr<T>) -> Option<NonNull<T>> {
-        let new = NonNull::new(PoolBox::new(self.tag, T::default()).ok()?.into_raw())?;
-        match slot.compare_exchange(ptr::null_mut(), new.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
+    fn make(&self, chunk: &AtomicPtr<T>) -> Option<NonNull<T>> {
+        let new = PoolArray::from_fn(self.tag, TOGETHER, |_| T::default()).ok()?.into_raw();
+        match chunk.compare_exchange(ptr::null_mut(), new.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(new),
             Err(other) => {
                 // SAFETY: made above, and nobody else has seen it.
-                drop(unsafe { PoolBox::from_raw(self.tag, new) });
+                drop(unsafe { PoolArray::from_raw(self.tag, new, TOGETHER) });
                 NonNull::new(other)
             }
         }
@@ -262,18 +269,19 @@ impl<T: Default + Send + Sync + 'static> OnDemand<T> {
     ///
     /// IRQL: any.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        // SAFETY: a value stays until the table is dropped.
-        self.slots.iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+        let chunks = self.chunks.iter().filter_map(|chunk| NonNull::new(chunk.load(Ordering::Acquire)));
+        // SAFETY: so many values are there, and stay until the table is dropped.
+        chunks.flat_map(|first| unsafe { NonNull::slice_from_raw_parts(first, TOGETHER).as_ref() })
     }
 }
 
 impl<T: Send + Sync + 'static> Drop for OnDemand<T> {
     /// IRQL: that of dropping a `T`.
     fn drop(&mut self) {
-        for slot in &*self.slots {
-            if let Some(value) = NonNull::new(slot.swap(ptr::null_mut(), Ordering::Acquire)) {
-                // SAFETY: by what `slots` says; the table is gone.
-                drop(unsafe { PoolBox::from_raw(self.tag, value) });
+        for chunk in &*self.chunks {
+            if let Some(first) = NonNull::new(chunk.swap(ptr::null_mut(), Ordering::Acquire)) {
+                // SAFETY: by what `chunks` says; the table is gone.
+                drop(unsafe { PoolArray::from_raw(self.tag, first, TOGETHER) });
             }
         }
     }

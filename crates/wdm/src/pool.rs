@@ -335,6 +335,24 @@ impl<T> PoolArray<T> {
     }
 }
 
+impl<T> PoolArray<T> {
+    /// Gives up ownership; [`PoolArray::from_raw`] takes it again.
+    pub(crate) const fn into_raw(self) -> NonNull<T> {
+        let block = self.block;
+        mem::forget(self);
+        block
+    }
+
+    /// Takes ownership of what [`PoolArray::into_raw`] gave up.
+    ///
+    /// # Safety
+    ///
+    /// `block` came from `into_raw` of an array of `length` values with this `tag`, and this is the only call since.
+    pub(crate) const unsafe fn from_raw(tag: Tag, block: NonNull<T>, length: usize) -> Self {
+        Self { block, length, tag }
+    }
+}
+
 impl<T> Deref for PoolArray<T> {
     type Target = [T];
 

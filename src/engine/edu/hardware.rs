@@ -4,6 +4,7 @@ use hotadd_abi::BUFFER_BYTES;
 use hotadd_policy::work::Transfer;
 use wdm::dma::{BusMaster, CommonBuffer};
 use wdm::io_space::Registers;
+use wdm::irp::IrpRef;
 use wdm::pool::PoolArc;
 use wdm::status::{NtStatus, Result};
 
@@ -143,14 +144,18 @@ impl Hardware {
     /// # Errors
     ///
     /// Where it does not fit the registers or the common buffer; nothing was started then.
-    pub fn begin(&mut self, work: &mut Work) -> Result {
+    pub fn begin(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
         match work {
             Work::Plain(Plain::Factorial { number, .. }) => self.registers.write_u32(register::FACTORIAL, *number),
-            Work::Transfer(buffer) if buffer.direction == Direction::Read => {
-                self.fetch(buffer.transfer, Tell::Interrupt)
+            Work::Plain(Plain::Direct { offset, length, direction, .. }) => {
+                let transfer = Transfer { offset: (*offset).into(), length: (*length).into() };
+                if *direction == Direction::Read {
+                    return self.fetch(transfer, Tell::Interrupt);
+                }
+                self.common.copy_from(&irp.direct_buffer()?, (*length).into())?;
+                self.store_common(transfer, Tell::Interrupt)
             }
-            Work::Transfer(buffer) => self.store(buffer.transfer, buffer.bytes(), Tell::Interrupt),
-            Work::Plain(Plain::Direct { .. }) => Err(NtStatus::INVALID_DEVICE_REQUEST),
+            Work::Store(buffer) => self.store(buffer.transfer, buffer.bytes(), Tell::Interrupt),
         }
     }
 
@@ -158,7 +163,7 @@ impl Hardware {
     pub fn is_done(&self, work: &Work) -> bool {
         busy(&self.registers).is_ok_and(|busy| match work {
             Work::Plain(Plain::Factorial { .. }) => !busy.computing,
-            Work::Transfer(_) | Work::Plain(Plain::Direct { .. }) => !busy.transferring,
+            Work::Store(_) | Work::Plain(Plain::Direct { .. }) => !busy.transferring,
         })
     }
 
@@ -167,17 +172,17 @@ impl Hardware {
     /// # Errors
     ///
     /// Where it does not fit the registers or the common buffer.
-    pub fn collect(&self, work: &mut Work) -> Result<u32> {
+    pub fn collect(&self, irp: &IrpRef, work: &Work) -> Result<u32> {
         match work {
             // No factorial modulo 2^32 has all bits set: the device was pulled out since it said that it was done.
             Work::Plain(Plain::Factorial { .. }) => match self.registers.read_u32(register::FACTORIAL)? {
                 GONE => Err(NtStatus::DELETE_PENDING),
                 result => Ok(result),
             },
-            Work::Transfer(buffer) if buffer.direction == Direction::Read => {
-                self.common.read(0, buffer.bytes()).map(|()| 0)
+            Work::Plain(Plain::Direct { length, direction: Direction::Read, .. }) => {
+                self.common.copy_to(&irp.direct_buffer()?, (*length).into()).map(|()| 0)
             }
-            Work::Transfer(_) | Work::Plain(Plain::Direct { .. }) => Ok(0),
+            Work::Store(_) | Work::Plain(Plain::Direct { .. }) => Ok(0),
         }
     }
 
@@ -190,6 +195,11 @@ impl Hardware {
     /// Starts to move bytes to the device's buffer, by way of the common buffer.
     pub fn store(&mut self, transfer: Transfer, bytes: &[u8], tell: Tell) -> Result {
         self.common.write(0, bytes)?;
+        self.store_common(transfer, tell)
+    }
+
+    /// Starts to move bytes from the common buffer to the device's.
+    fn store_common(&self, transfer: Transfer, tell: Tell) -> Result {
         let destination = BUFFER.wrapping_add(transfer.offset.into());
         self.transfer(self.common.logical_address(), destination, transfer, 0, tell)
     }

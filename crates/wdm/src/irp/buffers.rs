@@ -187,7 +187,7 @@ impl DirectBuffer<'_> {
         Ok(())
     }
 
-    fn place(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
+    pub(crate) fn place(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
         check_range(offset, length, self.length)?;
         // SAFETY: the range lies within the mapped pages.
         Ok(unsafe { self.start.add(offset) })
