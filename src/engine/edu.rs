@@ -68,6 +68,8 @@ struct Bench {
     active: Option<Active>,
     /// Requests that were accepted here, and had not waited at the gate.
     accepted: u64,
+    /// The device is gone: nothing is started any more.
+    abandoned: bool,
     /// A request timed out, and the device has not come back since.
     stuck: bool,
     /// The device may be in a state below D0, where its registers are not to be touched.
@@ -94,6 +96,9 @@ enum Recovery {
 impl Bench {
     /// Starts the request that `next` returns, if the device is free. Returns one that could not be started.
     fn try_begin(&mut self, next: impl FnOnce() -> Option<(PendedIrp, Passed)>) -> Option<NotBegun> {
+        if self.abandoned {
+            return next().map(|(irp, passed)| (irp, passed, NtStatus::DELETE_PENDING));
+        }
         if self.active.is_some() {
             return None;
         }
@@ -419,8 +424,13 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn abandon(&self, status: NtStatus) {
+        // First: what is on its way here is not started on a device that will not answer.
+        let active = {
+            let mut bench = self.bench.lock();
+            bench.abandoned = true;
+            bench.active.take()
+        };
         self.fail_waiting(status);
-        let active = self.bench.lock().active.take();
         if let Some(active) = active {
             active.passed.fail(active.irp, status);
         }
