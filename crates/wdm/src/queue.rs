@@ -13,7 +13,6 @@ use wdk_sys::{
 
 use crate::irp::driver_words::{context_of, link_of, take};
 use crate::irp::{FileId, PendedIrp};
-use crate::irql::Passive;
 use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
 use crate::status::{NtStatus, Result, check};
@@ -94,17 +93,6 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// `INSUFFICIENT_RESOURCES` where there is no memory, or what the kernel function returns.
     pub fn new(tag: Tag) -> Result<Self> {
         Self::initialize(PoolBox::new(tag, Self::empty())?)
-    }
-
-    /// The same on the NUMA node `node` where the system can and has memory there.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    ///
-    /// # Errors
-    ///
-    /// As for [`CancelSafeQueue::new`].
-    pub fn new_on_node(tag: Tag, node: Option<u16>, passive: Passive<'_>) -> Result<Self> {
-        Self::initialize(PoolBox::new_on_node(tag, Self::empty(), node, passive)?)
     }
 
     const fn empty() -> Queue<C> {
