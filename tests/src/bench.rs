@@ -1,13 +1,16 @@
 //! A machine's devices with the driver installed for them.
 
+use std::{cell::Cell, path::Path};
+
 use hotadd_abi::{Event, EventKind, INTERFACE_CLASS, Status};
 use ntlab::{
+    hot_add::NewProcessor,
     machine::System,
     pnp::{Device, DeviceSpec, DeviceState, DriverPackage},
     user::{self, Access, Handle},
 };
 
-use crate::{each_seed, end, peer, run, seeds::when_failing, small, sys};
+use crate::{Traffic, each_seed, end, peer, run, seeds::when_failing, small, sys, with_all_seeds};
 
 /// An `edu` and a software device that work.
 #[derive(Clone, Copy)]
@@ -144,4 +147,35 @@ pub fn on_each_driver(seeds: u64, scenario: impl for<'k> Fn(Bench<'k>, u64)) {
             });
         });
     }
+}
+
+/// Requests that arrived on processors before AddComplete was delivered for them.
+fn early(bench: Bench<'_>) -> u64 {
+    let statistics = workload::processors(&bench.open_software()).expect("statistics can be read");
+    statistics.iter().map(|processor| u64::from(processor.early_requests)).sum()
+}
+
+/// Holds the driver in the file `sys` to it that a new processor can send it requests from the end of AddStart on.
+///
+/// # Panics
+///
+/// If it breaks a promise, or with all seeds no request came so early.
+pub fn requests_come_before_add_complete(sys: &Path) {
+    let served = Cell::new(0);
+    each_seed(4, |seed| {
+        run(small().with_seed(seed), |system| {
+            // Without a rebalance, for which the software device's requests would not wait.
+            let bench = Bench::with(system, workload::package(sys), workload::quick_edu().with_rebalance_policy(1));
+            let traffic = Traffic::start_dense(bench, 48, seed);
+            traffic.run(100);
+            for _ in 2..8 {
+                system.add_processor(NewProcessor::default()).expect("there is room");
+            }
+            traffic.run(200);
+            served.update(|served| served + early(bench));
+            traffic.stop_unharmed();
+            bench.end();
+        });
+    });
+    assert!(served.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
 }

@@ -10,7 +10,7 @@ mod traffic;
 
 use std::{path::Path, sync::OnceLock};
 
-pub use bench::{Bench, on_bench, on_each_driver, open};
+pub use bench::{Bench, on_bench, on_each_driver, open, requests_come_before_add_complete};
 use ntlab::{
     config::Config,
     machine::{Machine, System},

@@ -1,36 +1,12 @@
 //! A processor can run our dispatch routines the instant AddStart returns.
 
-use std::cell::Cell;
-
 use hotadd_abi::EventKind;
-use hotadd_tests::{Bench, Traffic, each_seed, on_bench, quick_edu, run, small, sys, with_all_seeds};
+use hotadd_tests::{Traffic, each_seed, on_bench, requests_come_before_add_complete, sys};
 use ntlab::hot_add::NewProcessor;
-
-/// Requests that arrived on processors before AddComplete was delivered for them.
-fn early(bench: Bench<'_>) -> u64 {
-    let statistics = workload::processors(&bench.open_software()).expect("statistics can be read");
-    statistics.iter().map(|processor| u64::from(processor.early_requests)).sum()
-}
 
 #[test]
 fn it_serves_requests_before_add_complete() {
-    let served = Cell::new(0);
-    each_seed(4, |seed| {
-        run(small().with_seed(seed), |system| {
-            // Without a rebalance, for which the software device's requests would not wait.
-            let bench = Bench::with(system, workload::package(sys()), quick_edu().with_rebalance_policy(1));
-            let traffic = Traffic::start_dense(bench, 48, seed);
-            traffic.run(100);
-            for _ in 2..8 {
-                system.add_processor(NewProcessor::default()).expect("there is room");
-            }
-            traffic.run(200);
-            served.update(|served| served + early(bench));
-            traffic.stop_unharmed();
-            bench.end();
-        });
-    });
-    assert!(served.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
+    requests_come_before_add_complete(sys());
 }
 
 #[test]

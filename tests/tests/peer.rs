@@ -1,10 +1,10 @@
 //! `bench/peer`, the driver in C that hotadd is measured against, keeps the same promises. Those of every request and of every call that fails
 //! are held where hotadd's are.
 
-use std::{cell::Cell, path::Path};
+use std::path::Path;
 
 use hotadd_abi::EventKind;
-use hotadd_tests::{Bench, Traffic, each_seed, peer, quick_edu, run, small, status, sys, with_all_seeds};
+use hotadd_tests::{Bench, each_seed, peer, quick_edu, requests_come_before_add_complete, run, small, status, sys};
 use ntlab::{
     config::{Config, Preemption},
     faults::{Fault, Lasting, Plan},
@@ -42,30 +42,9 @@ fn it_can_be_interrupted_at_any_instruction() {
     });
 }
 
-/// Requests that arrived on processors before AddComplete was delivered for them.
-fn early(bench: Bench<'_>) -> u64 {
-    let statistics = workload::processors(&bench.open_software()).expect("statistics can be read");
-    statistics.iter().map(|processor| u64::from(processor.early_requests)).sum()
-}
-
 #[test]
 fn a_new_processor_runs_its_code_at_once() {
-    let served = Cell::new(0);
-    each_seed(4, |seed| {
-        run(small().with_seed(seed), |system| {
-            let bench = Bench::with(system, workload::package(peer()), quick_edu().with_rebalance_policy(1));
-            let traffic = Traffic::start_dense(bench, 48, seed);
-            traffic.run(100);
-            for _ in 2..8 {
-                system.add_processor(NewProcessor::default()).expect("there is room");
-            }
-            traffic.run(200);
-            served.update(|served| served + early(bench));
-            traffic.stop_unharmed();
-            bench.end();
-        });
-    });
-    assert!(served.get() > 0 || !with_all_seeds(), "the scenario never came to what it is for");
+    requests_come_before_add_complete(peer());
 }
 
 #[test]
