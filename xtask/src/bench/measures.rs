@@ -162,6 +162,22 @@ fn calls_by_callback<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<usize> 
     finished
 }
 
+/// Seconds of CPU time that the thread of the machine works for so many requests of the load, which ends with them.
+///
+/// # Errors
+///
+/// A request that was lost or failed.
+pub fn seconds_of(load: Load<'_>, requests: u32) -> Result<f64> {
+    let start = ThreadTime::now();
+    let flowed = load.run(requests.into(), PATIENCE);
+    let seconds = start.elapsed().as_secs_f64();
+    let (counts, broken) = load.stop(PATIENCE);
+    if !flowed || counts.lost + counts.failed != 0 {
+        return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
+    }
+    Ok(seconds)
+}
+
 /// Nanoseconds that the thread of the machine works for a request.
 fn request(sys: &Path, checks: Checks) -> Result<f64> {
     in_machine(Config { checks, ..Config::new(8, 8)? }, sys, |system| {
@@ -169,14 +185,7 @@ fn request(sys: &Path, checks: Checks) -> Result<f64> {
         let others = (1..4).map(|_| workload::open(system, 0).map(|handle| first.and(handle)));
         let targets: Vec<_> = iter::once(Ok(first.clone())).chain(others).collect::<Result<_, _>>()?;
         let load = Load::start(system, &targets, Plan { lanes: 64, seed: 1, cancel_one_in: 0 });
-        let start = ThreadTime::now();
-        let flowed = load.run(REQUESTS.into(), PATIENCE);
-        let seconds = start.elapsed().as_secs_f64();
-        let (counts, broken) = load.stop(PATIENCE);
-        if !flowed || counts.lost + counts.failed != 0 {
-            return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
-        }
-        Ok(seconds * 1e9 / f64::from(REQUESTS))
+        Ok(seconds_of(load, REQUESTS)? * 1e9 / f64::from(REQUESTS))
     })?
 }
 

@@ -1,14 +1,16 @@
 //! Requests a second through the lab, in host time: only the ratio of two drivers means anything on another machine.
 
 use anyhow::{Result, anyhow};
-use cpu_time::ThreadTime;
 use ntlab::{
     config::{Checks, Config},
     machine::{Machine, System},
 };
 use workload::{Load, Manner, Plan, Target};
 
-use super::figures::{Built, Group, Unit, Value};
+use super::{
+    figures::{Built, Group, Unit, Value},
+    measures::seconds_of,
+};
 
 /// Requests that a rate is measured over, each time.
 const REQUESTS: u32 = 50_000;
@@ -18,8 +20,6 @@ const ROUNDS: u32 = 3;
 const PROCESSORS: u32 = 8;
 /// Requests that are always in flight.
 const LANES: u32 = 64;
-/// Virtual nanoseconds that they may take: an hour.
-const PATIENCE: u64 = 3_600_000_000_000;
 
 /// Factorials a second that a driver's software device computes in the lab.
 ///
@@ -62,12 +62,5 @@ fn send(system: &System) -> Result<f64> {
     let manner = Manner { factorials_only: true, ..Manner::default() };
     let plan = Plan { lanes: LANES, seed: 1, cancel_one_in: 0 };
     let load = Load::start_with(system, &[first, second], plan, manner);
-    let start = ThreadTime::now();
-    let flowed = load.run(REQUESTS.into(), PATIENCE);
-    let seconds = start.elapsed().as_secs_f64();
-    let (counts, broken) = load.stop(PATIENCE);
-    if !flowed || counts.lost + counts.failed != 0 {
-        return Err(anyhow!("requests were lost or failed: {counts:?} {broken:?}"));
-    }
-    Ok(seconds)
+    seconds_of(load, REQUESTS)
 }
