@@ -2,12 +2,14 @@
 
 use wdm::dpc::Dpc;
 use wdm::interrupt::InterruptService;
-use wdm::io_space::Registers;
 use wdm::irql::DeviceIrql;
 use wdm::pool::PoolArc;
 
 use crate::Shared;
-use crate::engine::edu::{Completion, hardware};
+use crate::engine::edu::{
+    Completion,
+    hardware::{self, Registers},
+};
 
 /// What the service routine needs.
 pub struct Service {

@@ -9,7 +9,6 @@ use wdm::dma::{Adapter, CommonBuffer};
 use wdm::dpc::{Again, Dpc, DpcRoutine};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
 use wdm::interrupt::{self, Interrupt};
-use wdm::io_space::Registers;
 use wdm::irp::{FileId, PendedIrp};
 use wdm::irql::{Dispatch, Passive};
 use wdm::lock::SpinLock;
@@ -24,7 +23,7 @@ use crate::TAG;
 use crate::device::{Core, Fdo};
 use crate::interrupt::Service;
 use crate::requests::{Here, Passed, Waiting};
-use hardware::{Hardware, REACHABLE, Tell};
+use hardware::{Hardware, REACHABLE, Registers, Tell};
 
 /// How often the watchdog looks.
 const WATCH_MILLISECONDS: u32 = 250;
@@ -237,13 +236,13 @@ impl Edu {
         passive: Passive<'_>,
     ) -> Result {
         let (start, length) = registers_among(resources).ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
-        if length < hardware::REGISTERS_LENGTH {
+        if length < hardware::REGISTERS_LENGTH as u64 {
             return Err(NtStatus::DEVICE_CONFIGURATION_ERROR);
         }
-        let registers = Registers::map(start, hardware::REGISTERS_LENGTH, passive)?;
+        let registers = Registers::map(start, passive)?;
         let registers = PoolArc::new(TAG, registers)?;
         hardware::identify(&registers)?;
-        hardware::silence(&registers)?;
+        hardware::silence(&registers);
 
         let watchdog = Watchdog(this.clone(), device.hold()?);
         let pdo = device.pdo();
@@ -377,24 +376,20 @@ impl Edu {
     /// Ends a request that the device does not answer in time, and resets the device.
     fn watch(&self, device: &Device<Fdo>) {
         let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
-        let (late, state, reset) = {
+        let (late, state) = {
             let mut bench = self.bench.lock();
             let late = bench.active.take_if(|active| time::now().saturating_sub(active.since) > limit);
-            let reset = match (&late, &bench.hardware) {
-                (Some(_), Some(hardware)) => Some(Self::reset(hardware)),
-                _ => None,
-            };
+            if let (Some(_), Some(hardware)) = (&late, &bench.hardware) {
+                Self::reset(hardware);
+            }
             bench.stuck |= late.is_some();
-            (late, bench.recovery(), reset)
+            (late, bench.recovery())
         };
         if let Some(active) = late {
             active.passed.fail(active.irp, NtStatus::IO_TIMEOUT);
             self.core.count_timeout();
             self.core.record(EventKind::RequestTimeout, Event::default());
-        }
-        if let Some(reset) = reset {
-            let status = reset.err().unwrap_or(NtStatus::SUCCESS).raw();
-            self.core.record(EventKind::DeviceReset, Event { status, ..Event::default() });
+            self.core.record(EventKind::DeviceReset, Event::default());
         }
         match state {
             Recovery::Well => {}
@@ -406,9 +401,9 @@ impl Edu {
 
     /// The device has no reset of its own. This takes back what it may still signal; what it computes or transfers
     /// cannot be stopped, and goes to the common buffer at most.
-    fn reset(hardware: &Hardware) -> Result {
-        hardware::silence(&hardware.registers)?;
-        hardware::enable_interrupts(&hardware.registers)
+    fn reset(hardware: &Hardware) {
+        hardware::silence(&hardware.registers);
+        hardware::enable_interrupts(&hardware.registers);
     }
 
     /// Fails the requests that wait for their turn.
@@ -456,7 +451,7 @@ impl Edu {
             self.sleep(passive);
         } else if let Some(registers) = self.awake().filter(|registers| !hardware::is_gone(registers)) {
             // What cannot be silenced or does not end is dealt with when the hardware is let go.
-            let _silenced = hardware::silence(&registers);
+            hardware::silence(&registers);
             let _idle = self.wait_until_idle(passive);
         }
         let attached = self.attached.lock().take();
@@ -505,7 +500,7 @@ impl Edu {
     /// IRQL: PASSIVE_LEVEL.
     pub fn fall_asleep(&self, passive: Passive<'_>) {
         if let Some(registers) = self.awake() {
-            let _silenced = hardware::silence(&registers);
+            hardware::silence(&registers);
             let _idle = self.wait_until_idle(passive);
             self.rest();
         }
@@ -515,7 +510,7 @@ impl Edu {
     fn rest(&self) {
         let mut bench = self.bench.lock();
         let silence = |hardware: &Hardware| {
-            let _silenced = hardware::silence(&hardware.registers);
+            hardware::silence(&hardware.registers);
             hardware.is_transferring()
         };
         let transferring = bench.hardware.as_ref().is_some_and(silence);
@@ -532,7 +527,7 @@ impl Edu {
     pub fn wake(&self, passive: Passive<'_>) -> Result {
         self.bench.lock().asleep = None;
         let Some(registers) = self.registers() else { return Ok(()) };
-        hardware::silence(&registers)?;
+        hardware::silence(&registers);
         let saved = self.saved.lock().take();
         if let Some(saved) = saved
             && let Err(status) = self.transfer(passive, |hardware| hardware.store(ALL, &saved, Tell::Nothing))
@@ -541,7 +536,8 @@ impl Edu {
             *self.saved.lock() = Some(saved);
             return Err(status);
         }
-        hardware::enable_interrupts(&registers)
+        hardware::enable_interrupts(&registers);
+        Ok(())
     }
 
     fn save(&self, passive: Passive<'_>) -> Result<PoolArray<u8>> {

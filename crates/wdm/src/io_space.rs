@@ -1,6 +1,7 @@
 //! Device registers in memory space ("Mapping Bus-Relative Addresses to Virtual Addresses").
 
 use core::ffi::c_void;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -9,140 +10,110 @@ use wdk_sys::{LARGE_INTEGER, PAGE_NOCACHE, PAGE_READWRITE, SIZE_T, ntddk};
 use crate::irql::Passive;
 use crate::status::{NtStatus, Result};
 
-/// Mapped registers; unmapped when dropped. Every access is checked against their length.
+/// A register of type `T` at `OFFSET` of [`Registers`].
+#[derive(Clone, Copy)]
+pub struct Register<T: Word, const OFFSET: usize>(PhantomData<T>);
+
+impl<T: Word, const OFFSET: usize> Register<T, OFFSET> {
+    /// It.
+    #[expect(clippy::new_without_default, reason = "a register is a constant")]
+    #[must_use]
+    pub const fn new() -> Self {
+        const { assert!(OFFSET.is_multiple_of(size_of::<T>()), "a register is aligned") };
+        Self(PhantomData)
+    }
+}
+
+/// What a register can hold: what the processor reads and writes in one access.
+pub trait Word: Copy + sealed::Word {}
+
+impl Word for u32 {}
+impl Word for u64 {}
+
+mod sealed {
+    pub trait Word {}
+
+    impl Word for u32 {}
+    impl Word for u64 {}
+}
+
+/// `LENGTH` bytes of mapped registers; unmapped when dropped. That a register lies inside is checked when the driver is compiled.
 ///
 /// What is written to a DMA buffer before a register is written is there when the device sees the register, and what is
 /// read from the buffer after a register was read is no older. The processor keeps this order for uncached memory; a
 /// fence makes the compiler keep it.
-pub struct Registers {
+///
+/// # Invariants
+///
+/// `LENGTH` bytes from `start` on are mapped, and `start` is aligned for every [`Word`].
+pub struct Registers<const LENGTH: usize> {
     start: NonNull<c_void>,
-    length: usize,
 }
 
 // SAFETY: the mapping is good on every processor; accesses are volatile and of one instruction each.
-unsafe impl Send for Registers {}
+unsafe impl<const LENGTH: usize> Send for Registers<LENGTH> {}
 // SAFETY: as above.
-unsafe impl Sync for Registers {}
+unsafe impl<const LENGTH: usize> Sync for Registers<LENGTH> {}
 
-impl Registers {
-    /// Maps `length` bytes at the physical address `start`, uncached ("`MmMapIoSpaceEx` function").
+impl<const LENGTH: usize> Registers<LENGTH> {
+    /// Maps them at the physical address `start`, uncached ("`MmMapIoSpaceEx` function").
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
     /// # Errors
     ///
-    /// `INVALID_PARAMETER` for an address or a length that is none; `INSUFFICIENT_RESOURCES` where there are no system
+    /// `INVALID_PARAMETER` for an address that is none or no multiple of 8; `INSUFFICIENT_RESOURCES` where there are no system
     /// addresses left.
-    pub fn map(start: u64, length: u64, _: Passive<'_>) -> Result<Self> {
-        let size = usize::try_from(length).map_err(|_| NtStatus::INVALID_PARAMETER)?;
+    pub fn map(start: u64, _: Passive<'_>) -> Result<Self> {
+        const { assert!(LENGTH > 0, "there are registers") };
         let address = i64::try_from(start).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-        if size == 0 {
+        if !start.is_multiple_of(align_of::<u64>() as u64) {
             return Err(NtStatus::INVALID_PARAMETER);
         }
         let address = LARGE_INTEGER { QuadPart: address };
         // SAFETY: PASSIVE_LEVEL by the token. A caller without a right to the range breaks the machine, not memory of
         // ours.
-        let start = unsafe { ntddk::MmMapIoSpaceEx(address, length as SIZE_T, PAGE_READWRITE | PAGE_NOCACHE) };
-        let start = NonNull::new(start).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        Ok(Self { start, length: size })
+        let start = unsafe { ntddk::MmMapIoSpaceEx(address, LENGTH as SIZE_T, PAGE_READWRITE | PAGE_NOCACHE) };
+        NonNull::new(start).map(|start| Self { start }).ok_or(NtStatus::INSUFFICIENT_RESOURCES)
     }
 
-    /// How many bytes are mapped.
-    ///
-    /// IRQL: any.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether none is; never so.
-    ///
-    /// IRQL: any.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Where an aligned register of type `T` at `offset` is.
-    fn register<T>(&self, offset: usize) -> Result<NonNull<T>> {
-        let end = offset.checked_add(size_of::<T>()).ok_or(NtStatus::INVALID_PARAMETER)?;
-        if end > self.length {
-            return Err(NtStatus::INVALID_PARAMETER);
-        }
-        // SAFETY: inside the mapping.
-        let register = unsafe { self.start.byte_add(offset) }.cast::<T>();
-        if register.is_aligned() { Ok(register) } else { Err(NtStatus::DATATYPE_MISALIGNMENT) }
-    }
-
-    /// Reads 32 bits.
-    ///
-    /// IRQL: any.
-    ///
-    /// # Errors
-    ///
-    /// `INVALID_PARAMETER` outside the mapping, `DATATYPE_MISALIGNMENT` off a multiple of four.
+    /// Where a register is: inside the mapping, aligned.
     #[inline]
-    pub fn read_u32(&self, offset: usize) -> Result<u32> {
-        let register = self.register::<u32>(offset)?;
+    const fn place<T: Word, const OFFSET: usize>(&self, _: Register<T, OFFSET>) -> NonNull<T> {
+        const { assert!(OFFSET < LENGTH && size_of::<T>() <= LENGTH - OFFSET, "a register lies inside the mapping") };
+        // SAFETY: inside the mapping, as was just checked.
+        unsafe { self.start.byte_add(OFFSET) }.cast::<T>()
+    }
+
+    /// Reads a register.
+    ///
+    /// IRQL: any.
+    #[inline]
+    #[must_use]
+    pub fn read<T: Word, const OFFSET: usize>(&self, register: Register<T, OFFSET>) -> T {
+        let place = self.place(register);
         // SAFETY: an aligned register inside the mapping.
-        let value = unsafe { register.read_volatile() };
+        let value = unsafe { place.read_volatile() };
         compiler_fence(Ordering::Acquire);
-        Ok(value)
+        value
     }
 
-    /// Writes 32 bits.
+    /// Writes a register.
     ///
     /// IRQL: any.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Registers::read_u32`].
     #[inline]
-    pub fn write_u32(&self, offset: usize, value: u32) -> Result {
-        let register = self.register::<u32>(offset)?;
+    pub fn write<T: Word, const OFFSET: usize>(&self, register: Register<T, OFFSET>, value: T) {
+        let place = self.place(register);
         compiler_fence(Ordering::Release);
         // SAFETY: an aligned register inside the mapping.
-        unsafe { register.write_volatile(value) };
-        Ok(())
-    }
-
-    /// Reads 64 bits.
-    ///
-    /// IRQL: any.
-    ///
-    /// # Errors
-    ///
-    /// `INVALID_PARAMETER` outside the mapping, `DATATYPE_MISALIGNMENT` off a multiple of eight.
-    #[inline]
-    pub fn read_u64(&self, offset: usize) -> Result<u64> {
-        let register = self.register::<u64>(offset)?;
-        // SAFETY: an aligned register inside the mapping.
-        let value = unsafe { register.read_volatile() };
-        compiler_fence(Ordering::Acquire);
-        Ok(value)
-    }
-
-    /// Writes 64 bits.
-    ///
-    /// IRQL: any.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Registers::read_u64`].
-    #[inline]
-    pub fn write_u64(&self, offset: usize, value: u64) -> Result {
-        let register = self.register::<u64>(offset)?;
-        compiler_fence(Ordering::Release);
-        // SAFETY: an aligned register inside the mapping.
-        unsafe { register.write_volatile(value) };
-        Ok(())
+        unsafe { place.write_volatile(value) };
     }
 }
 
-impl Drop for Registers {
+impl<const LENGTH: usize> Drop for Registers<LENGTH> {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, of this length, and not used any more.
-        unsafe { ntddk::MmUnmapIoSpace(self.start.as_ptr(), self.length as SIZE_T) };
+        unsafe { ntddk::MmUnmapIoSpace(self.start.as_ptr(), LENGTH as SIZE_T) };
     }
 }

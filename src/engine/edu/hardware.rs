@@ -3,7 +3,7 @@
 use hotadd_abi::BUFFER_BYTES;
 use hotadd_policy::work::Transfer;
 use wdm::dma::{BusMaster, CommonBuffer};
-use wdm::io_space::Registers;
+use wdm::io_space;
 use wdm::irp::IrpRef;
 use wdm::pool::PoolArc;
 use wdm::status::{NtStatus, Result};
@@ -14,7 +14,10 @@ use crate::requests::{Direction, Plain, Work};
 pub const REACHABLE: u32 = BUFFER_BYTES - 1;
 
 /// How much of the register space there has to be.
-pub const REGISTERS_LENGTH: u64 = 0x1000;
+pub const REGISTERS_LENGTH: usize = 0x1000;
+
+/// The registers.
+pub type Registers = io_space::Registers<REGISTERS_LENGTH>;
 
 /// What the device can do by DMA.
 pub const BUS_MASTER: BusMaster = BusMaster { address_bits: 28, maximum_length: BUFFER_BYTES };
@@ -25,16 +28,18 @@ const BUFFER: u64 = 0x4_0000;
 const GONE: u32 = u32::MAX;
 
 mod register {
-    pub const IDENTIFICATION: usize = 0x00;
-    pub const LIVENESS: usize = 0x04;
-    pub const FACTORIAL: usize = 0x08;
-    pub const STATUS: usize = 0x20;
-    pub const INTERRUPT_STATUS: usize = 0x24;
-    pub const ACKNOWLEDGE: usize = 0x64;
-    pub const DMA_SOURCE: usize = 0x80;
-    pub const DMA_DESTINATION: usize = 0x88;
-    pub const DMA_COUNT: usize = 0x90;
-    pub const DMA_COMMAND: usize = 0x98;
+    use wdm::io_space::Register;
+
+    pub const IDENTIFICATION: Register<u32, 0x00> = Register::new();
+    pub const LIVENESS: Register<u32, 0x04> = Register::new();
+    pub const FACTORIAL: Register<u32, 0x08> = Register::new();
+    pub const STATUS: Register<u32, 0x20> = Register::new();
+    pub const INTERRUPT_STATUS: Register<u32, 0x24> = Register::new();
+    pub const ACKNOWLEDGE: Register<u32, 0x64> = Register::new();
+    pub const DMA_SOURCE: Register<u64, 0x80> = Register::new();
+    pub const DMA_DESTINATION: Register<u64, 0x88> = Register::new();
+    pub const DMA_COUNT: Register<u64, 0x90> = Register::new();
+    pub const DMA_COMMAND: Register<u32, 0x98> = Register::new();
 }
 
 /// [`register::STATUS`]: a factorial is being computed.
@@ -70,13 +75,13 @@ pub struct Hardware {
 ///
 /// `NO_SUCH_DEVICE` where it is none, `DEVICE_HARDWARE_ERROR` where it does not answer.
 pub fn identify(registers: &Registers) -> Result {
-    let identity = registers.read_u32(register::IDENTIFICATION)?;
+    let identity = registers.read(register::IDENTIFICATION);
     if identity == GONE || identity & 0xFF != IDENTITY {
         return Err(NtStatus::NO_SUCH_DEVICE);
     }
     let question = 0x5A5A_1234;
-    registers.write_u32(register::LIVENESS, question)?;
-    if registers.read_u32(register::LIVENESS)? != !question {
+    registers.write(register::LIVENESS, question);
+    if registers.read(register::LIVENESS) != !question {
         return Err(NtStatus::DEVICE_HARDWARE_ERROR);
     }
     Ok(())
@@ -86,57 +91,50 @@ pub fn identify(registers: &Registers) -> Result {
 ///
 /// IRQL: any.
 pub fn take_interrupts(registers: &Registers) -> Option<u32> {
-    let raised = registers.read_u32(register::INTERRUPT_STATUS).ok()?;
+    let raised = registers.read(register::INTERRUPT_STATUS);
     if raised == 0 || raised == GONE {
         return None;
     }
-    registers.write_u32(register::ACKNOWLEDGE, raised).ok()?;
+    registers.write(register::ACKNOWLEDGE, raised);
     Some(raised)
 }
 
 /// Makes the device raise no interrupts, and takes back those that it has raised. What it computes or transfers goes
 /// on: it cannot be stopped, only waited for.
-pub fn silence(registers: &Registers) -> Result {
-    registers.write_u32(register::STATUS, 0)?;
+pub fn silence(registers: &Registers) {
+    registers.write(register::STATUS, 0);
     take_interrupts(registers);
-    Ok(())
 }
 
 /// Makes the device raise an interrupt when a factorial is done.
-pub fn enable_interrupts(registers: &Registers) -> Result {
-    registers.write_u32(register::STATUS, FACTORIAL_INTERRUPT)
+pub fn enable_interrupts(registers: &Registers) {
+    registers.write(register::STATUS, FACTORIAL_INTERRUPT);
 }
 
-/// What the device is busy with; a device that is gone is busy with both.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Busy {
-    pub computing: bool,
-    pub transferring: bool,
+/// Whether the device computes a factorial; one that is gone does so for ever.
+fn is_computing(registers: &Registers) -> bool {
+    registers.read(register::STATUS) & COMPUTING != 0
 }
 
-/// What the device is busy with.
-pub fn busy(registers: &Registers) -> Result<Busy> {
-    Ok(Busy {
-        computing: registers.read_u32(register::STATUS)? & COMPUTING != 0,
-        transferring: registers.read_u32(register::DMA_COMMAND)? & RUN != 0,
-    })
+/// Whether the device transfers; one that is gone does so for ever.
+fn is_transferring(registers: &Registers) -> bool {
+    registers.read(register::DMA_COMMAND) & RUN != 0
 }
 
 /// Whether the device does not answer any more.
 pub fn is_gone(registers: &Registers) -> bool {
-    registers.read_u32(register::IDENTIFICATION).is_ok_and(|identity| identity == GONE)
+    registers.read(register::IDENTIFICATION) == GONE
 }
 
 impl Hardware {
     /// Whether the device may still transfer to or from the common buffer.
     pub fn is_transferring(&self) -> bool {
-        let transferring = busy(&self.registers).is_ok_and(|busy| busy.transferring);
-        transferring && !is_gone(&self.registers)
+        is_transferring(&self.registers) && !is_gone(&self.registers)
     }
 
     /// Whether the device is idle.
     pub fn is_idle(&self) -> bool {
-        busy(&self.registers).is_ok_and(|busy| !busy.computing && !busy.transferring)
+        !is_computing(&self.registers) && !is_transferring(&self.registers)
     }
 
     /// Starts a request.
@@ -146,7 +144,10 @@ impl Hardware {
     /// Where it does not fit the registers or the common buffer; nothing was started then.
     pub fn begin(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
         match work {
-            Work::Plain(Plain::Factorial { number, .. }) => self.registers.write_u32(register::FACTORIAL, *number),
+            Work::Plain(Plain::Factorial { number, .. }) => {
+                self.registers.write(register::FACTORIAL, *number);
+                Ok(())
+            }
             Work::Plain(Plain::Direct { offset, length, direction, .. }) => {
                 let transfer = Transfer { offset: (*offset).into(), length: (*length).into() };
                 if *direction == Direction::Read {
@@ -161,10 +162,10 @@ impl Hardware {
 
     /// Whether the device is done with the request.
     pub fn is_done(&self, work: &Work) -> bool {
-        busy(&self.registers).is_ok_and(|busy| match work {
-            Work::Plain(Plain::Factorial { .. }) => !busy.computing,
-            Work::Store(_) | Work::Plain(Plain::Direct { .. }) => !busy.transferring,
-        })
+        match work {
+            Work::Plain(Plain::Factorial { .. }) => !is_computing(&self.registers),
+            Work::Store(_) | Work::Plain(Plain::Direct { .. }) => !is_transferring(&self.registers),
+        }
     }
 
     /// Collects the result of a request that the device is done with.
@@ -175,7 +176,7 @@ impl Hardware {
     pub fn collect(&self, irp: &IrpRef, work: &Work) -> Result<u32> {
         match work {
             // No factorial modulo 2^32 has all bits set: the device was pulled out since it said that it was done.
-            Work::Plain(Plain::Factorial { .. }) => match self.registers.read_u32(register::FACTORIAL)? {
+            Work::Plain(Plain::Factorial { .. }) => match self.registers.read(register::FACTORIAL) {
                 GONE => Err(NtStatus::DELETE_PENDING),
                 result => Ok(result),
             },
@@ -211,9 +212,10 @@ impl Hardware {
             return Err(NtStatus::INVALID_BUFFER_SIZE);
         }
         let interrupt = if tell == Tell::Interrupt { DMA_INTERRUPT } else { 0 };
-        self.registers.write_u64(register::DMA_SOURCE, source)?;
-        self.registers.write_u64(register::DMA_DESTINATION, destination)?;
-        self.registers.write_u64(register::DMA_COUNT, transfer.length.into())?;
-        self.registers.write_u32(register::DMA_COMMAND, RUN | direction | interrupt)
+        self.registers.write(register::DMA_SOURCE, source);
+        self.registers.write(register::DMA_DESTINATION, destination);
+        self.registers.write(register::DMA_COUNT, transfer.length.into());
+        self.registers.write(register::DMA_COMMAND, RUN | direction | interrupt);
+        Ok(())
     }
 }
