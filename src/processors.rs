@@ -156,7 +156,7 @@ impl Processors {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn steer(&self) -> core::result::Result<&Dpc<Lane>, u32> {
-        let (index, _) = processors::current();
+        let index = processors::current();
         match self.lanes.get(index) {
             Some(lane) if lane.pending.is_empty() => Ok(lane),
             _ => self.steer_elsewhere(index).ok_or(index),

@@ -172,7 +172,7 @@ impl Here<'_> {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn now() -> Self {
-        Self { processor: processors::current().0, dispatch: None }
+        Self { processor: processors::current(), dispatch: None }
     }
 }
 

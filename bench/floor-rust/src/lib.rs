@@ -102,7 +102,7 @@ fn answer_factorial(irp: &IrpRef, control: DeviceControl) -> Result<usize> {
     let mut bytes = [0; FactorialInput::SIZE];
     irp.read_input(&mut bytes)?;
     let input = FactorialInput::from_bytes(&bytes).map_err(|_: WireError| NtStatus::INVALID_PARAMETER)?;
-    let output = FactorialOutput { factorial: factorial(input.number), processor: processors::current().0 };
+    let output = FactorialOutput { factorial: factorial(input.number), processor: processors::current() };
     let mut bytes = [0; FactorialOutput::SIZE];
     output.write_to(&mut bytes).ok_or(NtStatus::BUFFER_TOO_SMALL)?;
     irp.write_output(0, &bytes)?;

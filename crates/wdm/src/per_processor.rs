@@ -51,12 +51,14 @@ impl<T> Slot<T> {
     }
 
     /// The value, if it is committed.
+    #[inline]
     fn committed(&self) -> Option<&T> {
-        match self.load()? {
-            // SAFETY: a committed value stays until the table is dropped, which has the slot.
-            (value, true) => Some(unsafe { value.as_ref() }),
-            (_, false) => None,
+        let word = self.0.load(Ordering::Acquire);
+        if word.addr() & STATE != COMMITTED {
+            return None;
         }
+        // SAFETY: a committed value stays until the table is dropped, which has the slot; the state is not part of its address.
+        unsafe { word.map_addr(|address| address ^ COMMITTED).as_ref() }
     }
 
     /// Changes the state of a value that is neither committed nor withdrawn; says whether there was one.
@@ -154,7 +156,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn current(&self) -> Option<&T> {
-        let (value, _) = self.slot(processors::current().0)?.load()?;
+        let (value, _) = self.slot(processors::current())?.load()?;
         // SAFETY: this processor runs, so that `remove` hides its value but keeps it; it lives as long as the table.
         Some(unsafe { value.as_ref() })
     }

@@ -3,6 +3,8 @@
 //!
 //! Nothing here counts the bits of a mask, and masks may have gaps.
 
+use core::ptr;
+
 use wdk_sys::{
     _LOGICAL_PROCESSOR_RELATIONSHIP, ALL_PROCESSOR_GROUPS, INVALID_PROCESSOR_INDEX, PROCESSOR_NUMBER,
     SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX, ntddk,
@@ -82,17 +84,15 @@ pub fn group_affinity(group: u16) -> GroupAffinity {
     GroupAffinity { group, mask }
 }
 
-/// The processor that this runs on, by index and by number ("`KeGetCurrentProcessorNumberEx` function"). Below
-/// DISPATCH_LEVEL it may be another by the time it is used.
+/// The index of the processor that this runs on ("`KeGetCurrentProcessorNumberEx` function"). Below DISPATCH_LEVEL it may be another by
+/// the time it is used.
 ///
 /// IRQL: any.
 #[inline]
 #[must_use]
-pub fn current() -> (u32, ProcessorNumber) {
-    let mut number = PROCESSOR_NUMBER::default();
-    // SAFETY: callable at any IRQL; the number outlives the call.
-    let index = unsafe { ntddk::KeGetCurrentProcessorNumberEx(&raw mut number) };
-    (index, ProcessorNumber::from_raw(number))
+pub fn current() -> u32 {
+    // SAFETY: callable at any IRQL; the number is optional.
+    unsafe { ntddk::KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
 }
 
 /// The index of a processor; none where there is no such active one ("`KeGetProcessorIndexFromNumber` function").
