@@ -208,7 +208,7 @@ impl Fdo {
             processors_active: processors::active_count(),
             processors_known: shared.processors.known(),
             processors_steered: shared.processors.steered(),
-            gate: gate.mode.code(),
+            gate: gate.mode,
             hold_reasons: gate.reasons,
             pnp_state: self.pnp.lock().state.code(),
             engine: self.engines.kind().code(),
@@ -248,7 +248,6 @@ impl Function for Fdo {
     fn cleanup<'a>(device: &Device<Self>, irp: Irp<'a>, _: Passive<'_>) -> Disposition<'a> {
         let file = irp.file();
         device.gate.cancel(file);
-        device.engines.cancel(file);
         device.core.shared.journal.cancel_waits(file);
         irp.complete(NtStatus::SUCCESS)
     }

@@ -1,9 +1,12 @@
 //! The gate that every request for the device passes: it lets requests through, holds them, or refuses them.
 //!
 //! The decisions are those of [`hotadd_policy::gate`]. Requests in flight have a [`Pass`], which they bring along; taking it is all
-//! that an open gate costs, and writes to no cache line that others write to. The queue of held requests
-//! admits requests exactly while the gate is not running; that is decided under the queue's own lock, so no request
-//! slips in behind the one who empties it.
+//! that an open gate costs, and writes to no cache line that others write to.
+//!
+//! Requests wait in one queue. Where the engine works on many at a time, it admits requests exactly while the gate is not
+//! running; that is decided under the queue's own lock, so no request slips in behind the one who empties it. Where the engine works on
+//! one at a time, they wait for their turn in the same queue, and opening the gate is all it takes to let them go: the engine takes
+//! one after the other.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -31,8 +34,8 @@ const BATCH: usize = 128;
 /// The gate of one device.
 pub struct Gate {
     core: PoolArc<Core>,
-    /// Read by every request, written when the gate opens and closes only.
-    passing: AtomicBool,
+    /// The mode, and above it the reasons, of the state. Read by every request, written when the gate opens and closes only.
+    published: AtomicU64,
     /// How many threads are letting held requests go: one, and for a moment one that is about to stop.
     releasing: AtomicU32,
     /// Whether what is held fails at once: the device did not come back, and nobody knows whether it will.
@@ -43,6 +46,8 @@ pub struct Gate {
     drained: Signal,
     /// Requests that had to wait, ever.
     waited: AtomicU64,
+    /// The hold that ended last; written under the lock, the two one after the other.
+    last: (AtomicU64, AtomicU64),
 }
 
 struct Inner {
@@ -50,7 +55,6 @@ struct Inner {
     /// Somebody joined, and is to be told.
     joined: bool,
     hold: Hold,
-    last: LastHold,
 }
 
 /// The hold that is going on.
@@ -59,8 +63,8 @@ struct Hold {
     since: u64,
     /// [`Gate::waited`] when it began.
     waited: u64,
-    /// Requests that had passed before and wait for their turn at the device.
-    at_device: u64,
+    /// Requests that waited for their turn at the device then.
+    in_turn: u64,
 }
 
 /// The hold that ended last.
@@ -74,7 +78,8 @@ pub struct LastHold {
 
 /// The gate as it is now.
 pub struct Snapshot {
-    pub mode: Mode,
+    /// The code of a [`Mode`].
+    pub mode: u32,
     pub reasons: u32,
     pub held: u64,
     pub waited: u64,
@@ -93,6 +98,11 @@ pub fn submit(device: IoDevice<'_, Fdo>, irp: PendedIrp, work: Work, processors:
     }
 }
 
+/// What is published of a state.
+const fn word(mode: Mode, reasons: u32) -> u64 {
+    (reasons as u64) << u32::BITS | mode.code() as u64
+}
+
 impl Gate {
     /// A gate that holds requests for `reasons`.
     ///
@@ -106,37 +116,47 @@ impl Gate {
         let hold = Hold { since: time::now(), ..Hold::default() };
         Ok(Self {
             core,
-            passing: AtomicBool::new(false),
+            published: AtomicU64::new(word(Mode::Holding, reasons)),
             releasing: AtomicU32::new(0),
             failing: AtomicBool::new(false),
             held: queue,
-            inner: SpinLock::new(Inner { state: State::held(reasons), joined: false, hold, last: LastHold::default() }),
+            inner: SpinLock::new(Inner { state: State::held(reasons), joined: false, hold }),
             drained: Signal::new(TAG, SignalKind::Notification, true)?,
             waited: AtomicU64::new(0),
+            last: Default::default(),
         })
     }
 
     fn is_passing(&self) -> bool {
-        self.passing.load(Ordering::Acquire)
+        self.published.load(Ordering::Acquire) == word(Mode::Running, 0)
     }
 
-    /// Holds a request, unless the gate has opened or refuses by now.
+    /// Changes the state, which everybody sees from then on.
+    fn change<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = self.inner.lock();
+        let changed = change(&mut inner);
+        self.published.store(word(inner.state.mode(), inner.state.reasons()), Ordering::Release);
+        changed
+    }
+
+    /// Has a request wait, unless the gate has opened or refuses by now.
     #[cold]
-    fn wait(&self, device: &Device<Fdo>, mut irp: PendedIrp, mut work: Work) {
+    pub fn wait(&self, device: &Device<Fdo>, mut irp: PendedIrp, mut work: Work) {
         loop {
             let Ok(held) = device.hold() else { return refuse(device, irp, work, NtStatus::DELETE_PENDING) };
             work.set_counted(true);
+            let waits_here = !self.is_passing();
             match self.held.insert(irp, Waiting { device: held, work }) {
                 Ok(()) => {
                     self.core.count_accepted();
-                    self.waited.fetch_add(1, Ordering::Relaxed);
+                    self.waited.fetch_add(waits_here.into(), Ordering::Relaxed);
                     self.fail_held_if_failing();
-                    return self.help_release(device);
+                    return self.let_go(device);
                 }
                 Err((back, waiting)) => (irp, work) = (back, waiting.work),
             }
             // The queue takes none: the gate runs by now, or refuses. Whoever is changing it has the lock.
-            if self.is_refusing() {
+            if self.inner.lock().state.mode() == Mode::Refusing {
                 return refuse(device, irp, work, NtStatus::DELETE_PENDING);
             }
             if let Some(pass) = device.pass()
@@ -148,29 +168,63 @@ impl Gate {
         }
     }
 
+    /// Somebody waits now: looks whether the first can go.
+    fn let_go(&self, device: &Device<Fdo>) {
+        if device.engines.takes_turns() {
+            device.engines.begin_next(device);
+        } else {
+            self.help_release(device);
+        }
+    }
+
+    /// Whether nobody waits, at this moment.
+    ///
+    /// IRQL: any.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The request whose turn it is, in flight, if the gate is open.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn next(&self, device: &Device<Fdo>) -> Option<(PendedIrp, Passed)> {
+        if self.held.is_empty() {
+            return None;
+        }
+        // With the pass first: whoever closes the gate after this look waits for it, and without it the request stays in the queue.
+        let pass = device.pass()?;
+        if !self.is_passing() {
+            return None;
+        }
+        let (irp, waiting) = self.held.remove_next()?;
+        Some((irp, Passed { pass, work: waiting.work }))
+    }
+
     /// Whether the device has been removed.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn is_refusing(&self) -> bool {
-        self.inner.lock().state.mode() == Mode::Refusing
+        // Nobody takes that back, and the reasons are no matter.
+        self.published.load(Ordering::Acquire) & u64::from(u32::MAX) == word(Mode::Refusing, 0)
     }
 
     /// Holds requests for `reason`, on top of other reasons, and waits until nothing is in flight.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn close(&self, reason: u32, device: &Device<Fdo>, passive: Passive<'_>) {
-        let closing = {
-            let mut inner = self.inner.lock();
+        let (known, closing) = self.change(|inner| {
             let known = inner.state.reasons() & reason == reason;
             self.held.open();
-            self.begin_hold(&mut inner);
-            let closing = inner.state.close(reason);
-            self.prepare_to_join(closing, &mut inner);
-            if known && closing == Closing::Done {
-                return;
+            if inner.state.mode() == Mode::Running {
+                inner.hold = self.begin_hold();
             }
-            closing
-        };
+            let closing = inner.state.close(reason);
+            self.prepare_to_join(closing, inner);
+            (known, closing)
+        });
+        if known && closing == Closing::Done {
+            return;
+        }
         self.record(EventKind::GateClosed, Event { count: reason.into(), ..Event::default() });
         self.drain(closing, device, passive);
     }
@@ -180,31 +234,42 @@ impl Gate {
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn refuse(&self, device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
-        let closing = {
-            let mut inner = self.inner.lock();
+        let (known, closing) = self.change(|inner| {
             let known = inner.state.mode() == Mode::Refusing;
             let closing = inner.state.refuse();
-            if known && closing == Closing::Done {
-                return;
-            }
-            self.passing.store(false, Ordering::Release);
             self.held.close();
-            self.prepare_to_join(closing, &mut inner);
-            closing
-        };
-        let mut failed = 0_u64;
-        while let Some((irp, waiting)) = self.held.remove_next() {
-            waiting.fail(irp, NtStatus::DELETE_PENDING);
-            failed = failed.saturating_add(1);
+            self.prepare_to_join(closing, inner);
+            (known, closing)
+        });
+        if known && closing == Closing::Done {
+            return;
         }
-        self.record(EventKind::GateRefusing, Event { count: failed, ..Event::default() });
+        let count = self.fail_all(NtStatus::DELETE_PENDING);
+        self.record(EventKind::GateRefusing, Event { count, ..Event::default() });
         hurry();
         self.drain(closing, device, passive);
     }
 
-    fn begin_hold(&self, inner: &mut Inner) {
-        if self.passing.swap(false, Ordering::AcqRel) {
-            inner.hold = Hold { since: time::now(), waited: self.waited.load(Ordering::Relaxed), at_device: 0 };
+    fn begin_hold(&self) -> Hold {
+        Hold { since: time::now(), waited: self.waited.load(Ordering::Relaxed), in_turn: self.held.len() as u64 }
+    }
+
+    /// Fails those that wait; returns how many that were.
+    fn fail_all(&self, status: NtStatus) -> u64 {
+        let mut failed = 0_u64;
+        while let Some((irp, waiting)) = self.held.remove_next() {
+            waiting.fail(irp, status);
+            failed = failed.saturating_add(1);
+        }
+        failed
+    }
+
+    /// Fails those that wait for their turn at a device which does not answer. While the gate is closed they go on waiting.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    pub fn fail_waiting(&self, status: NtStatus) {
+        if self.is_passing() {
+            self.fail_all(status);
         }
     }
 
@@ -221,12 +286,8 @@ impl Gate {
             Closing::Drain => {
                 // Only one who was told to drain comes here, so nobody else is inside the protection.
                 let drained = device.drain(passive);
-                let at_device = device.engines.waiting();
-                let (release, since, joined) = {
-                    let mut inner = self.inner.lock();
-                    inner.hold.at_device = at_device;
-                    (inner.state.drained(), inner.hold.since, core::mem::take(&mut inner.joined))
-                };
+                let (release, since, joined) =
+                    self.change(|inner| (inner.state.drained(), inner.hold.since, core::mem::take(&mut inner.joined)));
                 if joined {
                     self.drained.set();
                 }
@@ -261,7 +322,7 @@ impl Gate {
     /// IRQL: PASSIVE_LEVEL.
     pub fn open(&self, reasons: u32, device: &Device<Fdo>, passive: Passive<'_>) {
         self.failing.store(false, Ordering::Release);
-        let release = self.inner.lock().state.open(reasons);
+        let release = self.change(|inner| inner.state.open(reasons));
         if release {
             self.release(device, passive);
         }
@@ -295,41 +356,41 @@ impl Gate {
     }
 
     /// Lets the first requests go, as long as they get passes: while only this thread makes the count usable, a pass says that nobody
-    /// has drained it since.
-    fn pass_batch(&self, device: &Device<Fdo>) {
+    /// has drained it since. Says whether none is left.
+    fn pass_batch(&self, device: &Device<Fdo>) -> bool {
         if self.held.is_empty() {
-            return;
+            return true;
         }
         let next = || {
             let pass = device.pass()?;
             let (irp, waiting) = self.held.remove_next()?;
             Some((irp, Passed { pass, work: waiting.work }))
         };
-        engine::submit_all(device, core::iter::from_fn(next).take(BATCH));
+        engine::submit_all(&self.core.shared.processors, core::iter::from_fn(next).take(BATCH));
+        self.held.is_empty()
     }
 
     fn release_all(&self, device: &Device<Fdo>, passive: Passive<'_>) {
         let mut is_recounted = false;
         loop {
-            let releasing = {
-                let mut inner = self.inner.lock();
+            let releasing = self.change(|inner| {
                 if core::mem::take(&mut is_recounted) {
                     inner.state.recounted();
                 }
                 inner.state.release()
-            };
+            });
             match releasing {
                 Releasing::Stop => return,
                 // Waited for before, and whoever closes the gate next drains only what is counted again.
                 Releasing::Recount => is_recounted = device.readmit(passive).is_ok(),
                 Releasing::Count => {
-                    self.pass_batch(device);
-                    if !self.held.is_empty() {
+                    let takes_turns = device.engines.takes_turns();
+                    if !takes_turns && !self.pass_batch(device) {
                         continue;
                     }
                     let Some(pass) = device.pass() else { continue };
-                    if let Some(last) = self.finish() {
-                        device.engines.resume(&pass);
+                    if let Some(last) = self.finish(takes_turns) {
+                        device.engines.begin_next(&pass);
                         drop(pass);
                         let event = Event { count: last.waited, duration: last.duration, ..Event::default() };
                         return self.record(EventKind::GateOpened, event);
@@ -339,29 +400,30 @@ impl Gate {
         }
     }
 
-    /// Lets the gate run, if nothing waits and nobody has closed it meanwhile. The caller has a pass.
-    fn finish(&self) -> Option<LastHold> {
-        let mut inner = self.inner.lock();
-        if inner.state.take(false) == Take::Ask || !self.held.close_if_empty() {
-            return None;
-        }
-        let now = time::now();
-        let waited = self.waited.load(Ordering::Relaxed);
-        inner.last = LastHold {
-            duration: now.saturating_sub(inner.hold.since),
-            waited: waited.saturating_sub(inner.hold.waited).saturating_add(inner.hold.at_device),
-        };
-        // Nothing can come between: the lock is held.
-        let _finished = inner.state.take(true);
-        self.passing.store(true, Ordering::Release);
-        Some(inner.last)
+    /// Lets the gate run, if nobody has closed it meanwhile and nothing waits, or those that wait take turns. The caller has a pass.
+    fn finish(&self, takes_turns: bool) -> Option<LastHold> {
+        self.change(|inner| {
+            if inner.state.take(false) == Take::Ask || !(takes_turns || self.held.close_if_empty()) {
+                return None;
+            }
+            let waited = self.waited.load(Ordering::Relaxed).saturating_sub(inner.hold.waited);
+            let last = LastHold {
+                duration: time::now().saturating_sub(inner.hold.since),
+                waited: waited.saturating_add(inner.hold.in_turn),
+            };
+            self.last.0.store(last.duration, Ordering::Relaxed);
+            self.last.1.store(last.waited, Ordering::Relaxed);
+            // Nothing can come between: the lock is held.
+            let _finished = inner.state.take(true);
+            Some(last)
+        })
     }
 
     fn record(&self, kind: EventKind, event: Event) {
         self.core.record(kind, event);
     }
 
-    /// Cancels the held requests of a handle.
+    /// Cancels the requests of a handle that wait.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn cancel(&self, file: FileId) {
@@ -374,9 +436,19 @@ impl Gate {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn snapshot(&self) -> Snapshot {
-        let held = self.held.len() as u64;
-        let waited = self.waited.load(Ordering::Relaxed);
-        let inner = self.inner.lock();
-        Snapshot { mode: inner.state.mode(), reasons: inner.state.reasons(), held, waited, last: inner.last }
+        let word = self.published.load(Ordering::Acquire);
+        let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        let (mode, reasons) = (half(word), half(word >> u32::BITS));
+        Snapshot {
+            mode,
+            reasons,
+            // Those that wait for their turn at a running device are not held.
+            held: if mode == Mode::Running.code() { 0 } else { self.held.len() as u64 },
+            waited: self.waited.load(Ordering::Relaxed),
+            last: LastHold {
+                duration: self.last.0.load(Ordering::Relaxed),
+                waited: self.last.1.load(Ordering::Relaxed),
+            },
+        }
     }
 }

@@ -137,7 +137,6 @@ fn resume<'a>(
 /// is let go.
 fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
     device.gate.refuse(device, hurry, passive);
-    device.engines.fail_waiting(NtStatus::DELETE_PENDING);
     device.engines.stop(false, passive);
     // Fails where it was never enabled, which leaves it as it should be.
     let _disabled = device.interface.set_enabled(false, passive);

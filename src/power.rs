@@ -142,7 +142,7 @@ fn turn_on<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) -> Disp
     let Ok(held) = device.hold() else { return irp.pass_down(device.lower()) };
     let then = |irp: PendedIrp, held: DeviceRef<Fdo>| {
         if !irp.status().is_success() {
-            fail_requests(&held);
+            held.gate.fail();
             return irp.complete_as_it_is();
         }
         held.power.turned_on_below();
@@ -172,7 +172,7 @@ fn turn_on_now<'a>(
         lower_did();
         wake(device, passive);
     } else {
-        fail_requests(device);
+        device.gate.fail();
     }
     irp.complete_as_it_is()
 }
@@ -228,16 +228,8 @@ fn wake(device: &Device<Fdo>, passive: Passive<'_>) {
         device.report_power(DevicePowerState::D0);
         device.gate.open(hold::POWER, device, passive);
     } else {
-        fail_requests(device);
+        device.gate.fail();
     }
-}
-
-/// The device did not come back, and nobody knows whether it will: what waits for it fails, and what comes until it does.
-///
-/// IRQL: <= DISPATCH_LEVEL.
-fn fail_requests(device: &Fdo) {
-    device.gate.fail();
-    device.engines.fail_waiting(NtStatus::DEVICE_NOT_READY);
 }
 
 fn record(device: &Fdo, kind: EventKind, status: NtStatus) {

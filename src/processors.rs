@@ -184,27 +184,25 @@ impl Processors {
         }
     }
 
-    /// Counts a DPC of the `edu` engine.
+    /// Counts a DPC of the `edu` engine, and the request if that is done.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn count_dpc(&self, here: Here<'_>) {
-        self.count(here, |block| &block.dpcs);
-    }
-
-    /// Counts a request that the `edu` engine has finished.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn count_request(&self, here: Here<'_>) {
-        self.count(here, |block| &block.requests);
-    }
-
-    fn count(&self, here: Here<'_>, counter: impl FnOnce(&Block) -> &LocalCount) {
+    /// IRQL: DISPATCH_LEVEL.
+    pub fn count_dpc(&self, here: Here<'_>, is_done: bool) {
         match (self.blocks.get(here.processor), here.dispatch) {
-            (Some(block), Some(dispatch)) => counter(block).add_here(dispatch),
-            (Some(block), None) => counter(block).add(),
+            (Some(block), Some(dispatch)) => {
+                block.dpcs.add_here(dispatch);
+                if is_done {
+                    block.requests.add_here(dispatch);
+                }
+            }
             // Before AddComplete; a processor without a block is served all the same, uncounted.
-            (None, _) => {
-                self.blocks.inspect(here.processor, |block| counter(block).add());
+            _ => {
+                self.blocks.inspect(here.processor, |block| {
+                    block.dpcs.add();
+                    if is_done {
+                        block.requests.add();
+                    }
+                });
             }
         }
     }

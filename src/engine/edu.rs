@@ -2,6 +2,8 @@
 
 pub mod hardware;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, InterruptMode};
 use hotadd_policy::work::Transfer;
 use wdm::device::{Device, DeviceRef, Pdo};
@@ -9,11 +11,10 @@ use wdm::dma::{Adapter, CommonBuffer};
 use wdm::dpc::{Again, Dpc, DpcRoutine};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
 use wdm::interrupt::{self, Interrupt};
-use wdm::irp::{FileId, PendedIrp};
+use wdm::irp::PendedIrp;
 use wdm::irql::{Dispatch, Passive};
 use wdm::lock::SpinLock;
 use wdm::pool::{PoolArc, PoolArray};
-use wdm::queue::CancelSafeQueue;
 use wdm::resources::{InterruptResource, Resource, ResourceList};
 use wdm::status::{NtStatus, Result};
 use wdm::time::{self, Interval};
@@ -22,7 +23,7 @@ use wdm::timer::Timer;
 use crate::TAG;
 use crate::device::{Core, Fdo};
 use crate::interrupt::Service;
-use crate::requests::{Here, Passed, Waiting};
+use crate::requests::{Here, Passed};
 use hardware::{Hardware, REACHABLE, Registers, Tell};
 
 /// How often the watchdog looks.
@@ -38,9 +39,9 @@ const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
 /// The engine; it lives as long as its device, the hardware from start to stop.
 pub struct Edu {
     core: PoolArc<Core>,
-    /// Requests that wait for their turn, across a stop too. They are not in flight.
-    waiting: CancelSafeQueue<Waiting>,
     bench: SpinLock<Bench>,
+    /// Requests that had not waited at the gate when they were started; written under the bench's lock.
+    accepted: AtomicU64,
     /// What has to be taken down outside of locks.
     attached: SpinLock<Option<Attached>>,
     /// The device's buffer from before it was stopped or lost power.
@@ -65,8 +66,6 @@ impl Drop for Edu {
 struct Bench {
     hardware: Option<Hardware>,
     active: Option<Active>,
-    /// Requests that were accepted here, and had not waited at the gate.
-    accepted: u64,
     /// The device is gone: nothing is started any more.
     abandoned: bool,
     /// A request timed out, and the device has not come back since.
@@ -93,36 +92,37 @@ enum Recovery {
 }
 
 impl Bench {
-    /// Starts the request that `next` returns, if the device is free. Returns one that could not be started.
-    fn try_begin(&mut self, next: impl FnOnce() -> Option<(PendedIrp, Passed)>) -> Option<NotBegun> {
-        if self.abandoned {
-            return next().map(|(irp, passed)| (irp, passed, NtStatus::DELETE_PENDING));
-        }
-        if self.active.is_some() {
-            return None;
-        }
-        let (stuck, asleep) = (self.stuck, self.asleep.is_some());
-        let hardware = self.hardware.as_mut()?;
-        if stuck && (asleep || !hardware.is_idle()) {
-            return None;
-        }
-        let (irp, mut passed) = next()?;
-        if let Err(status) = hardware.begin(&irp, &mut passed.work) {
-            return Some((irp, passed, status));
-        }
-        self.stuck = false;
-        self.active = Some(Active { irp, passed, since: time::now() });
-        None
+    /// Whether a request can be started.
+    fn is_free(&mut self) -> bool {
+        self.active.is_none() && !self.abandoned && self.hardware.is_some() && (!self.stuck || self.has_recovered())
+    }
+
+    /// Whether a device that did not answer a request is idle again.
+    #[cold]
+    fn has_recovered(&mut self) -> bool {
+        let idle = self.asleep.is_none() && self.hardware.as_ref().is_some_and(Hardware::is_idle);
+        self.stuck = !idle;
+        idle
+    }
+
+    /// Starts a request on a device that is free. Returns it if it cannot be started.
+    fn begin(&mut self, irp: PendedIrp, passed: Passed) -> Option<NotBegun> {
+        let active = self.active.insert(Active { irp, passed, seen: None });
+        let begun = match &mut self.hardware {
+            Some(hardware) => hardware.begin(&active.irp, &mut active.passed.work),
+            None => Err(NtStatus::DEVICE_NOT_READY),
+        };
+        let Err(status) = begun else { return None };
+        self.active.take().map(|Active { irp, passed, .. }| (irp, passed, status))
     }
 
     fn recovery(&mut self) -> Recovery {
-        match &self.hardware {
-            Some(hardware) if self.stuck && (self.asleep.is_some() || !hardware.is_idle()) => Recovery::Stuck,
-            Some(_) if self.stuck => {
-                self.stuck = false;
-                Recovery::Recovered
-            }
-            _ => Recovery::Well,
+        if !self.stuck || self.hardware.is_none() {
+            Recovery::Well
+        } else if self.has_recovered() {
+            Recovery::Recovered
+        } else {
+            Recovery::Stuck
         }
     }
 }
@@ -130,11 +130,28 @@ impl Bench {
 struct Active {
     irp: PendedIrp,
     passed: Passed,
-    since: u64,
+    /// When the watchdog first saw it, in 100 ns units.
+    seen: Option<u64>,
+}
+
+impl Active {
+    /// Whether it has been worked on for longer than `limit` since this was first asked.
+    fn is_late(&mut self, limit: u64) -> bool {
+        let now = time::now();
+        now.saturating_sub(*self.seen.get_or_insert(now)) > limit
+    }
 }
 
 /// A request that could not be started, and why.
 type NotBegun = (PendedIrp, Passed, NtStatus);
+
+/// A request that the device is done with, and the next where that could not be started.
+struct Done {
+    irp: PendedIrp,
+    passed: Passed,
+    result: Result<u32>,
+    not_begun: Option<NotBegun>,
+}
 
 /// The watchdog and the interrupt, in the order in which they end.
 struct Attached {
@@ -174,8 +191,14 @@ pub struct Completion(PoolArc<Edu>);
 impl DpcRoutine for Completion {
     fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
         let here = Here { dispatch: Some(dispatch), ..Here::now() };
-        self.0.core.shared.processors.count_dpc(here);
-        self.0.complete_active(here);
+        let done = self.0.take_done(dispatch);
+        self.0.core.shared.processors.count_dpc(here, done.is_some());
+        let Some(Done { irp, passed, result, not_begun }) = done else { return Again::No };
+        if let Some((irp, next, status)) = not_begun {
+            self.0.begin_next(&next.pass);
+            next.fail(irp, status);
+        }
+        passed.finish(irp, result, here);
         Again::No
     }
 }
@@ -209,11 +232,10 @@ impl Edu {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(core: PoolArc<Core>) -> Result<Self> {
-        let waiting = CancelSafeQueue::new(TAG)?;
         Ok(Self {
             core,
-            waiting,
             bench: SpinLock::new(Bench::default()),
+            accepted: AtomicU64::new(0),
             attached: SpinLock::new(None),
             saved: SpinLock::new(None),
             connection: SpinLock::new(Connection::NONE),
@@ -287,90 +309,66 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn submit(&self, irp: PendedIrp, mut passed: Passed) {
-        let is_new = !passed.work.was_counted();
+        let mut bench = self.bench.lock();
+        if !bench.is_free() || !passed.pass.gate.is_empty() {
+            drop(bench);
+            return self.wait(irp, passed);
+        }
         passed.work.set_counted(true);
-        let mut own = Some((irp, passed));
-        let not_begun = {
-            let mut bench = self.bench.lock();
-            bench.accepted = bench.accepted.wrapping_add(is_new.into());
-            bench.try_begin(|| self.waiting.is_empty().then(|| own.take())?)
-        };
+        self.accepted.store(self.accepted.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let not_begun = bench.begin(irp, passed);
+        drop(bench);
         if let Some((irp, passed, status)) = not_begun {
             passed.fail(irp, status);
         }
-        let Some((irp, passed)) = own else { return };
-        // Kept to the end, so that the gate is not found drained while a request is on its way into the queue.
-        let pass = passed.pass;
+    }
+
+    #[cold]
+    fn wait(&self, irp: PendedIrp, passed: Passed) {
         let work = passed.work.keep_bytes(&self.core, &irp);
-        match pass.hold() {
-            Ok(device) => match self.waiting.insert(irp, Waiting { device, work }) {
-                Ok(()) => self.begin_next(&pass),
-                Err((irp, waiting)) => waiting.fail(irp, NtStatus::DEVICE_NOT_READY),
-            },
-            Err(status) => Passed { pass, work }.fail(irp, status),
-        }
+        passed.pass.gate.wait(&passed.pass, irp, work);
     }
 
     /// How many requests were accepted here, and had not waited at the gate.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
+    /// IRQL: any.
     pub fn accepted(&self) -> u64 {
-        self.bench.lock().accepted
+        self.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many requests wait for their turn.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn waiting(&self) -> u64 {
-        self.waiting.len() as u64
-    }
-
-    /// Starts the next request, if the device is free and the gate is not closed. One that cannot be started fails, and
-    /// the next has its turn.
+    /// Starts the next request, if the device is free and the gate is open. One that cannot be started fails, and the next has its turn.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn begin_next(&self, device: &Device<Fdo>) {
         loop {
-            let not_begun = self.bench.lock().try_begin(|| self.next(device));
+            let not_begun = Self::begin_waiting(&mut self.bench.lock(), device);
             let Some((irp, passed, status)) = not_begun else { return };
             passed.fail(irp, status);
         }
     }
 
-    /// The request whose turn it is, in flight.
-    fn next(&self, device: &Device<Fdo>) -> Option<(PendedIrp, Passed)> {
-        if self.waiting.is_empty() {
+    /// Starts the first of those that wait, if the device is free.
+    fn begin_waiting(bench: &mut Bench, device: &Device<Fdo>) -> Option<NotBegun> {
+        if !bench.is_free() {
             return None;
         }
-        // With the pass first: without it the request stays in the queue.
-        let pass = device.pass()?;
-        let (irp, waiting) = self.waiting.remove_next()?;
-        Some((irp, Passed { pass, work: waiting.work }))
+        let (irp, passed) = device.gate.next(device)?;
+        bench.begin(irp, passed)
     }
 
-    /// Completes the request that the device is done with, and starts the next.
-    fn complete_active(&self, here: Here<'_>) {
-        let (active, result, not_begun) = {
-            let mut bench = self.bench.lock();
-            let done = match (&bench.hardware, &bench.active) {
-                (Some(hardware), Some(active)) => hardware.is_done(&active.passed.work),
-                _ => false,
-            };
-            // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
-            if !done {
-                return;
-            }
-            let Some(active) = bench.active.take() else { return };
-            let collected = bench.hardware.as_ref().map(|hardware| hardware.collect(&active.irp, &active.passed.work));
-            let not_begun = bench.try_begin(|| self.next(&active.passed.pass));
-            (active, collected.unwrap_or(Err(NtStatus::DEVICE_NOT_READY)), not_begun)
-        };
-        if let Some((irp, passed, status)) = not_begun {
-            self.begin_next(&passed.pass);
-            passed.fail(irp, status);
+    /// Takes the request that the device is done with, and starts the next.
+    fn take_done(&self, dispatch: Dispatch<'_>) -> Option<Done> {
+        let mut bench = self.bench.lock_at_dispatch(dispatch);
+        let (Some(hardware), Some(active)) = (&bench.hardware, &bench.active) else { return None };
+        // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
+        if !hardware.is_done(&active.passed.work) {
+            return None;
         }
-        self.core.shared.processors.count_request(here);
-        active.passed.finish(active.irp, result, here);
+        let result = hardware.collect(&active.irp, &active.passed.work);
+        let Active { irp, passed, .. } = bench.active.take()?;
+        let waits = !passed.pass.gate.is_empty();
+        let not_begun = if waits { Self::begin_waiting(&mut bench, &passed.pass) } else { None };
+        Some(Done { irp, passed, result, not_begun })
     }
 
     /// Ends a request that the device does not answer in time, and resets the device.
@@ -378,7 +376,7 @@ impl Edu {
         let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
         let (late, state) = {
             let mut bench = self.bench.lock();
-            let late = bench.active.take_if(|active| time::now().saturating_sub(active.since) > limit);
+            let late = bench.active.take_if(|active| active.is_late(limit));
             if let (Some(_), Some(hardware)) = (&late, &bench.hardware) {
                 Self::reset(hardware);
             }
@@ -394,7 +392,7 @@ impl Edu {
         match state {
             Recovery::Well => {}
             // The reset did not free it, so those that wait would wait for ever.
-            Recovery::Stuck => self.fail_waiting(NtStatus::IO_TIMEOUT),
+            Recovery::Stuck => device.gate.fail_waiting(NtStatus::IO_TIMEOUT),
             Recovery::Recovered => self.begin_next(device),
         }
     }
@@ -406,16 +404,7 @@ impl Edu {
         hardware::enable_interrupts(&hardware.registers);
     }
 
-    /// Fails the requests that wait for their turn.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn fail_waiting(&self, status: NtStatus) {
-        while let Some((irp, waiting)) = self.waiting.remove_next() {
-            waiting.fail(irp, status);
-        }
-    }
-
-    /// Fails everything: the device is gone.
+    /// Fails what is in flight: the device is gone.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn abandon(&self, status: NtStatus) {
@@ -425,18 +414,8 @@ impl Edu {
             bench.abandoned = true;
             bench.active.take()
         };
-        self.fail_waiting(status);
         if let Some(active) = active {
             active.passed.fail(active.irp, status);
-        }
-    }
-
-    /// Cancels the requests of a handle that wait for their turn.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn cancel(&self, file: FileId) {
-        while let Some((irp, waiting)) = self.waiting.remove_next_of(file) {
-            waiting.fail(irp, NtStatus::CANCELLED);
         }
     }
 }

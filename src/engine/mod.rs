@@ -3,11 +3,13 @@
 pub mod edu;
 mod software;
 
+pub use software::submit_all;
+
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use hotadd_abi::{BUFFER_BYTES, EngineKind};
 use wdm::device::Device;
-use wdm::irp::{FileId, PendedIrp};
+use wdm::irp::PendedIrp;
 use wdm::irql::Passive;
 use wdm::pool::PoolArc;
 use wdm::resources::ResourceList;
@@ -37,16 +39,6 @@ pub fn submit(irp: PendedIrp, passed: Passed, processors: &Processors) {
     match passed.pass.engines.edu() {
         Some(_) => submit_to_device(irp, passed),
         None => software::submit(processors, irp, passed),
-    }
-}
-
-/// Processes requests of this device, one after the other.
-///
-/// IRQL: <= DISPATCH_LEVEL.
-pub fn submit_all(device: &Device<Fdo>, requests: impl Iterator<Item = (PendedIrp, Passed)>) {
-    match device.engines.edu() {
-        Some(edu) => requests.for_each(|(irp, passed)| edu.submit(irp, passed)),
-        None => software::submit_all(&device.core.shared.processors, requests),
     }
 }
 
@@ -82,6 +74,11 @@ impl Engines {
     /// How many bytes of the device's buffer can be reached.
     pub fn buffer_bytes(&self) -> u32 {
         if self.kind() == EngineKind::Edu { edu::hardware::REACHABLE } else { BUFFER_BYTES }
+    }
+
+    /// Whether it works on one request at a time and takes it from the gate.
+    pub fn takes_turns(&self) -> bool {
+        self.edu().is_some()
     }
 
     /// Brings up what the resources say: registers mean an `edu` device, none mean software.
@@ -145,47 +142,21 @@ impl Engines {
         self.edu().map_or(0, |edu| edu.accepted())
     }
 
-    /// How many requests wait for their turn at the device. They have passed the gate and are not in flight: while the
-    /// gate is closed they go on waiting.
+    /// Starts the request whose turn it is at a device that is free.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn waiting(&self) -> u64 {
-        self.edu().map_or(0, |edu| edu.waiting())
-    }
-
-    /// Goes on with those, when the gate has opened.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn resume(&self, device: &Device<Fdo>) {
+    pub fn begin_next(&self, device: &Device<Fdo>) {
         if let Some(edu) = self.edu() {
             edu.begin_next(device);
         }
     }
 
-    /// Fails those, when the gate refuses requests for good and nothing is in flight.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn fail_waiting(&self, status: NtStatus) {
-        if let Some(edu) = self.edu() {
-            edu.fail_waiting(status);
-        }
-    }
-
-    /// Fails everything, in flight or waiting: the device is gone.
+    /// Fails what is in flight: the device is gone.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn abandon(&self, status: NtStatus) {
         if let Some(edu) = self.edu() {
             edu.abandon(status);
-        }
-    }
-
-    /// Cancels the requests of a handle that wait for their turn.
-    ///
-    /// IRQL: <= DISPATCH_LEVEL.
-    pub fn cancel(&self, file: FileId) {
-        if let Some(edu) = self.edu() {
-            edu.cancel(file);
         }
     }
 

@@ -24,7 +24,7 @@ pub fn submit(processors: &Processors, irp: PendedIrp, passed: Passed) {
     }
 }
 
-/// Gives the requests to one processor, which is told once.
+/// Gives requests of one device to one processor, which is told once.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
 pub fn submit_all(processors: &Processors, requests: impl Iterator<Item = (PendedIrp, Passed)>) {

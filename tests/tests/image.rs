@@ -27,6 +27,8 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("memset", "C run-time library; compilers call it on their own"),
     ("__C_specific_handler", "what compilers name in unwind information, on its page under user mode"),
     ("KeReleaseSpinLock", "documented as a macro, which it is on x86; an export on x64"),
+    ("KeAcquireSpinLockAtDpcLevel", "documented as a macro, which it is on x86; an export on x64"),
+    ("KeReleaseSpinLockFromDpcLevel", "documented as a macro, which it is on x86; an export on x64"),
     ("IoAcquireRemoveLockEx", "what the documented macro IoAcquireRemoveLock calls"),
     ("IoInitializeRemoveLockEx", "what the documented macro IoInitializeRemoveLock calls"),
     ("IoReleaseRemoveLockAndWaitEx", "what the documented macro IoReleaseRemoveLockAndWait calls"),
