@@ -16,6 +16,7 @@ use super::{
     listing,
     report::{self, Report},
     requests::{Engine, Kind},
+    sizes::Sizes,
 };
 use crate::drivers::Driver;
 
@@ -74,7 +75,8 @@ machine. `ntlab::counting` runs the driver's code instruction by instruction.
   function that calls the driver back, 256 bytes are added. Interrupts and DPCs, which may lie on top, begin anew.
 
 `cargo xtask bench --listing factorial` tells what a request consists of: instructions by function, kernel calls in order, atomics and
-shared lines with their places ([--engine edu] [--processors 8] [--image FILE]).
+shared lines with their places ([--engine edu] [--processors 8] [--image FILE]). `cargo xtask bench --listing image` tells what the bytes of
+an image are, by part of the file, by source and by function.
 
 A test ([tests/tests/performance.rs](../tests/tests/performance.rs)) counts again and fails when a goal is lost that is met here.
 ";
@@ -261,6 +263,7 @@ fn unmet(text: &mut String, report: &Report) -> Result<()> {
         writeln!(text, "### {what}: {rust}{beside}; goal {goal}\n")?;
         parts(text, row)?;
         functions(text, row)?;
+        code(text, row)?;
     }
     Ok(())
 }
@@ -298,6 +301,25 @@ fn functions(text: &mut String, row: &Row) -> Result<()> {
             writeln!(text, "| `{function}` | {count:.2} |")?;
         }
         writeln!(text)?;
+    }
+    Ok(())
+}
+
+/// The code of both drivers, where the figure is the size of the file.
+fn code(text: &mut String, row: &Row) -> Result<()> {
+    if row.id != "image/file" {
+        return Ok(());
+    }
+    for driver in [Driver::HOTADD, Driver::PEER] {
+        let Sizes { sources, functions, .. } = Sizes::of(&driver.build()?.sys)?;
+        for (title, sizes) in [("source, wherever it was inlined", sources), ("function", functions)] {
+            writeln!(text, "Code of {driver} by {title}:\n\n| | bytes |\n|---|---:|")?;
+            for (name, bytes) in sizes.iter().take(PARTS) {
+                writeln!(text, "| `{name}` | {bytes} |")?;
+            }
+            let rest = sizes.get(PARTS..).unwrap_or_default();
+            writeln!(text, "| {} more | {} |\n", rest.len(), rest.iter().map(|(_, bytes)| bytes).sum::<u64>())?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! How large the drivers' images are.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, Result};
 use object::{
@@ -11,6 +11,7 @@ use object::{
 
 use super::figures::{Built, Group, Unit, Value};
 use super::requests::count_of;
+use super::sizes::Sizes;
 
 /// Sections, and what is in them.
 const SECTIONS: [(&str, &str); 4] = [
@@ -27,15 +28,16 @@ const SECTIONS: [(&str, &str); 4] = [
 /// The image cannot be read.
 pub fn figures(built: &Built) -> Result<Vec<Value>> {
     let image = fs::read(&built.sys).with_context(|| format!("reading {}", built.sys.display()))?;
-    sizes(&image).with_context(|| built.sys.display().to_string())
+    let parts = Sizes::of(&built.sys)?.parts;
+    sizes(&image, parts).with_context(|| built.sys.display().to_string())
 }
 
-fn sizes(image: &[u8]) -> Result<Vec<Value>> {
+fn sizes(image: &[u8], parts: BTreeMap<String, f64>) -> Result<Vec<Value>> {
     let file = PeFile64::parse(image)?;
     let value = |name: &str, what: String, unit, count: usize| {
         Value::new(Group::Image, format!("image/{name}"), what, unit, count_of(count as u64))
     };
-    let mut values = vec![value("file", "the file".to_owned(), Unit::Bytes, image.len())];
+    let mut values = vec![value("file", "the file".to_owned(), Unit::Bytes, image.len()).of(parts)];
     for (name, what) in SECTIONS {
         let size =
             file.sections().filter(|section| section.name() == Ok(name)).map(|section| section.size()).sum::<u64>();

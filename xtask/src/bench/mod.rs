@@ -15,6 +15,7 @@ pub mod rates;
 pub mod report;
 pub mod requests;
 mod scale;
+mod sizes;
 pub mod stack;
 mod start;
 
@@ -33,6 +34,7 @@ use serde::Serialize;
 use self::{
     figures::{Built, Row, Value},
     report::Report,
+    sizes::Sizes,
 };
 use crate::drivers::Driver;
 
@@ -51,9 +53,10 @@ pub struct Options {
     /// Write docs/performance.md, its charts, and the figures that a test holds the driver against.
     #[arg(long, conflicts_with_all = ["only", "listing"])]
     pub write_docs: bool,
-    /// Print, instead of figures, what a request does: instructions by function, kernel calls in order, atomics, cache lines.
-    #[arg(long, value_enum, value_name = "REQUEST")]
-    pub listing: Option<requests::Kind>,
+    /// Print, instead of figures, what a request does: instructions by function, kernel calls in order, atomics, cache lines; or what
+    /// the bytes of the image are.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub listing: Option<Listing>,
     /// The device of that request.
     #[arg(long, value_enum, default_value_t = requests::Engine::Software, requires = "listing")]
     pub engine: requests::Engine,
@@ -63,6 +66,34 @@ pub struct Options {
     /// Processors that send such requests at the same time, each its own.
     #[arg(long, default_value_t = 1, requires = "listing")]
     pub processors: u32,
+}
+
+/// What is told instead of figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Listing {
+    /// A request to compute a factorial.
+    Factorial,
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A request for the status.
+    Status,
+    /// The image: its parts, and its code by source and by function.
+    Image,
+}
+
+impl Listing {
+    /// The request that it is about.
+    const fn request(self) -> Option<requests::Kind> {
+        match self {
+            Self::Factorial => Some(requests::Kind::Factorial),
+            Self::Read => Some(requests::Kind::Read),
+            Self::Write => Some(requests::Kind::Write),
+            Self::Status => Some(requests::Kind::Status),
+            Self::Image => None,
+        }
+    }
 }
 
 /// What can be measured.
@@ -191,9 +222,12 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
         Some((Ok(file), _)) => Some(file),
         None => None,
     };
-    if let Some(kind) = options.listing {
+    if let Some(listed) = options.listing {
         let image = options.image.clone().map_or_else(sys, Ok)?;
-        print!("{}", listing::of(&image, kind, options.engine, options.processors)?);
+        match listed.request() {
+            Some(kind) => print!("{}", listing::of(&image, kind, options.engine, options.processors)?),
+            None => print!("{}", Sizes::of(&image)?),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = match options {
