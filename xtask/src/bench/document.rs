@@ -75,8 +75,8 @@ machine. `ntlab::counting` runs the driver's code instruction by instruction.
   function that calls the driver back, 256 bytes are added. Interrupts and DPCs, which may lie on top, begin anew.
 
 `cargo xtask bench --listing factorial` tells what a request consists of: instructions by function, kernel calls in order, atomics and
-shared lines with their places ([--engine edu] [--processors 8] [--image FILE]). `cargo xtask bench --listing image` tells what the bytes of
-an image are, by part of the file, by source and by function.
+shared lines with their places ([--engine edu] [--processors 8] [--image FILE]); `--listing hold` the same of a hold ([--waiting 64]).
+`cargo xtask bench --listing image` tells what the bytes of an image are, by part of the file, by source and by function.
 
 A test ([tests/tests/performance.rs](../tests/tests/performance.rs)) counts again and fails when a goal is lost that is met here.
 ";
@@ -288,16 +288,21 @@ fn parts(text: &mut String, row: &Row) -> Result<()> {
     Ok(())
 }
 
-/// The functions of both drivers, where the figure is of instructions of a request.
+/// The functions of both drivers, where the figure is of instructions of a request or of a hold.
 fn functions(text: &mut String, row: &Row) -> Result<()> {
     let id = row.id.strip_prefix("floor/");
     let drivers = if id.is_some() { [Driver::FLOOR_RUST, Driver::FLOOR_C] } else { [Driver::HOTADD, Driver::PEER] };
     let words: Vec<&str> = id.unwrap_or(&row.id).split('/').collect();
-    let ["request", engine, kind, "instructions"] = words[..] else { return Ok(()) };
-    let (Some(engine), Some(kind)) = (Engine::named(engine), Kind::named(kind)) else { return Ok(()) };
+    let [group @ ("request" | "hold"), engine, what, "instructions"] = words[..] else { return Ok(()) };
+    let Some(engine) = Engine::named(engine) else { return Ok(()) };
     for driver in drivers {
+        let sys = driver.build()?.sys;
+        let functions = match (group, Kind::named(what)) {
+            ("request", Some(kind)) => listing::by_function(&sys, kind, engine)?,
+            _ => listing::of_hold_by_function(&sys, engine, what.parse()?)?,
+        };
         writeln!(text, "Instructions of {driver} by function:\n\n| function | instructions |\n|---|---:|")?;
-        for (function, count) in listing::by_function(&driver.build()?.sys, kind, engine)?.into_iter().take(PARTS) {
+        for (function, count) in functions.into_iter().take(PARTS) {
             writeln!(text, "| `{function}` | {count:.2} |")?;
         }
         writeln!(text)?;

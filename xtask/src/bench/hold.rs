@@ -26,11 +26,22 @@ const WARM_UP: u32 = 64;
 const PROCESSORS: u32 = 8;
 
 /// What a hold took.
-struct Hold {
-    work: Work,
+pub struct Hold {
+    /// Until the query-stop was answered.
+    pub asked: Counts,
+    /// From when the requests wait to when the last of them is done.
+    pub released: Counts,
     nanoseconds: u64,
     /// Bytes of pool that the requests took while they waited.
     bytes: u64,
+}
+
+impl Hold {
+    fn work(&self) -> Work {
+        let mut work = self.asked.total();
+        work += &self.released.total();
+        work
+    }
 }
 
 /// What a driver does while its devices are held.
@@ -41,7 +52,7 @@ struct Hold {
 pub fn figures(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
     for engine in &ENGINES {
-        let [none, some, most] = WAITING.map(|waiting| hold(&built.sys, *engine, waiting));
+        let [none, some, most] = WAITING.map(|waiting| hold(&built.sys, *engine, waiting, Detail::Totals));
         let holds = [none?, some?, most?];
         for (waiting, hold) in WAITING.into_iter().zip(&holds) {
             values.extend(of_one(*engine, waiting, hold));
@@ -60,7 +71,7 @@ pub fn small_figures(built: &Built) -> Result<Vec<Value>> {
     let mut values = Vec::new();
     for engine in &ENGINES {
         for waiting in &WAITING[..2] {
-            values.extend(of_one(*engine, *waiting, &hold(&built.sys, *engine, *waiting)?));
+            values.extend(of_one(*engine, *waiting, &hold(&built.sys, *engine, *waiting, Detail::Totals)?));
         }
     }
     Ok(values)
@@ -71,9 +82,10 @@ fn of_one(engine: Engine, waiting: u32, hold: &Hold) -> Vec<Value> {
         let what = format!("{}, {waiting} requests waiting: {}", title(engine), figure.replace('-', " "));
         Value::new(Group::Hold, format!("hold/{}/{waiting}/{figure}", engine.name()), what, unit, count_of(count))
     };
+    let work = hold.work();
     vec![
-        value("instructions", Unit::Count, hold.work.instructions),
-        value("kernel-calls", Unit::Count, hold.work.kernel_call_count()).of(calls_by_name(&hold.work, 1)),
+        value("instructions", Unit::Count, work.instructions),
+        value("kernel-calls", Unit::Count, work.kernel_call_count()).of(calls_by_name(&work, 1)),
         value("virtual-time", Unit::Nanoseconds, hold.nanoseconds),
     ]
 }
@@ -88,7 +100,7 @@ const fn title(engine: Engine) -> &'static str {
 /// How much more a request costs where many wait than where few do, and what it keeps.
 fn growth(engine: Engine, [none, some, most]: &[Hold; 3]) -> Vec<Value> {
     let slope = |more: &Hold, less: &Hold, requests: u32| {
-        (count_of(more.work.instructions) - count_of(less.work.instructions)) / f64::from(requests)
+        (count_of(more.work().instructions) - count_of(less.work().instructions)) / f64::from(requests)
     };
     let growth = slope(most, some, WAITING[2] - WAITING[1]) / slope(some, none, WAITING[1]);
     let name = engine.name();
@@ -106,19 +118,24 @@ fn growth(engine: Engine, [none, some, most]: &[Hold; 3]) -> Vec<Value> {
     ]
 }
 
-fn hold(sys: &Path, engine: Engine, waiting: u32) -> Result<Hold> {
+/// Has a device held by the driver in the file `sys` while so many requests wait.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn hold(sys: &Path, engine: Engine, waiting: u32, detail: Detail) -> Result<Hold> {
     let config =
         Config { count_instructions: true, checks: Checks::Calls, ..tame(Config::new(PROCESSORS, PROCESSORS)?) };
     let outcome = Machine::new(config)?.run(|system| {
         system.install(workload::package(sys));
         let device = system.plug(engine.device());
         system.settle();
-        held(system, device, engine, waiting)
+        held(system, device, engine, waiting, detail)
     });
     outcome.result.map_err(|report| anyhow!("{report}"))?
 }
 
-fn held(system: &System, device: Device, engine: Engine, waiting: u32) -> Result<Hold> {
+fn held(system: &System, device: Device, engine: Engine, waiting: u32, detail: Detail) -> Result<Hold> {
     let handle = workload::open(system, 0).map_err(|status| anyhow!("{status}"))?;
     let request = Kind::Factorial.request();
     for _ in 0..WARM_UP {
@@ -126,7 +143,7 @@ fn held(system: &System, device: Device, engine: Engine, waiting: u32) -> Result
     }
     system.sleep(REST);
     let before = system.driver_pool();
-    let asked = Part::begin(system);
+    let asked = Part::begin(system, detail);
     send(system, device, PnpRequest::QueryStop)?;
     let asked = asked.end(system);
     let pending: Vec<_> = (0..waiting).map(|_| handle.submit(&request)).collect();
@@ -134,7 +151,7 @@ fn held(system: &System, device: Device, engine: Engine, waiting: u32) -> Result
         bail!("a request was not held");
     }
     let bytes = system.driver_pool().checked_sub(before).context("less pool is in use than before")?;
-    let released = Part::begin(system);
+    let released = Part::begin(system, detail);
     match engine {
         Engine::Software => send(system, device, PnpRequest::CancelStop)?,
         Engine::Edu => {
@@ -146,9 +163,7 @@ fn held(system: &System, device: Device, engine: Engine, waiting: u32) -> Result
         pending.wait().success().map_err(|status| anyhow!("{status}"))?;
     }
     let released = released.end(system);
-    let mut work = asked.0.total();
-    work += &released.0.total();
-    Ok(Hold { work, nanoseconds: asked.1 + released.1, bytes })
+    Ok(Hold { asked: asked.0, released: released.0, nanoseconds: asked.1 + released.1, bytes })
 }
 
 fn send(system: &System, device: Device, request: PnpRequest) -> Result<()> {
@@ -161,8 +176,8 @@ struct Part {
 }
 
 impl Part {
-    fn begin(system: &System) -> Self {
-        system.start_counting(Detail::Totals);
+    fn begin(system: &System, detail: Detail) -> Self {
+        system.start_counting(detail);
         Self { begin: system.now() }
     }
 

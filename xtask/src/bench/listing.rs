@@ -7,9 +7,12 @@ use std::{
 };
 
 use anyhow::Result;
-use ntlab::counting::{Counts, InstructionCount, SharedLine, Work, Writer};
+use ntlab::counting::{Counts, Detail, InstructionCount, SharedLine, Work, Writer};
 
-use super::requests::{self, Counted, Engine, Kind};
+use super::{
+    hold,
+    requests::{self, Counted, Engine, Kind},
+};
 
 /// Lines that are told one by one.
 const LINES: usize = 64;
@@ -21,13 +24,31 @@ const LINES: usize = 64;
 /// Those of [`requests::count`].
 pub fn of(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<String> {
     let Counted { requests, counts } = requests::count(sys, kind, engine, processors)?;
-    let mut text = String::new();
+    let mut text = format!(
+        "{requests} requests, one after the other on each of {processors} processors; all figures are for one of them.\n\n"
+    );
+    describe(&mut text, &counts, requests)?;
+    Ok(text)
+}
+
+/// The listing of a hold by the driver in the file `sys`, while so many requests wait.
+///
+/// # Errors
+///
+/// A run that stopped, or a request that failed.
+pub fn of_hold(sys: &Path, engine: Engine, waiting: u32) -> Result<String> {
+    let hold::Hold { asked, released, .. } = hold::hold(sys, engine, waiting, Detail::Instructions)?;
+    let mut text = "The query-stop, until it is answered:\n\n".to_owned();
+    describe(&mut text, &asked, 1)?;
+    writeln!(text, "\nFrom then on, until the last of {waiting} requests is done:\n")?;
+    describe(&mut text, &released, 1)?;
+    Ok(text)
+}
+
+/// What was counted of so many requests.
+fn describe(text: &mut String, counts: &Counts, requests: u32) -> Result<()> {
     let total = counts.total();
     let each = |count: u64| format!("{:.2}", requests::each(count, requests));
-    writeln!(
-        text,
-        "{requests} requests, one after the other on each of {processors} processors; all figures are for one of them.\n"
-    )?;
     writeln!(
         text,
         "{} instructions, {} kernel calls, {} atomics and {} of kernel functions, deepest stack {} bytes",
@@ -39,16 +60,15 @@ pub fn of(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<Str
     )?;
     for (within, work) in &counts.work {
         writeln!(text, "\n{within}: {}", work_in_words(work, &each))?;
-        functions(&mut text, &counts, within, &each)?;
+        functions(text, counts, within, &each)?;
     }
-    writeln!(text, "\nKernel calls of the first request, in order:")?;
-    calls(&mut text, &counts, requests)?;
+    writeln!(text, "\nThe first kernel calls, in order:")?;
+    calls(text, counts, requests)?;
     writeln!(text, "\nAtomics:")?;
     for instruction in counts.instructions.iter().filter(|instruction| instruction.is_atomic) {
         writeln!(text, "  {:>8}  {}", each(instruction.count), place(instruction))?;
     }
-    lines(&mut text, &counts, requests)?;
-    Ok(text)
+    lines(text, counts, requests)
 }
 
 /// The functions that a request to the driver in the file `sys` goes through, with their instructions, most first.
@@ -58,13 +78,27 @@ pub fn of(sys: &Path, kind: Kind, engine: Engine, processors: u32) -> Result<Str
 /// Those of [`requests::count`].
 pub fn by_function(sys: &Path, kind: Kind, engine: Engine) -> Result<Vec<(String, f64)>> {
     let Counted { requests, counts } = requests::count(sys, kind, engine, 1)?;
+    Ok(most_first(&[counts], requests))
+}
+
+/// The functions that a hold by the driver in the file `sys` goes through while so many requests wait, with their instructions, most first.
+///
+/// # Errors
+///
+/// Those of [`of_hold`].
+pub fn of_hold_by_function(sys: &Path, engine: Engine, waiting: u32) -> Result<Vec<(String, f64)>> {
+    let hold::Hold { asked, released, .. } = hold::hold(sys, engine, waiting, Detail::Instructions)?;
+    Ok(most_first(&[asked, released], 1))
+}
+
+fn most_first(counts: &[Counts], requests: u32) -> Vec<(String, f64)> {
     let mut functions: BTreeMap<String, u64> = BTreeMap::new();
-    for instruction in &counts.instructions {
+    for instruction in counts.iter().flat_map(|counts| &counts.instructions) {
         *functions.entry(function_of(instruction)).or_default() += instruction.count;
     }
     let mut functions: Vec<_> = functions.into_iter().collect();
     functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    Ok(functions.into_iter().map(|(function, count)| (function, requests::each(count, requests))).collect())
+    functions.into_iter().map(|(function, count)| (function, requests::each(count, requests))).collect()
 }
 
 /// The function that an instruction is in, as the linker left it.

@@ -53,11 +53,11 @@ pub struct Options {
     /// Write docs/performance.md, its charts, and the figures that a test holds the driver against.
     #[arg(long, conflicts_with_all = ["only", "listing"])]
     pub write_docs: bool,
-    /// Print, instead of figures, what a request does: instructions by function, kernel calls in order, atomics, cache lines; or what
-    /// the bytes of the image are.
+    /// Print, instead of figures, what a request or a hold does: instructions by function, kernel calls in order, atomics, cache lines; or
+    /// what the bytes of the image are.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub listing: Option<Listing>,
-    /// The device of that request.
+    /// The device of that request or hold.
     #[arg(long, value_enum, default_value_t = requests::Engine::Software, requires = "listing")]
     pub engine: requests::Engine,
     /// The image of the driver that is listed, if not hotadd.sys.
@@ -66,6 +66,9 @@ pub struct Options {
     /// Processors that send such requests at the same time, each its own.
     #[arg(long, default_value_t = 1, requires = "listing")]
     pub processors: u32,
+    /// Requests that wait during the hold.
+    #[arg(long, default_value_t = 64, requires = "listing")]
+    pub waiting: u32,
 }
 
 /// What is told instead of figures.
@@ -79,6 +82,8 @@ pub enum Listing {
     Write,
     /// A request for the status.
     Status,
+    /// A hold of the device.
+    Hold,
     /// The image: its parts, and its code by source and by function.
     Image,
 }
@@ -91,7 +96,7 @@ impl Listing {
             Self::Read => Some(requests::Kind::Read),
             Self::Write => Some(requests::Kind::Write),
             Self::Status => Some(requests::Kind::Status),
-            Self::Image => None,
+            Self::Hold | Self::Image => None,
         }
     }
 }
@@ -224,10 +229,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     };
     if let Some(listed) = options.listing {
         let image = options.image.clone().map_or_else(sys, Ok)?;
-        match listed.request() {
-            Some(kind) => print!("{}", listing::of(&image, kind, options.engine, options.processors)?),
-            None => print!("{}", Sizes::of(&image)?),
-        }
+        print!("{}", text_of(listed, options, &image)?);
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = match options {
@@ -247,6 +249,14 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn text_of(listed: Listing, options: &Options, image: &Path) -> Result<String> {
+    match (listed.request(), listed) {
+        (Some(kind), _) => listing::of(image, kind, options.engine, options.processors),
+        (None, Listing::Hold) => listing::of_hold(image, options.engine, options.waiting),
+        (None, _) => Ok(Sizes::of(image)?.to_string()),
+    }
 }
 
 fn measure(chosen: &[Measure], sys: &Path) -> Result<Report> {
