@@ -208,6 +208,11 @@ impl Passed {
     /// Completes it, and gives its buffer back. `result` is the factorial for a factorial, and means nothing for a transfer.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    #[expect(
+        clippy::inline_always,
+        reason = "on the way of every request, where saving registers would cost as much as the work"
+    )]
+    #[inline(always)]
     pub fn finish(self, irp: PendedIrp, result: Result<u32>, here: Here<'_>) {
         let Self { pass, work } = self;
         match work {
@@ -224,6 +229,7 @@ impl Passed {
     /// Completes it with an error.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    #[cold]
     pub fn fail(self, irp: PendedIrp, status: NtStatus) {
         self.finish(irp, Err(status), Here::now());
     }

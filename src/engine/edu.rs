@@ -106,14 +106,44 @@ impl Bench {
     }
 
     /// Starts a request on a device that is free. Returns it if it cannot be started.
+    #[expect(
+        clippy::inline_always,
+        reason = "on the way of every request, where saving registers would cost as much as the work"
+    )]
+    #[inline(always)]
     fn begin(&mut self, irp: PendedIrp, passed: Passed) -> Option<NotBegun> {
         let active = self.active.insert(Active { irp, passed, seen: None });
         let begun = match &mut self.hardware {
             Some(hardware) => hardware.begin(&active.irp, &mut active.passed.work),
             None => Err(NtStatus::DEVICE_NOT_READY),
         };
-        let Err(status) = begun else { return None };
+        begun.err().and_then(|status| self.give_back(status))
+    }
+
+    #[cold]
+    fn give_back(&mut self, status: NtStatus) -> Option<NotBegun> {
         self.active.take().map(|Active { irp, passed, .. }| (irp, passed, status))
+    }
+
+    /// Starts the first of those that wait, if the device is free.
+    fn begin_waiting(&mut self, device: &Device<Fdo>) -> Option<NotBegun> {
+        if !self.is_free() {
+            return None;
+        }
+        let (irp, passed) = device.gate.next(device)?;
+        self.begin(irp, passed)
+    }
+
+    /// Takes the request that the device is done with, and its result.
+    #[inline]
+    fn take_done(&mut self) -> Option<(Active, Result<u32>)> {
+        let (hardware, active) = (self.hardware.as_ref()?, self.active.as_ref()?);
+        // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
+        if !hardware.is_done(&active.passed.work) {
+            return None;
+        }
+        let result = hardware.collect(&active.irp, &active.passed.work);
+        Some((self.active.take()?, result))
     }
 
     fn recovery(&mut self) -> Recovery {
@@ -144,14 +174,6 @@ impl Active {
 
 /// A request that could not be started, and why.
 type NotBegun = (PendedIrp, Passed, NtStatus);
-
-/// A request that the device is done with, and the next where that could not be started.
-struct Done {
-    irp: PendedIrp,
-    passed: Passed,
-    result: Result<u32>,
-    not_begun: Option<NotBegun>,
-}
 
 /// The watchdog and the interrupt, in the order in which they end.
 struct Attached {
@@ -191,14 +213,20 @@ pub struct Completion(PoolArc<Edu>);
 impl DpcRoutine for Completion {
     fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
         let here = Here { dispatch: Some(dispatch), ..Here::now() };
-        let done = self.0.take_done(dispatch);
+        let mut bench = self.0.bench.lock_at_dispatch(dispatch);
+        let done = bench.take_done();
+        let not_begun = match &done {
+            Some((active, _)) if !active.passed.pass.gate.is_empty() => bench.begin_waiting(&active.passed.pass),
+            _ => None,
+        };
+        drop(bench);
         self.0.core.shared.processors.count_dpc(here, done.is_some());
-        let Some(Done { irp, passed, result, not_begun }) = done else { return Again::No };
-        if let Some((irp, next, status)) = not_begun {
-            self.0.begin_next(&next.pass);
-            next.fail(irp, status);
+        if let Some((Active { irp, passed, .. }, result)) = done {
+            passed.finish(irp, result, here);
         }
-        passed.finish(irp, result, here);
+        if let Some(not_begun) = not_begun {
+            self.0.go_on_after(not_begun);
+        }
         Again::No
     }
 }
@@ -336,39 +364,24 @@ impl Edu {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Starts the next request, if the device is free and the gate is open. One that cannot be started fails, and the next has its turn.
+    /// Starts the next request, if the device is free and the gate is open.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn begin_next(&self, device: &Device<Fdo>) {
-        loop {
-            let not_begun = Self::begin_waiting(&mut self.bench.lock(), device);
-            let Some((irp, passed, status)) = not_begun else { return };
+        let not_begun = self.bench.lock().begin_waiting(device);
+        if let Some(not_begun) = not_begun {
+            self.go_on_after(not_begun);
+        }
+    }
+
+    /// Fails a request that could not be started, and starts the next.
+    #[cold]
+    fn go_on_after(&self, not_begun: NotBegun) {
+        let mut failing = Some(not_begun);
+        while let Some((irp, passed, status)) = failing {
+            failing = self.bench.lock().begin_waiting(&passed.pass);
             passed.fail(irp, status);
         }
-    }
-
-    /// Starts the first of those that wait, if the device is free.
-    fn begin_waiting(bench: &mut Bench, device: &Device<Fdo>) -> Option<NotBegun> {
-        if !bench.is_free() {
-            return None;
-        }
-        let (irp, passed) = device.gate.next(device)?;
-        bench.begin(irp, passed)
-    }
-
-    /// Takes the request that the device is done with, and starts the next.
-    fn take_done(&self, dispatch: Dispatch<'_>) -> Option<Done> {
-        let mut bench = self.bench.lock_at_dispatch(dispatch);
-        let (Some(hardware), Some(active)) = (&bench.hardware, &bench.active) else { return None };
-        // An interrupt of a request that timed out, say, leaves the one that is worked on alone.
-        if !hardware.is_done(&active.passed.work) {
-            return None;
-        }
-        let result = hardware.collect(&active.irp, &active.passed.work);
-        let Active { irp, passed, .. } = bench.active.take()?;
-        let waits = !passed.pass.gate.is_empty();
-        let not_begun = if waits { Self::begin_waiting(&mut bench, &passed.pass) } else { None };
-        Some(Done { irp, passed, result, not_begun })
     }
 
     /// Ends a request that the device does not answer in time, and resets the device.

@@ -47,9 +47,8 @@ struct Queue<C> {
     context: PhantomData<C>,
 }
 
-/// Which IRP is looked for.
+/// Which IRP is looked for, if not any.
 enum Wanted<'a, C> {
-    Any,
     /// One that came through a handle.
     Of(FileId),
     /// One whose context is as this says.
@@ -64,7 +63,6 @@ impl<C> Wanted<'_, C> {
     /// The IRP is in a `CancelSafeQueue<C>` whose lock is held.
     unsafe fn is(&self, irp: PIRP) -> bool {
         match self {
-            Self::Any => true,
             // SAFETY: as the caller promises.
             Self::Of(file) => *file == unsafe { file_of(irp) },
             Self::With(is_wanted) => {
@@ -158,7 +156,7 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next(&self) -> Option<(PendedIrp, C)> {
-        self.remove_matching(&Wanted::Any)
+        self.remove_matching(None)
     }
 
     /// Takes the first IRP of `file` out, for `IRP_MJ_CLEANUP`.
@@ -166,7 +164,7 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next_of(&self, file: FileId) -> Option<(PendedIrp, C)> {
-        self.remove_matching(&Wanted::Of(file))
+        self.remove_matching(Some(&Wanted::Of(file)))
     }
 
     /// Takes the first IRP out whose context `is_wanted`, which is asked with the queue's lock held.
@@ -174,11 +172,11 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn remove_next_where(&self, is_wanted: impl Fn(&C) -> bool) -> Option<(PendedIrp, C)> {
-        self.remove_matching(&Wanted::With(&is_wanted))
+        self.remove_matching(Some(&Wanted::With(&is_wanted)))
     }
 
-    fn remove_matching(&self, wanted: &Wanted<'_, C>) -> Option<(PendedIrp, C)> {
-        let context = ptr::from_ref(wanted).cast_mut().cast::<c_void>();
+    fn remove_matching(&self, wanted: Option<&Wanted<'_, C>>) -> Option<(PendedIrp, C)> {
+        let context = wanted.map_or(ptr::null(), ptr::from_ref).cast_mut().cast::<c_void>();
         // SAFETY: the queue is initialised; `peek_next` takes this context, which lives until the call returns.
         let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), context) };
         // SAFETY: what a queue gives back was inserted with a context and is ours now.
@@ -336,14 +334,29 @@ unsafe extern "C" fn remove<C>(csq: PIO_CSQ, irp: PIRP) {
 
 /// The first IRP after `after`, or of all, that is wanted. Called with the lock held, from `remove_matching`. IRQL: DISPATCH_LEVEL.
 unsafe extern "C" fn peek_next<C>(csq: PIO_CSQ, after: PIRP, wanted: PVOID) -> PIRP {
-    // SAFETY: what `remove_matching` passes.
-    let wanted = unsafe { &*wanted.cast::<Wanted<'_, C>>() };
     // SAFETY: called for this queue.
     let head = unsafe { queue_of::<C>(csq) }.head.get();
     // SAFETY: an IRP that the kernel peeked before is live.
     let start = if after.is_null() { head } else { unsafe { link_of(after) } };
     // SAFETY: the lock is held, and the list is whole.
-    let mut link = unsafe { (*start).Flink };
+    let first = unsafe { (*start).Flink };
+    // SAFETY: what `remove_matching` passes: null for any.
+    match unsafe { wanted.cast::<Wanted<'_, C>>().as_ref() } {
+        // SAFETY: the list is whole, and its lock is held.
+        Some(wanted) => unsafe { first_wanted(head, first, wanted) },
+        None if first == head => ptr::null_mut(),
+        // SAFETY: what is linked is an IRP's.
+        None => unsafe { irp_of(first) },
+    }
+}
+
+/// The first IRP from `link` on that is wanted.
+///
+/// # Safety
+///
+/// `link` is in the list of a `CancelSafeQueue<C>` that begins at `head`, and the queue's lock is held.
+#[inline(never)]
+unsafe fn first_wanted<C>(head: *mut LIST_ENTRY, mut link: *mut LIST_ENTRY, wanted: &Wanted<'_, C>) -> PIRP {
     while link != head {
         // SAFETY: what is linked is an IRP's.
         let irp = unsafe { irp_of(link) };

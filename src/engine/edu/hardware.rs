@@ -142,12 +142,19 @@ impl Hardware {
     /// # Errors
     ///
     /// Where it does not fit the registers or the common buffer; nothing was started then.
+    #[inline]
     pub fn begin(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
+        if let Work::Plain(Plain::Factorial { number, .. }) = work {
+            self.registers.write(register::FACTORIAL, *number);
+            return Ok(());
+        }
+        self.begin_transfer(irp, work)
+    }
+
+    #[inline(never)]
+    fn begin_transfer(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
         match work {
-            Work::Plain(Plain::Factorial { number, .. }) => {
-                self.registers.write(register::FACTORIAL, *number);
-                Ok(())
-            }
+            Work::Plain(Plain::Factorial { .. }) => Ok(()),
             Work::Plain(Plain::Direct { offset, length, direction, .. }) => {
                 let transfer = Transfer { offset: (*offset).into(), length: (*length).into() };
                 if *direction == Direction::Read {
