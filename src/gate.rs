@@ -187,10 +187,8 @@ impl Gate {
     /// The request whose turn it is, in flight, if the gate is open.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
+    #[inline]
     pub fn next(&self, device: &Device<Fdo>) -> Option<(PendedIrp, Passed)> {
-        if self.held.is_empty() {
-            return None;
-        }
         // With the pass first: whoever closes the gate after this look waits for it, and without it the request stays in the queue.
         let pass = device.pass()?;
         if !self.is_passing() {

@@ -81,6 +81,31 @@ struct Asleep {
     transferring: bool,
 }
 
+/// The hardware while it works on nothing.
+struct Free<'a> {
+    hardware: &'a mut Hardware,
+    active: &'a mut Option<Active>,
+}
+
+impl Free<'_> {
+    /// Starts a request. Returns it if it cannot be started.
+    #[expect(
+        clippy::inline_always,
+        reason = "on the way of every request, where saving registers would cost as much as the work"
+    )]
+    #[inline(always)]
+    fn begin(self, irp: PendedIrp, passed: Passed) -> Option<NotBegun> {
+        let active = self.active.insert(Active { irp, passed, seen: None });
+        let begun = self.hardware.begin(&active.irp, &mut active.passed.work);
+        begun.err().and_then(|status| self.give_back(status))
+    }
+
+    #[cold]
+    fn give_back(self, status: NtStatus) -> Option<NotBegun> {
+        self.active.take().map(|Active { irp, passed, .. }| (irp, passed, status))
+    }
+}
+
 /// Where a device is that did not answer a request.
 enum Recovery {
     /// It has answered every request, or there is none.
@@ -92,9 +117,13 @@ enum Recovery {
 }
 
 impl Bench {
-    /// Whether a request can be started.
-    fn is_free(&mut self) -> bool {
-        self.active.is_none() && !self.abandoned && self.hardware.is_some() && (!self.stuck || self.has_recovered())
+    /// The hardware, if a request can be started.
+    #[inline]
+    fn free(&mut self) -> Option<Free<'_>> {
+        if self.active.is_some() || self.abandoned || (self.stuck && !self.has_recovered()) {
+            return None;
+        }
+        Some(Free { hardware: self.hardware.as_mut()?, active: &mut self.active })
     }
 
     /// Whether a device that did not answer a request is idle again.
@@ -105,33 +134,16 @@ impl Bench {
         idle
     }
 
-    /// Starts a request on a device that is free. Returns it if it cannot be started.
+    /// Starts the first of those that wait, if the device is free.
     #[expect(
         clippy::inline_always,
         reason = "on the way of every request, where saving registers would cost as much as the work"
     )]
     #[inline(always)]
-    fn begin(&mut self, irp: PendedIrp, passed: Passed) -> Option<NotBegun> {
-        let active = self.active.insert(Active { irp, passed, seen: None });
-        let begun = match &mut self.hardware {
-            Some(hardware) => hardware.begin(&active.irp, &mut active.passed.work),
-            None => Err(NtStatus::DEVICE_NOT_READY),
-        };
-        begun.err().and_then(|status| self.give_back(status))
-    }
-
-    #[cold]
-    fn give_back(&mut self, status: NtStatus) -> Option<NotBegun> {
-        self.active.take().map(|Active { irp, passed, .. }| (irp, passed, status))
-    }
-
-    /// Starts the first of those that wait, if the device is free.
     fn begin_waiting(&mut self, device: &Device<Fdo>) -> Option<NotBegun> {
-        if !self.is_free() {
-            return None;
-        }
+        let free = self.free()?;
         let (irp, passed) = device.gate.next(device)?;
-        self.begin(irp, passed)
+        free.begin(irp, passed)
     }
 
     /// Takes the request that the device is done with, and its result.
@@ -213,17 +225,18 @@ pub struct Completion(PoolArc<Edu>);
 impl DpcRoutine for Completion {
     fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
         let here = Here { dispatch: Some(dispatch), ..Here::now() };
+        let processors = &self.0.core.shared.processors;
         let mut bench = self.0.bench.lock_at_dispatch(dispatch);
-        let done = bench.take_done();
-        let not_begun = match &done {
-            Some((active, _)) if !active.passed.pass.gate.is_empty() => bench.begin_waiting(&active.passed.pass),
-            _ => None,
+        let Some((Active { irp, passed, .. }, result)) = bench.take_done() else {
+            drop(bench);
+            processors.count_dpc(here, false);
+            return Again::No;
         };
+        let waits = !passed.pass.gate.is_empty();
+        let not_begun = if waits { bench.begin_waiting(&passed.pass) } else { None };
         drop(bench);
-        self.0.core.shared.processors.count_dpc(here, done.is_some());
-        if let Some((Active { irp, passed, .. }, result)) = done {
-            passed.finish(irp, result, here);
-        }
+        processors.count_dpc(here, true);
+        passed.finish(irp, result, here);
         if let Some(not_begun) = not_begun {
             self.0.go_on_after(not_begun);
         }
@@ -338,13 +351,15 @@ impl Edu {
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn submit(&self, irp: PendedIrp, mut passed: Passed) {
         let mut bench = self.bench.lock();
-        if !bench.is_free() || !passed.pass.gate.is_empty() {
+        // Those that wait come first.
+        let free = if passed.pass.gate.is_empty() { bench.free() } else { None };
+        let Some(free) = free else {
             drop(bench);
             return self.wait(irp, passed);
-        }
+        };
         passed.work.set_counted(true);
         self.accepted.store(self.accepted.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        let not_begun = bench.begin(irp, passed);
+        let not_begun = free.begin(irp, passed);
         drop(bench);
         if let Some((irp, passed, status)) = not_begun {
             passed.fail(irp, status);
@@ -368,6 +383,9 @@ impl Edu {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn begin_next(&self, device: &Device<Fdo>) {
+        if device.gate.is_empty() {
+            return;
+        }
         let not_begun = self.bench.lock().begin_waiting(device);
         if let Some(not_begun) = not_begun {
             self.go_on_after(not_begun);

@@ -58,7 +58,7 @@ impl<T> Slot<T> {
             return None;
         }
         // SAFETY: a committed value stays until the table is dropped, which has the slot; the state is not part of its address.
-        unsafe { word.map_addr(|address| address ^ COMMITTED).as_ref() }
+        unsafe { word.map_addr(|address| address & !STATE).as_ref() }
     }
 
     /// Changes the state of a value that is neither committed nor withdrawn; says whether there was one.
