@@ -63,7 +63,7 @@ fn store(core: &Core, offset: usize, from: &[u8]) -> Result {
 
 /// Transfers in memory; returns how many bytes.
 fn execute_direct(core: &Core, irp: &IrpRef, offset: u16, length: u16, direction: Direction) -> Result<usize> {
-    let buffer = irp.direct_buffer()?;
+    let buffer = irp.mapped_buffer().ok_or(NtStatus::INVALID_DEVICE_STATE)?;
     let length = usize::from(length);
     let mut store = core.store.lock();
     let bytes = store.get_mut(offset.into()..).and_then(|rest| rest.get_mut(..length));
@@ -247,7 +247,11 @@ fn finish_factorial(pass: Pass<Fdo>, irp: PendedIrp, result: Result<u32>, counte
     complete(pass, irp, ended);
 }
 
-#[inline(never)]
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every transfer, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 fn serve_direct(
     pass: Pass<Fdo>,
     irp: PendedIrp,
@@ -328,10 +332,14 @@ pub fn refuse(device: &Fdo, irp: PendedIrp, work: Work, status: NtStatus) {
 pub fn read_write<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, direction: Direction) -> Disposition<'a> {
     match check_transfer(&irp, device.engines.buffer_bytes(), direction) {
         Err(status) => irp.complete(status),
-        Ok(_) if device.gate.is_refusing() => irp.complete(NtStatus::DELETE_PENDING),
-        Ok(Transfer { length: 0, .. }) => irp.complete(NtStatus::SUCCESS),
+        Ok(Transfer { length: 0, .. }) => transfer_nothing(&device, irp),
         Ok(transfer) => begin_transfer(device, irp, direction, transfer),
     }
+}
+
+#[cold]
+fn transfer_nothing<'a>(device: &Fdo, irp: Irp<'a>) -> Disposition<'a> {
+    irp.complete(if device.gate.is_refusing() { NtStatus::DELETE_PENDING } else { NtStatus::SUCCESS })
 }
 
 fn check_transfer(irp: &IrpRef, size: u32, direction: Direction) -> Result<Transfer> {
@@ -352,7 +360,7 @@ fn begin_transfer<'a>(
     transfer: Transfer,
 ) -> Disposition<'a> {
     let work = Plain::direct(direction, transfer).ok_or(NtStatus::INVALID_BUFFER_SIZE);
-    // Mapped here, where failing is still possible.
+    // Mapped here, where failing is still possible; the engine finds it mapped.
     match work.and_then(|work| irp.direct_buffer().map(|_| work)) {
         Ok(work) => begin(device, irp, Work::Plain(work)),
         Err(status) => irp.complete(status),

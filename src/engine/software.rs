@@ -20,8 +20,13 @@ pub fn submit(processors: &Processors, irp: PendedIrp, passed: Passed) {
             lane.queue(0);
         }
         // No processor is steered to yet: served where it was asked for.
-        Err(processor) => passed.execute(irp, Here { processor, dispatch: None }),
+        Err(processor) => execute_here(irp, passed, processor),
     }
+}
+
+#[cold]
+fn execute_here(irp: PendedIrp, passed: Passed, processor: u32) {
+    passed.execute(irp, Here { processor, dispatch: None });
 }
 
 /// Gives requests of one device to one processor, which is told once.
@@ -34,7 +39,7 @@ pub fn submit_all(processors: &Processors, requests: impl Iterator<Item = (Pende
             lane.queue(0);
         }
         Err(processor) => {
-            requests.for_each(|(irp, passed)| passed.execute(irp, Here { processor, dispatch: None }));
+            requests.for_each(|(irp, passed)| execute_here(irp, passed, processor));
         }
     }
 }

@@ -45,17 +45,22 @@ pub struct Transfer {
 /// # Errors
 ///
 /// See [`BadTransfer`].
+#[inline]
 pub fn transfer(offset: i64, length: u32, size: u32) -> Result<Transfer, BadTransfer> {
-    let end = offset.checked_add(i64::from(length)).ok_or(BadTransfer::Invalid)?;
-    if offset < 0 {
-        return Err(BadTransfer::Invalid);
+    within(offset, length, size).ok_or_else(|| what_is_wrong(offset, length, size))
+}
+
+#[inline]
+fn within(offset: i64, length: u32, size: u32) -> Option<Transfer> {
+    let offset = u32::try_from(offset).ok()?;
+    (length <= size.checked_sub(offset)?).then_some(Transfer { offset, length })
+}
+
+/// Why a transfer is not within the buffer.
+#[cold]
+fn what_is_wrong(offset: i64, length: u32, size: u32) -> BadTransfer {
+    if offset < 0 || offset.checked_add(i64::from(length)).is_none() {
+        return BadTransfer::Invalid;
     }
-    let offset = u32::try_from(offset).map_err(|_| BadTransfer::BeyondEnd)?;
-    if offset > size || (offset == size && length != 0) {
-        return Err(BadTransfer::BeyondEnd);
-    }
-    if end > i64::from(size) {
-        return Err(BadTransfer::OverEnd);
-    }
-    Ok(Transfer { offset, length })
+    if offset < i64::from(size) { BadTransfer::OverEnd } else { BadTransfer::BeyondEnd }
 }

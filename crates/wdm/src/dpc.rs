@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use wdk_sys::{_KDPC_IMPORTANCE, KDPC, PKDPC, PVOID, ntddk};
 
+use crate::imports;
 use crate::irql::{Dispatch, Passive};
 use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
@@ -120,7 +121,7 @@ impl<C: DpcRoutine> Dpc<C> {
         let argument: PVOID = ptr::without_provenance_mut(argument);
         // SAFETY: the DPC is initialised and lives until the routine runs nowhere; the argument is a number to the
         // kernel.
-        let inserted = unsafe { ntddk::KeInsertQueueDpc(self.block.dpc.get(), argument, ptr::null_mut()) };
+        let inserted = unsafe { imports::KeInsertQueueDpc(self.block.dpc.get(), argument, ptr::null_mut()) };
         inserted != 0
     }
 }
@@ -162,6 +163,6 @@ unsafe extern "C" fn deferred<C: DpcRoutine>(_: PKDPC, context: PVOID, argument:
     let again = block.context.run(argument.addr(), unsafe { Dispatch::assume() });
     if again == Again::Yes && !block.closing.load(Ordering::Acquire) {
         // SAFETY: the DPC is initialised and lives until this routine runs nowhere.
-        unsafe { ntddk::KeInsertQueueDpc(block.dpc.get(), argument, ptr::null_mut()) };
+        unsafe { imports::KeInsertQueueDpc(block.dpc.get(), argument, ptr::null_mut()) };
     }
 }

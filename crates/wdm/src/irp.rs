@@ -17,6 +17,7 @@ use wdk_sys::{
 };
 
 use crate::device::LowerDevice;
+use crate::imports;
 use crate::irql::Passive;
 use crate::kernel::{KERNEL_MODE, Kernel, NO, byte};
 use crate::pool::{PoolBox, Tag};
@@ -137,7 +138,7 @@ impl IrpRef {
 
     fn complete_as_it_is(self) {
         // SAFETY: the IRP is ours, no cancel routine is set, and the callers give it up with this call.
-        unsafe { ntddk::IofCompleteRequest(self.as_ptr(), byte(IO_NO_INCREMENT).cast_signed()) };
+        unsafe { imports::IofCompleteRequest(self.as_ptr(), byte(IO_NO_INCREMENT).cast_signed()) };
     }
 
     /// Marks it pending ("`IoMarkIrpPending` function").

@@ -15,6 +15,7 @@ pub mod dpc;
 pub mod driver;
 pub mod etw;
 pub mod event;
+mod imports;
 pub mod interrupt;
 pub mod io_space;
 pub mod irp;

@@ -4,8 +4,9 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use wdk_sys::{KIRQL, KSPIN_LOCK, ntddk};
+use wdk_sys::{KIRQL, KSPIN_LOCK};
 
+use crate::imports;
 use crate::irql::Dispatch;
 
 /// Data that is reached only while its spin lock is held.
@@ -37,7 +38,7 @@ impl<T> SpinLock<T> {
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
         // SAFETY: at DISPATCH_LEVEL or below; the lock stays where it is while the guard borrows it, and starts as
         // zero.
-        let before = unsafe { ntddk::KeAcquireSpinLockRaiseToDpc(self.lock.get()) };
+        let before = unsafe { imports::KeAcquireSpinLockRaiseToDpc(self.lock.get()) };
         SpinLockGuard { lock: self, before, thread: PhantomData }
     }
 
@@ -46,7 +47,7 @@ impl<T> SpinLock<T> {
     /// IRQL: DISPATCH_LEVEL.
     pub fn lock_at_dispatch(&self, _: Dispatch<'_>) -> DispatchGuard<'_, T> {
         // SAFETY: DISPATCH_LEVEL by the token; otherwise as in `lock`.
-        unsafe { ntddk::KeAcquireSpinLockAtDpcLevel(self.lock.get()) };
+        unsafe { imports::KeAcquireSpinLockAtDpcLevel(self.lock.get()) };
         DispatchGuard { lock: self, thread: PhantomData }
     }
 
@@ -105,7 +106,7 @@ impl<T> DerefMut for SpinLockGuard<'_, T> {
 impl<T> Drop for SpinLockGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: this guard took the lock and noted the IRQL from before.
-        unsafe { ntddk::KeReleaseSpinLock(self.lock.lock.get(), self.before) };
+        unsafe { imports::KeReleaseSpinLock(self.lock.lock.get(), self.before) };
     }
 }
 
@@ -132,6 +133,6 @@ impl<T> DerefMut for DispatchGuard<'_, T> {
 impl<T> Drop for DispatchGuard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: this guard took the lock at DISPATCH_LEVEL, where it still is.
-        unsafe { ntddk::KeReleaseSpinLockFromDpcLevel(self.lock.lock.get()) };
+        unsafe { imports::KeReleaseSpinLockFromDpcLevel(self.lock.lock.get()) };
     }
 }

@@ -10,6 +10,7 @@ use wdk_sys::{
     SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX, ntddk,
 };
 
+use crate::imports;
 use crate::kernel::word;
 use crate::status::check;
 
@@ -53,7 +54,7 @@ impl ProcessorNumber {
 #[must_use]
 pub fn active_count() -> u32 {
     // SAFETY: callable at any IRQL.
-    unsafe { ntddk::KeQueryActiveProcessorCountEx(word(ALL_PROCESSOR_GROUPS)) }
+    unsafe { imports::KeQueryActiveProcessorCountEx(word(ALL_PROCESSOR_GROUPS)) }
 }
 
 /// How many processors there can ever be ("`KeQueryMaximumProcessorCountEx` function").
@@ -92,7 +93,7 @@ pub fn group_affinity(group: u16) -> GroupAffinity {
 #[must_use]
 pub fn current() -> u32 {
     // SAFETY: callable at any IRQL; the number is optional.
-    unsafe { ntddk::KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
+    unsafe { imports::KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
 }
 
 /// The index of a processor; none where there is no such active one ("`KeGetProcessorIndexFromNumber` function").

@@ -11,6 +11,7 @@ use wdk_sys::{
     STATUS_SUCCESS, ntddk,
 };
 
+use crate::imports;
 use crate::irp::driver_words::{context_of, link_of, take};
 use crate::irp::{FileId, PendedIrp};
 use crate::kernel::Kernel;
@@ -239,12 +240,12 @@ impl<C: QueuedContext> Drop for CancelSafeQueue<C> {
 impl<C> Queue<C> {
     fn acquire(&self) -> KIRQL {
         // SAFETY: at DISPATCH_LEVEL or below; the lock starts as zero and does not move.
-        unsafe { ntddk::KeAcquireSpinLockRaiseToDpc(self.lock.get()) }
+        unsafe { imports::KeAcquireSpinLockRaiseToDpc(self.lock.get()) }
     }
 
     fn release(&self, before: KIRQL) {
         // SAFETY: the caller has the lock and the IRQL from before.
-        unsafe { ntddk::KeReleaseSpinLock(self.lock.get(), before) };
+        unsafe { imports::KeReleaseSpinLock(self.lock.get(), before) };
     }
 
     /// Whether IRPs are let in.

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use wdk_sys::{_EX_RUNDOWN_REF_CACHE_AWARE, _POOL_TYPE, ntddk};
 
+use crate::imports;
 use crate::irql::Passive;
 use crate::lock::SpinLock;
 use crate::pool::{PoolBox, Tag};
@@ -77,7 +78,7 @@ impl Rundown {
     #[must_use]
     pub fn acquire(&self) -> bool {
         // SAFETY: the protection lives as long as the driver.
-        let acquired = unsafe { ntddk::ExAcquireRundownProtectionCacheAware(self.protection.0.as_ptr()) };
+        let acquired = unsafe { imports::ExAcquireRundownProtectionCacheAware(self.protection.0.as_ptr()) };
         acquired != 0
     }
 
@@ -90,7 +91,7 @@ impl Rundown {
     /// The caller has acquired it and does not release it again.
     pub unsafe fn release(&self) {
         // SAFETY: acquired, as the caller promises.
-        unsafe { ntddk::ExReleaseRundownProtectionCacheAware(self.protection.0.as_ptr()) };
+        unsafe { imports::ExReleaseRundownProtectionCacheAware(self.protection.0.as_ptr()) };
     }
 
     /// Refuses new users and waits until there is none; nothing to do where that has been done.

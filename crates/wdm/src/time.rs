@@ -1,6 +1,8 @@
-//! Intervals and the performance counter.
+//! Intervals and the time.
 
-use wdk_sys::{LARGE_INTEGER, ntddk};
+use wdk_sys::LARGE_INTEGER;
+
+use crate::imports;
 
 /// A span of time for waits and timers, in units of 100 ns.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -39,25 +41,14 @@ impl Interval {
     }
 }
 
-/// Ticks of the performance counter since start-up, and how many it makes a second ("`KeQueryPerformanceCounter` function").
-fn performance_counter() -> (u64, u64) {
-    let mut frequency = LARGE_INTEGER { QuadPart: 0 };
-    // SAFETY: callable at any IRQL; the frequency outlives the call.
-    let ticks = unsafe { ntddk::KeQueryPerformanceCounter(&raw mut frequency) };
-    (quad(ticks).cast_unsigned(), quad(frequency).cast_unsigned())
-}
-
-/// Units of 100 ns since start-up, from the performance counter.
+/// The interrupt time: units of 100 ns since start-up, exact to a microsecond ("`KeQueryInterruptTimePrecise` function").
 ///
 /// IRQL: any.
 #[must_use]
 pub fn now() -> u64 {
-    const SECOND: u64 = 10_000_000;
-    let (ticks, frequency) = performance_counter();
-    // By parts, because all ticks at once would overflow within weeks.
-    let (Some(seconds), Some(rest)) = (ticks.checked_div(frequency), ticks.checked_rem(frequency)) else { return 0 };
-    let part = rest.wrapping_mul(SECOND).checked_div(frequency).unwrap_or(0);
-    seconds.wrapping_mul(SECOND).wrapping_add(part)
+    let mut counter = 0;
+    // SAFETY: callable at any IRQL; the counter outlives the call.
+    unsafe { imports::KeQueryInterruptTimePrecise(&raw mut counter) }
 }
 
 /// The whole of a `LARGE_INTEGER`.

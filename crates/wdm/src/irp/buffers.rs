@@ -5,10 +5,11 @@ use core::ptr::{self, NonNull};
 
 use wdk_sys::{
     _MEMORY_CACHING_TYPE, _MM_PAGE_PRIORITY, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL,
-    METHOD_BUFFERED, METHOD_NEITHER, ntddk,
+    METHOD_BUFFERED, METHOD_NEITHER,
 };
 
 use super::IrpRef;
+use crate::imports;
 use crate::kernel::{KERNEL_MODE, NO};
 use crate::status::{NtStatus, Result};
 
@@ -94,14 +95,25 @@ impl IrpRef {
     ///
     /// `INSUFFICIENT_RESOURCES` where there are no system addresses left.
     pub fn direct_buffer(&self) -> Result<DirectBuffer<'_>> {
-        // SAFETY: the IRP is ours.
-        let Some(mdl) = NonNull::new(unsafe { (*self.as_ptr()).MdlAddress }) else {
+        let Some(mdl) = self.mdl() else {
             return Ok(DirectBuffer { start: NonNull::dangling(), length: 0, irp: PhantomData });
         };
-        // SAFETY: the MDL belongs to the IRP.
-        let length = unsafe { (*mdl.as_ptr()).ByteCount } as usize;
-        let start = system_address(mdl).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-        Ok(DirectBuffer { start, length, irp: PhantomData })
+        let start = mapped_address(mdl).or_else(|| map(mdl)).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+        Ok(DirectBuffer { start, length: length_of(mdl), irp: PhantomData })
+    }
+
+    /// The same where [`IrpRef::direct_buffer`] has mapped it, for those who cannot fail any more; else none.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    #[must_use]
+    pub fn mapped_buffer(&self) -> Option<DirectBuffer<'_>> {
+        let mdl = self.mdl()?;
+        Some(DirectBuffer { start: mapped_address(mdl)?, length: length_of(mdl), irp: PhantomData })
+    }
+
+    fn mdl(&self) -> Option<NonNull<MDL>> {
+        // SAFETY: the IRP is ours.
+        NonNull::new(unsafe { (*self.as_ptr()).MdlAddress })
     }
 }
 
@@ -118,18 +130,28 @@ const fn check_range(offset: usize, length: usize, available: usize) -> Result {
     }
 }
 
-fn system_address(mdl: NonNull<MDL>) -> Option<NonNull<u8>> {
+fn length_of(mdl: NonNull<MDL>) -> usize {
+    // SAFETY: the MDL belongs to an IRP that is ours.
+    unsafe { (*mdl.as_ptr()).ByteCount as usize }
+}
+
+/// Where the pages are mapped, if they are.
+fn mapped_address(mdl: NonNull<MDL>) -> Option<NonNull<u8>> {
     // SAFETY: the MDL belongs to an IRP that is ours.
     let flags = u32::from(unsafe { (*mdl.as_ptr()).MdlFlags }.cast_unsigned());
-    if flags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
-        // SAFETY: as above; the flags say that the member is valid.
-        return NonNull::new(unsafe { (*mdl.as_ptr()).MappedSystemVa }.cast());
+    if flags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) == 0 {
+        return None;
     }
+    // SAFETY: as above; the flags say that the member is valid.
+    NonNull::new(unsafe { (*mdl.as_ptr()).MappedSystemVa }.cast())
+}
+
+fn map(mdl: NonNull<MDL>) -> Option<NonNull<u8>> {
     let priority = _MM_PAGE_PRIORITY::NormalPagePriority | NO_EXECUTE;
     // SAFETY: the I/O manager has locked the pages; mapping to system space is allowed at DISPATCH_LEVEL, and failure
     // comes back as null.
     let mapped = unsafe {
-        ntddk::MmMapLockedPagesSpecifyCache(
+        imports::MmMapLockedPagesSpecifyCache(
             mdl.as_ptr(),
             KERNEL_MODE,
             _MEMORY_CACHING_TYPE::MmCached,
