@@ -1,5 +1,7 @@
 //! Between any two kernel calls of the driver its device can be pulled out, handles closed, threads ended, requests cancelled.
 
+use std::{cell::Cell, rc::Rc};
+
 use hotadd_tests::{each_seed, on_bench, run, small, status, sys};
 use ntlab::{
     config::Config,
@@ -117,4 +119,33 @@ fn requests_of_a_handle_that_is_closed_there_end_once() {
 #[test]
 fn requests_of_a_thread_that_ends_there_end_once() {
     each_seed(3, |seed| interfere(seed, What::EndThread));
+}
+
+#[test]
+fn a_wait_that_is_sent_while_another_thread_closes_its_handle_ends() {
+    each_seed(3, |seed| {
+        on_bench(seed, |bench| {
+            let system = bench.system;
+            let mut cancelled = 0;
+            // Until the request waits takes fewer calls of the kernel.
+            for step in 0..40 {
+                let device = Rc::new(bench.open_software());
+                let cursor = workload::status(&device).expect("anybody may ask").journal_next;
+                let call = system.kernel_calls() + step;
+                let closed = Rc::new(Cell::new(false));
+                let (others, is_closed) = (Rc::clone(&device), Rc::clone(&closed));
+                system.spawn("other thread", move |system| {
+                    let _reached = system.wait_for_call(call, 1_000_000);
+                    others.close_for_all();
+                    is_closed.set(true);
+                });
+                match device.submit(workload::journal(cursor).0).wait().status {
+                    status::CANCELLED => cancelled += 1,
+                    other => assert_eq!(other, status::INVALID_PARAMETER, "that of a handle that is closed already"),
+                }
+                system.wait_until("the handle to be closed", || closed.get());
+            }
+            assert!(cancelled > 0, "some were sent before");
+        });
+    });
 }

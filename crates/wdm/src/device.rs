@@ -490,7 +490,11 @@ fn route<'a, F: Function>(device: &Device<F>, irp: Irp<'a>) -> Disposition<'a> {
     let passive = unsafe { Passive::assume() };
     match u32::from(irp.major()) {
         IRP_MJ_CREATE => F::create(device, irp, passive),
-        IRP_MJ_CLEANUP => F::cleanup(device, irp, passive),
+        IRP_MJ_CLEANUP => {
+            // Before the queues are looked through: what comes later is kept out of them.
+            irp.mark_file_closed();
+            F::cleanup(device, irp, passive)
+        }
         IRP_MJ_CLOSE => F::close(device, irp, passive),
         IRP_MJ_READ | IRP_MJ_WRITE | IRP_MJ_DEVICE_CONTROL => route_io(IoDevice::Drained(device), irp),
         IRP_MJ_PNP => F::pnp(device, irp, passive),

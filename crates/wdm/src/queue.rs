@@ -7,13 +7,13 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use wdk_sys::{
-    IO_CSQ, IRP, KIRQL, KSPIN_LOCK, LIST_ENTRY, NTSTATUS, PIO_CSQ, PIRP, PKIRQL, PVOID, STATUS_INVALID_DEVICE_STATE,
-    STATUS_SUCCESS, ntddk,
+    IO_CSQ, IRP, KIRQL, KSPIN_LOCK, LIST_ENTRY, NTSTATUS, PIO_CSQ, PIRP, PKIRQL, PVOID, STATUS_CANCELLED,
+    STATUS_INVALID_DEVICE_STATE, STATUS_SUCCESS, ntddk,
 };
 
 use crate::imports;
 use crate::irp::driver_words::{context_of, link_of, take};
-use crate::irp::{FileId, PendedIrp};
+use crate::irp::{FileId, IrpRef, PendedIrp};
 use crate::kernel::Kernel;
 use crate::pool::{PoolBox, Tag};
 use crate::status::{NtStatus, Result, check};
@@ -65,7 +65,7 @@ impl<C> Wanted<'_, C> {
     unsafe fn is(&self, irp: PIRP) -> bool {
         match self {
             // SAFETY: as the caller promises.
-            Self::Of(file) => *file == unsafe { file_of(irp) },
+            Self::Of(file) => *file == unsafe { with_irp(irp, IrpRef::file) },
             Self::With(is_wanted) => {
                 // SAFETY: an IRP in a queue is live.
                 let context = unsafe { context_of::<C>(irp) };
@@ -126,7 +126,7 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
         Ok(Self { queue })
     }
 
-    /// Puts an IRP at the end ("`IoCsqInsertIrpEx` function"). One that is cancelled already goes to
+    /// Puts an IRP at the end ("`IoCsqInsertIrpEx` function"). One that is cancelled already, or whose handle is closed, goes to
     /// [`QueuedContext::cancelled`].
     ///
     /// IRQL: <= DISPATCH_LEVEL.
@@ -149,7 +149,12 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
         // SAFETY: an IRP is not null.
         let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: `insert` has refused it, so it is still ours and holds the context.
-        Err(unsafe { take(raw) })
+        let (irp, context) = unsafe { take::<C>(raw) };
+        if status == STATUS_CANCELLED {
+            context.cancelled(irp);
+            return Ok(());
+        }
+        Err((irp, context))
     }
 
     /// Takes the first IRP out, no longer cancelable ("`IoCsqRemoveNextIrp` function").
@@ -304,6 +309,11 @@ unsafe extern "C" fn insert<C>(csq: PIO_CSQ, irp: PIRP, _: PVOID) -> NTSTATUS {
     if !*open {
         return STATUS_INVALID_DEVICE_STATE;
     }
+    // SAFETY: the IRP is the caller's.
+    if unsafe { with_irp(irp, IrpRef::is_file_closed) } {
+        // The cleanup has looked through the queue, or will when the lock is free.
+        return STATUS_CANCELLED;
+    }
     queue.set_length(|length| length.wrapping_add(1));
     // SAFETY: the IRP is live.
     let link = unsafe { link_of(irp) };
@@ -371,17 +381,17 @@ unsafe fn first_wanted<C>(head: *mut LIST_ENTRY, mut link: *mut LIST_ENTRY, want
     ptr::null_mut()
 }
 
-/// The handle that a queued IRP came through.
+/// Asks an IRP something.
 ///
 /// # Safety
 ///
-/// The IRP is in a queue whose lock is held.
-unsafe fn file_of(irp: PIRP) -> FileId {
+/// The IRP is in a queue whose lock is held, or about to be put there.
+unsafe fn with_irp<R>(irp: PIRP, ask: impl FnOnce(&IrpRef) -> R) -> R {
     // SAFETY: kernel queues hold IRPs, not null.
     let raw = unsafe { NonNull::new_unchecked(irp) };
-    // SAFETY: the claim is the queue's; this value is forgotten again.
+    // SAFETY: the claim is the queue's, or the inserter's; this value is forgotten again.
     let irp = core::mem::ManuallyDrop::new(unsafe { PendedIrp::from_raw(raw) });
-    irp.file()
+    ask(&irp)
 }
 
 /// IRQL: <= DISPATCH_LEVEL.

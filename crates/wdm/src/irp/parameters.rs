@@ -1,7 +1,9 @@
 //! What our stack location says, by major and minor function ("`IO_STACK_LOCATION` structure").
 
+use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use wdk_sys::{
     _DEVICE_POWER_STATE, _DEVICE_USAGE_NOTIFICATION_TYPE, _IO_STACK_LOCATION__bindgen_ty_1 as Parameters, _MODE,
@@ -271,6 +273,30 @@ impl IrpRef {
         // SAFETY: our own stack location of an IRP that is ours.
         let file: PFILE_OBJECT = unsafe { (*self.stack().as_ptr()).FileObject };
         FileId(file.addr())
+    }
+
+    /// Notes that the handle is closed: nothing that comes through it waits in a queue from now on. The mark is the file object's
+    /// `FsContext`, which is the driver's ("`FILE_OBJECT` structure").
+    pub(crate) fn mark_file_closed(&self) {
+        if let Some(mark) = self.file_mark() {
+            mark.store(mark.as_ptr().cast(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether [`IrpRef::mark_file_closed`] was called for an IRP of the same handle. Who asks with a lock held that is taken after the
+    /// mark is set learns of it.
+    pub(crate) fn is_file_closed(&self) -> bool {
+        self.file_mark().is_some_and(|mark| !mark.load(Ordering::Relaxed).is_null())
+    }
+
+    /// Where the mark is; none for an IRP that came through no handle.
+    fn file_mark(&self) -> Option<&AtomicPtr<c_void>> {
+        // SAFETY: our own stack location of an IRP that is ours.
+        let file = NonNull::new(unsafe { (*self.stack().as_ptr()).FileObject })?;
+        // SAFETY: the address of a member of a file object, which lives as long as an IRP that came through it.
+        let place = unsafe { &raw mut (*file.as_ptr()).FsContext };
+        // SAFETY: as above; nobody but this module uses the member.
+        Some(unsafe { AtomicPtr::from_ptr(place) })
     }
 
     fn parameters(&self) -> Parameters {
