@@ -212,8 +212,8 @@ impl Gate {
     pub fn close(&self, reason: u32, device: &Device<Fdo>, passive: Passive<'_>) {
         let (known, closing) = self.change(|inner| {
             let known = inner.state.reasons() & reason == reason;
-            self.held.open();
             if inner.state.mode() == Mode::Running {
+                self.held.open();
                 inner.hold = self.begin_hold();
             }
             let closing = inner.state.close(reason);

@@ -1,41 +1,33 @@
 //! The `edu` engine: registers, an interrupt and DMA; one request at a time.
 
 pub mod hardware;
+mod power;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hotadd_abi::{BUFFER_BYTES, Event, EventKind, InterruptMode};
-use hotadd_policy::work::Transfer;
+use hotadd_abi::{BUFFER_BYTES, Event, EventKind};
 use wdm::device::{Device, DeviceRef, Pdo};
 use wdm::dma::{Adapter, CommonBuffer};
 use wdm::dpc::{Again, Dpc, DpcRoutine};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
-use wdm::interrupt::{self, Interrupt};
+use wdm::interrupt::Interrupt;
 use wdm::irp::PendedIrp;
 use wdm::irql::{Dispatch, Passive};
 use wdm::lock::SpinLock;
 use wdm::pool::{PoolArc, PoolArray};
-use wdm::resources::{InterruptResource, Resource, ResourceList};
+use wdm::resources::{Resource, ResourceList};
 use wdm::status::{NtStatus, Result};
 use wdm::time::{self, Interval};
 use wdm::timer::Timer;
 
 use crate::TAG;
 use crate::device::{Core, Fdo};
-use crate::interrupt::Service;
+use crate::interrupt::{Connected, Connection, Service};
 use crate::requests::{Here, Passed};
-use hardware::{Hardware, REACHABLE, Registers, Tell};
+use hardware::{Hardware, Registers};
 
 /// How often the watchdog looks.
 const WATCH_MILLISECONDS: u32 = 250;
-/// How long to pause, in microseconds, between the first two looks at a device that is waited for without interrupts; it doubles from
-/// look to look.
-const FIRST_PAUSE: u32 = 50;
-/// The longest of these pauses.
-const LONGEST_PAUSE: u32 = 5_000;
-/// The whole of the device's buffer that is used.
-const ALL: Transfer = Transfer { offset: 0, length: REACHABLE };
-
 /// The engine; it lives as long as its device, the hardware from start to stop.
 pub struct Edu {
     core: PoolArc<Core>,
@@ -44,11 +36,7 @@ pub struct Edu {
     accepted: AtomicU64,
     /// What has to be taken down outside of locks.
     attached: SpinLock<Option<Attached>>,
-    /// The device's buffer from before it was stopped or lost power.
-    saved: SpinLock<Option<PoolArray<u8>>>,
-    connection: SpinLock<Connection>,
-    /// A common buffer to which the device may still transfer, from before it was stopped.
-    stray: SpinLock<Option<CommonBuffer>>,
+    connection: Connected,
     /// Never signaled: waiting for it is a pause.
     pause: Signal,
 }
@@ -57,7 +45,7 @@ impl Drop for Edu {
     /// A common buffer to which the device may still transfer is never freed: losing a page is better than having
     /// somebody else's overwritten.
     fn drop(&mut self) {
-        core::mem::forget(self.stray.get_mut().take());
+        core::mem::forget(self.bench.get_mut().stray.take());
     }
 }
 
@@ -72,6 +60,10 @@ struct Bench {
     stuck: bool,
     /// The device may be in a state below D0, where its registers are not to be touched.
     asleep: Option<Asleep>,
+    /// The device's buffer from before it was stopped or lost power.
+    saved: Option<PoolArray<u8>>,
+    /// A common buffer to which the device may still transfer, from before it was stopped.
+    stray: Option<CommonBuffer>,
 }
 
 /// What was seen of a device before it lost power.
@@ -193,32 +185,6 @@ struct Attached {
     _interrupt: Interrupt<Service>,
 }
 
-/// How interrupts are connected.
-#[derive(Clone, Copy)]
-pub struct Connection {
-    pub mode: InterruptMode,
-    pub messages: u32,
-    pub group: u16,
-    pub affinity: u64,
-}
-
-impl Connection {
-    const NONE: Self = Self { mode: InterruptMode::None, messages: 0, group: 0, affinity: 0 };
-
-    const fn of(resource: &InterruptResource, connection: interrupt::Connection) -> Self {
-        let (mode, messages) = match connection {
-            interrupt::Connection::Messages(messages) => (InterruptMode::Message, messages),
-            interrupt::Connection::Line => (InterruptMode::Line, 1),
-        };
-        Self { mode, messages, group: resource.group, affinity: resource.affinity }
-    }
-
-    fn event(&self) -> Event {
-        let (group, count) = (self.group.into(), self.messages.into());
-        Event { group, affinity: self.affinity, count, before: self.mode.code().into(), ..Event::default() }
-    }
-}
-
 /// The deferred half of the interrupt.
 pub struct Completion(PoolArc<Edu>);
 
@@ -278,9 +244,7 @@ impl Edu {
             bench: SpinLock::new(Bench::default()),
             accepted: AtomicU64::new(0),
             attached: SpinLock::new(None),
-            saved: SpinLock::new(None),
-            connection: SpinLock::new(Connection::NONE),
-            stray: SpinLock::new(None),
+            connection: Connected::default(),
             pause: Signal::new(TAG, SignalKind::Notification, false)?,
         })
     }
@@ -335,7 +299,7 @@ impl Edu {
         let service = Service::new(registers, dpc, self.core.shared.clone());
         let interrupt = Interrupt::connect(TAG, pdo, &found, service, passive)?;
         let connection = Connection::of(&found, interrupt.connection());
-        *self.connection.lock() = connection;
+        self.connection.replace(connection);
         self.core.record(EventKind::InterruptConnected, connection.event());
         let watchdog = Timer::new(TAG, watchdog)?;
         watchdog.set_periodic(Interval::from_millis(WATCH_MILLISECONDS), WATCH_MILLISECONDS);
@@ -449,164 +413,11 @@ impl Edu {
             active.passed.fail(active.irp, status);
         }
     }
-}
-
-/// Stop and power. Nothing is in flight meanwhile.
-impl Edu {
-    /// Takes the hardware down: silent first, then the interrupt, then the registers and the common buffer.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    pub fn stop(&self, save: bool, passive: Passive<'_>) {
-        if save {
-            self.sleep(passive);
-        } else if let Some(registers) = self.awake().filter(|registers| !hardware::is_gone(registers)) {
-            // What cannot be silenced or does not end is dealt with when the hardware is let go.
-            hardware::silence(&registers);
-            let _idle = self.wait_until_idle(passive);
-        }
-        let attached = self.attached.lock().take();
-        if attached.is_some() {
-            drop(attached);
-            let connection = core::mem::replace(&mut *self.connection.lock(), Connection::NONE);
-            self.core.record(EventKind::InterruptDisconnected, connection.event());
-        }
-        let (hardware, asleep) = {
-            let mut bench = self.bench.lock();
-            (bench.hardware.take(), bench.asleep)
-        };
-        let still_transferring = |hardware: &Hardware| match asleep {
-            Some(Asleep { transferring }) => transferring,
-            None => hardware.is_transferring(),
-        };
-        self.keep(hardware.filter(still_transferring).map(|hardware| hardware.common));
-    }
-
-    /// Keeps a common buffer to which the device may still transfer. Where one is kept already, that is the one.
-    fn keep(&self, stray: Option<CommonBuffer>) {
-        let surplus = {
-            let mut kept = self.stray.lock();
-            if kept.is_some() { stray } else { core::mem::replace(&mut *kept, stray) }
-        };
-        drop(surplus);
-    }
-
-    /// Saves the device's buffer and silences the device. Nothing for a device that was not woken since.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    pub fn sleep(&self, passive: Passive<'_>) {
-        if self.bench.lock().asleep.is_some() {
-            return;
-        }
-        let saved = self.save(passive);
-        if let Err(status) = saved.as_ref() {
-            self.core.record(EventKind::DeviceReset, Event { status: status.raw(), ..Event::default() });
-        }
-        *self.saved.lock() = saved.ok();
-        self.rest();
-    }
-
-    /// Silences the device and waits for what it does, before it loses power. Nothing for a device that was not woken since.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    pub fn fall_asleep(&self, passive: Passive<'_>) {
-        if let Some(registers) = self.awake() {
-            hardware::silence(&registers);
-            let _idle = self.wait_until_idle(passive);
-            self.rest();
-        }
-    }
-
-    /// The device is silent, if it is there at all, and may lose power from now on.
-    fn rest(&self) {
-        let mut bench = self.bench.lock();
-        let silence = |hardware: &Hardware| {
-            hardware::silence(&hardware.registers);
-            hardware.is_transferring()
-        };
-        let transferring = bench.hardware.as_ref().is_some_and(silence);
-        bench.asleep = Some(Asleep { transferring });
-    }
-
-    /// Restores the device's buffer, if it was saved, and lets the device interrupt.
-    ///
-    /// IRQL: PASSIVE_LEVEL.
-    ///
-    /// # Errors
-    ///
-    /// `IO_TIMEOUT` where the device does not answer.
-    pub fn wake(&self, passive: Passive<'_>) -> Result {
-        self.bench.lock().asleep = None;
-        let Some(registers) = self.registers() else { return Ok(()) };
-        hardware::silence(&registers);
-        let saved = self.saved.lock().take();
-        if let Some(saved) = saved
-            && let Err(status) = self.transfer(passive, |hardware| hardware.store(ALL, &saved, Tell::Nothing))
-        {
-            // For the next attempt.
-            *self.saved.lock() = Some(saved);
-            return Err(status);
-        }
-        hardware::enable_interrupts(&registers);
-        Ok(())
-    }
-
-    fn save(&self, passive: Passive<'_>) -> Result<PoolArray<u8>> {
-        let mut saved = PoolArray::from_fn(TAG, REACHABLE as usize, |_| 0)?;
-        self.transfer(passive, |hardware| hardware.fetch(ALL, Tell::Nothing))?;
-        let bench = self.bench.lock();
-        let hardware = bench.hardware.as_ref().ok_or(NtStatus::DEVICE_NOT_READY)?;
-        hardware.common.read(0, &mut saved)?;
-        drop(bench);
-        Ok(saved)
-    }
-
-    /// Starts a transfer and waits for its end without an interrupt. What a request that timed out has left going on
-    /// comes first: until that ends the device ignores what it is told.
-    fn transfer(&self, passive: Passive<'_>, begin: impl FnOnce(&mut Hardware) -> Result) -> Result {
-        self.wait_until_idle(passive)?;
-        begin(self.bench.lock().hardware.as_mut().ok_or(NtStatus::DEVICE_NOT_READY)?)?;
-        self.wait_until_idle(passive)
-    }
-
-    /// Waits until the device does nothing, as long as a request may take.
-    fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
-        let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
-        let began = time::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let idle = self.bench.lock().hardware.as_ref().map(Hardware::is_idle);
-            match idle {
-                None => return Err(NtStatus::DEVICE_NOT_READY),
-                Some(true) => {
-                    // Nothing can be written to a common buffer that was kept for that any more.
-                    let stray = self.stray.lock().take();
-                    drop(stray);
-                    return Ok(());
-                }
-                Some(false) if time::now().saturating_sub(began) > limit => return Err(NtStatus::IO_TIMEOUT),
-                Some(false) => {}
-            }
-            // It is never signaled: this is a pause.
-            let _ = self.pause.wait_for(Interval::from_micros(pause), passive);
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// The registers of a device that has power.
-    fn awake(&self) -> Option<PoolArc<Registers>> {
-        let bench = self.bench.lock();
-        let hardware = bench.hardware.as_ref().filter(|_| bench.asleep.is_none());
-        hardware.map(|hardware| hardware.registers.clone())
-    }
-
-    fn registers(&self) -> Option<PoolArc<Registers>> {
-        self.bench.lock().hardware.as_ref().map(|hardware| hardware.registers.clone())
-    }
 
     /// How interrupts are connected.
     ///
-    /// IRQL: <= DISPATCH_LEVEL.
+    /// IRQL: any.
     pub fn connection(&self) -> Connection {
-        *self.connection.lock()
+        self.connection.get()
     }
 }

@@ -17,9 +17,10 @@ use wdm::status::{NtStatus, Result};
 
 use crate::TAG;
 use crate::device::{Core, Fdo};
+use crate::interrupt::Connection;
 use crate::processors::Processors;
 use crate::requests::Passed;
-use edu::{Connection, Edu};
+use edu::Edu;
 
 /// The engines of one device, of which its first start chooses one for good.
 pub struct Engines {
