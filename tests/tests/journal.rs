@@ -13,9 +13,6 @@ use ntlab::{
 };
 
 const SECOND: u64 = 1_000_000_000;
-/// Kernel calls that a rebalance takes, with its events, at least.
-const REBALANCE_CALLS: u64 = 150;
-
 fn next_of(device: &Handle<'_>) -> u64 {
     workload::status(device).expect("the driver answers").journal_next
 }
@@ -137,8 +134,8 @@ fn a_wait_ends_when_it_is_cancelled_or_its_handle_closed() {
 }
 
 /// Waits for the event behind those that there are as soon as drivers have made `delay` more kernel calls, while an event is recorded.
-/// How often a request was put into a queue.
-fn queued_during_an_event(delay: u64) -> usize {
+/// How often a request was put into a queue; none where the rebalance that records them makes fewer calls.
+fn queued_during_an_event(delay: u64) -> Option<usize> {
     let config = Config { keep_trace: true, ..small().with_seed(delay) };
     let outcome = Machine::new(config).expect("the machine makes sense").run(|system| {
         let bench = Bench::new(system);
@@ -148,7 +145,7 @@ fn queued_during_an_event(delay: u64) -> usize {
         let call = system.kernel_calls() + delay;
         let edu = bench.edu;
         system.spawn("recorder", move |system| assert_eq!(edu.rebalance(system), Rebalance::Restarted));
-        assert!(system.wait_for_call(call, SECOND), "a rebalance takes so many calls");
+        let was_reached = system.wait_for_call(call, SECOND);
         let waiting = wait(&device, next_of(&device));
         system.sleep(SECOND);
         waiting.cancel();
@@ -156,21 +153,20 @@ fn queued_during_an_event(delay: u64) -> usize {
         assert!(ended.is_success() || ended == status::CANCELLED, "{ended}");
         drop(device);
         bench.end();
-        from
+        was_reached.then_some(from)
     });
-    let from = outcome.result.unwrap_or_else(|report| panic!("{report}"));
+    let from = outcome.result.unwrap_or_else(|report| panic!("{report}"))?;
     let calls = outcome.events.iter().filter(|event| event.time >= from);
-    calls.filter(|event| matches!(event.kind, Kind::KernelCall("IoCsqInsertIrpEx"))).count()
+    Some(calls.filter(|event| matches!(event.kind, Kind::KernelCall("IoCsqInsertIrpEx"))).count())
 }
 
 #[test]
 fn a_wait_stays_in_its_queue_until_it_ends() {
-    for delay in 1..REBALANCE_CALLS {
-        assert!(
-            queued_during_an_event(delay) <= 1,
-            "HOTADD_SEED={delay}: the cleanup of its handle would have missed it"
-        );
-    }
+    let delays = (1..).map_while(|delay| Some((delay, queued_during_an_event(delay)?)));
+    let looked_at = delays.inspect(|(delay, queued)| {
+        assert!(*queued <= 1, "HOTADD_SEED={delay}: the cleanup of its handle would have missed it");
+    });
+    assert!(looked_at.count() > 100, "a rebalance takes more kernel calls");
 }
 
 #[test]
