@@ -43,25 +43,51 @@ impl Tag {
     }
 }
 
-/// Memory for one `T`, not yet written.
-fn allocate<T>(tag: Tag, count: usize, node: Option<(u16, Passive<'_>)>) -> Result<NonNull<T>> {
+/// Memory for `count` `T`s, not yet written.
+fn allocate<T>(tag: Tag, count: usize) -> Result<NonNull<T>> {
     const { assert!(align_of::<T>() <= CACHE_LINE, "pool aligns to a cache line at most") };
-    let bytes = size_of::<T>().checked_mul(count).ok_or(NtStatus::INVALID_PARAMETER)?.max(1);
-    let bytes = SIZE_T::try_from(bytes).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-    let aligned = if align_of::<T>() > POOL_ALIGNMENT { POOL_FLAG_CACHE_ALIGNED } else { 0 };
-    let flags = POOL_FLAG_NON_PAGED | aligned;
-    let block = match node.and_then(|(node, passive)| Some((node, preferring_allocator(passive)?))) {
-        Some((node, allocator)) => allocate_near(allocator, flags, bytes, tag, node),
-        // SAFETY: nonpaged pool may be allocated at DISPATCH_LEVEL and below, where this function is called; tag and
-        // size are not 0.
-        None => unsafe { ntddk::ExAllocatePool2(flags, bytes, tag.raw()) },
+    let block = allocate_bytes(tag, size_of::<T>(), count, align_of::<T>()).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
+    Ok(block.cast())
+}
+
+/// What [`allocate`] does for any type, in the image once.
+#[inline(never)]
+fn allocate_bytes(tag: Tag, size: usize, count: usize, align: usize) -> Option<NonNull<u8>> {
+    let bytes = size.checked_mul(count)?;
+    // SAFETY: nonpaged pool may be allocated at DISPATCH_LEVEL and below, where this function is called; tag and size are
+    // not 0.
+    let block = unsafe { ntddk::ExAllocatePool2(flags(align), bytes_of(bytes)?, tag.raw()) };
+    aligned(block, tag, align)
+}
+
+/// Memory for one `T` on the NUMA node `node` where the system can and has memory there.
+fn allocate_on<T>(tag: Tag, node: Option<u16>, passive: Passive<'_>) -> Result<NonNull<T>> {
+    let Some((node, allocator)) = node.and_then(|node| Some((node, preferring_allocator(passive)?))) else {
+        return allocate(tag, 1);
     };
-    let block = NonNull::new(block.cast::<T>()).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?;
-    if block.is_aligned() {
-        return Ok(block);
+    let bytes = bytes_of(size_of::<T>()).ok_or(NtStatus::INVALID_PARAMETER)?;
+    let block = allocate_near(allocator, flags(align_of::<T>()), bytes, tag, node);
+    Ok(aligned(block, tag, align_of::<T>()).ok_or(NtStatus::INSUFFICIENT_RESOURCES)?.cast())
+}
+
+const fn flags(align: usize) -> POOL_FLAGS {
+    POOL_FLAG_NON_PAGED | if align > POOL_ALIGNMENT { POOL_FLAG_CACHE_ALIGNED } else { 0 }
+}
+
+/// As pool functions take it; they have no block without bytes.
+fn bytes_of(bytes: usize) -> Option<SIZE_T> {
+    SIZE_T::try_from(bytes.max(1)).ok()
+}
+
+/// The block, if the kernel has kept its promise.
+fn aligned(block: PVOID, tag: Tag, align: usize) -> Option<NonNull<u8>> {
+    let block = NonNull::new(block.cast::<u8>())?;
+    // An alignment is a power of two.
+    if block.addr().get() & align.wrapping_sub(1) == 0 {
+        return Some(block);
     }
     free(block, tag);
-    Err(NtStatus::DATATYPE_MISALIGNMENT)
+    None
 }
 
 /// Gives back what [`allocate`] returned.
@@ -122,14 +148,17 @@ impl<T> PoolBox<T> {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory; the value is dropped.
     pub fn new(tag: Tag, value: T) -> Result<Self> {
-        Self::new_or_back(tag, value).map_err(|_| NtStatus::INSUFFICIENT_RESOURCES)
+        let block = allocate::<T>(tag, 1)?;
+        // SAFETY: the block is large and aligned enough for a `T` and nobody else's.
+        unsafe { block.write(value) };
+        Ok(Self { block, tag })
     }
 
     /// Moves `value` to pool, or gives it back where there is no memory.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub(crate) fn new_or_back(tag: Tag, value: T) -> core::result::Result<Self, T> {
-        let Ok(block) = allocate::<T>(tag, 1, None) else {
+        let Ok(block) = allocate::<T>(tag, 1) else {
             return Err(value);
         };
         // SAFETY: the block is large and aligned enough for a `T` and nobody else's.
@@ -145,7 +174,7 @@ impl<T> PoolBox<T> {
     ///
     /// As for [`PoolBox::new`].
     pub fn new_on_node(tag: Tag, value: T, node: Option<u16>, passive: Passive<'_>) -> Result<Self> {
-        let block = allocate::<T>(tag, 1, node.map(|node| (node, passive)))?;
+        let block = allocate_on::<T>(tag, node, passive)?;
         // SAFETY: the block is large and aligned enough for a `T` and nobody else's.
         unsafe { block.write(value) };
         Ok(Self { block, tag })
@@ -255,6 +284,16 @@ impl<T> PoolArc<T> {
         Ok(Self { block, tag })
     }
 
+    /// The last owner is here.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self) {
+        // What the other owners did to the value comes before its end.
+        fence(Ordering::Acquire);
+        // SAFETY: the block came from `into_raw` with this tag, and nobody else has it any more.
+        drop(unsafe { PoolBox::from_raw(self.tag, self.block) });
+    }
+
     const fn counted(&self) -> &Counted<T> {
         // SAFETY: the block holds a value while an owner lives, and this is one.
         unsafe { self.block.as_ref() }
@@ -279,13 +318,9 @@ impl<T> Deref for PoolArc<T> {
 
 impl<T> Drop for PoolArc<T> {
     fn drop(&mut self) {
-        if self.counted().owners.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        if self.counted().owners.fetch_sub(1, Ordering::Release) == 1 {
+            self.end();
         }
-        // What the other owners did to the value comes before its end.
-        fence(Ordering::Acquire);
-        // SAFETY: the block came from `into_raw` with this tag, and the last owner is here.
-        drop(unsafe { PoolBox::from_raw(self.tag, self.block) });
     }
 }
 
@@ -309,7 +344,7 @@ impl<T> PoolArray<T> {
     ///
     /// # Errors
     ///
-    /// `INSUFFICIENT_RESOURCES` where there is no memory, `INVALID_PARAMETER` where the size has no number.
+    /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn from_fn(tag: Tag, length: usize, mut make: impl FnMut(usize) -> T) -> Result<Self> {
         Self::try_from_fn(tag, length, |position| Ok(make(position)))
     }
@@ -322,7 +357,7 @@ impl<T> PoolArray<T> {
     ///
     /// As for [`PoolArray::from_fn`], or the first error of `make`; the values made before are dropped.
     pub fn try_from_fn(tag: Tag, length: usize, mut make: impl FnMut(usize) -> Result<T>) -> Result<Self> {
-        let mut array = Self { block: allocate(tag, length, None)?, length: 0, tag };
+        let mut array = Self { block: allocate(tag, length)?, length: 0, tag };
         while array.length < length {
             let value = make(array.length)?;
             // SAFETY: the block has room for `length` values, and this position is below that.
