@@ -134,6 +134,7 @@ impl Core {
     /// Records an event of this device.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
+    #[inline(never)]
     pub fn record(&self, kind: EventKind, event: Event) {
         self.shared.journal.record(kind, Event { device: self.number, ..event });
     }

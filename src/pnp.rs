@@ -66,10 +66,7 @@ fn carry_out<'a>(
             gate.close(hold::PNP_STOP, device, passive);
             engines.stop(true, passive);
         }
-        Action::LoseDevice => {
-            let abandon = || engines.abandon(NtStatus::DELETE_PENDING);
-            lose(device, abandon, passive);
-        }
+        Action::LoseDevice => lose(device, true, passive),
     }
     device.pnp.lock().state = transition.next;
     record(device, request, NtStatus::SUCCESS, 0);
@@ -133,9 +130,15 @@ fn resume<'a>(
     irp.complete(NtStatus::SUCCESS)
 }
 
-/// Requests that wait fail now, none comes after them, those in flight end, for which `hurry` helps, and the hardware
-/// is let go.
-fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
+/// Requests that wait fail now, none comes after them, those in flight end, and the hardware is let go. What is in flight on hardware that
+/// is there is waited for; the watchdog sees to it that it ends.
+#[inline(never)]
+fn lose(device: &Device<Fdo>, is_gone: bool, passive: Passive<'_>) {
+    let hurry = || {
+        if is_gone {
+            device.engines.abandon(NtStatus::DELETE_PENDING);
+        }
+    };
     device.gate.refuse(device, hurry, passive);
     device.engines.stop(false, passive);
     // Fails where it was never enabled, which leaves it as it should be.
@@ -147,8 +150,7 @@ fn lose(device: &Device<Fdo>, hurry: impl FnOnce(), passive: Passive<'_>) {
 /// IRQL: PASSIVE_LEVEL.
 pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
     let state = device.pnp.lock().state;
-    // Whatever is in flight on hardware that is there is waited for; the watchdog sees to it that it ends.
-    lose(device, || {}, passive);
+    lose(device, false, passive);
     device.pnp.lock().state = decide(state, Request::Remove).next;
     device.core.record(EventKind::DeviceRemoved, Event::default());
 }

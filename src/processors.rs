@@ -245,6 +245,7 @@ pub struct Changes {
 }
 
 impl Changes {
+    #[inline(never)]
     fn announce(&self, kind: EventKind, added: AddedProcessor) {
         let announced = Announced { kind, processor: added, known: self.shared.processors.known() };
         if !self.shared.journal.announce(announced) {
