@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, hold};
 use wdm::device::{Device, Function, Interface, IoDevice, NewDevice};
-use wdm::irp::{Disposition, Irp};
+use wdm::irp::{DeviceControl, Disposition, Irp, Transfer};
 use wdm::irql::Passive;
 use wdm::lock::SpinLock;
 use wdm::per_processor::{LocalCount, OnDemand};
@@ -17,7 +17,7 @@ use crate::engine::Engines;
 use crate::gate::Gate;
 use crate::notifications::Presence;
 use crate::power::PowerState;
-use crate::requests::{self, Direction, Here};
+use crate::requests::{self, Here};
 use crate::{Shared, TAG, pnp, power};
 
 /// What a device's requests and engines need of it.
@@ -257,16 +257,12 @@ impl Function for Fdo {
         irp.complete(NtStatus::SUCCESS)
     }
 
-    fn read<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        requests::read_write(device, irp, Direction::Read)
+    fn transfer(device: IoDevice<Self>, irp: Irp<'_>, wanted: Transfer) -> Disposition<'_> {
+        requests::transfer(device, irp, wanted)
     }
 
-    fn write<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        requests::read_write(device, irp, Direction::Write)
-    }
-
-    fn device_control<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        requests::device_control(device, irp)
+    fn device_control(device: IoDevice<Self>, irp: Irp<'_>, control: DeviceControl) -> Disposition<'_> {
+        requests::device_control(device, irp, control)
     }
 
     fn pnp<'a>(device: &Device<Self>, irp: Irp<'a>, passive: Passive<'_>) -> Disposition<'a> {

@@ -89,8 +89,12 @@ pub struct Snapshot {
 /// Lets a request through to the engine, holds it, or fails it with `DELETE_PENDING`.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-#[inline]
-pub fn submit(device: IoDevice<'_, Fdo>, irp: PendedIrp, work: Work, processors: &Processors) {
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
+pub fn submit(device: IoDevice<Fdo>, irp: PendedIrp, work: Work, processors: &Processors) {
     match device {
         // Looked at with the pass: whoever closes the gate after that look waits for the pass.
         IoDevice::Open(pass) if pass.gate.is_passing() => engine::submit(irp, Passed { pass, work }, processors),

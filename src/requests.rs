@@ -5,10 +5,11 @@ use hotadd_abi::{
     IOCTL_HOTADD_PROCESSORS, IOCTL_HOTADD_STATUS, JournalInput, ProcessorStatistics, ProcessorsInput, ProcessorsOutput,
     Status, Wire, WireError,
 };
-use hotadd_policy::work::{BadTransfer, Transfer, factorial as factorial_of, transfer};
+use hotadd_policy::work::{self, BadTransfer, Transfer, factorial as factorial_of};
 use wdm::device::{Device, DeviceRef, IoDevice, Pass};
 use wdm::driver::Registered;
-use wdm::irp::{DeviceControl, Disposition, Irp, IrpRef, PendedIrp};
+pub use wdm::irp::Direction;
+use wdm::irp::{self, DeviceControl, Disposition, Irp, IrpRef, PendedIrp};
 use wdm::irql::Dispatch;
 use wdm::pool::{PoolArray, PoolBox};
 use wdm::processors;
@@ -62,26 +63,22 @@ fn store(core: &Core, offset: usize, from: &[u8]) -> Result {
 }
 
 /// Transfers in memory; returns how many bytes.
-fn execute_direct(core: &Core, irp: &IrpRef, offset: u16, length: u16, direction: Direction) -> Result<usize> {
+fn execute_direct(core: &Core, irp: &IrpRef, place: (u16, u16), direction: Direction, here: Here<'_>) -> Result<usize> {
     let buffer = irp.mapped_buffer().ok_or(NtStatus::INVALID_DEVICE_STATE)?;
-    let length = usize::from(length);
-    let mut store = core.store.lock();
-    let bytes = store.get_mut(offset.into()..).and_then(|rest| rest.get_mut(..length));
-    let bytes = bytes.ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
-    match direction {
-        Direction::Read => buffer.write(0, bytes)?,
-        Direction::Write => buffer.read(0, bytes)?,
+    let (offset, length) = (usize::from(place.0), usize::from(place.1));
+    let transfer = |store: &mut [u8]| {
+        let bytes = store.get_mut(offset..).and_then(|rest| rest.get_mut(..length));
+        let bytes = bytes.ok_or(NtStatus::INVALID_BUFFER_SIZE)?;
+        match direction {
+            Direction::Read => buffer.write(0, bytes)?,
+            Direction::Write => buffer.read(0, bytes)?,
+        }
+        Ok(length)
+    };
+    if let Some(dispatch) = here.dispatch {
+        return transfer(&mut core.store.lock_at_dispatch(dispatch));
     }
-    Ok(length)
-}
-
-/// The direction of a transfer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the device's buffer.
-    Read,
-    /// To the device's buffer.
-    Write,
+    transfer(&mut core.store.lock())
 }
 
 /// The bytes of a write that waits for its turn at the device, from the buffer pool, and which write that is.
@@ -259,8 +256,10 @@ fn serve_direct(
     counted: bool,
     here: Here<'_>,
 ) {
-    let ended = execute_direct(&pass.core, &irp, offset, length, direction);
-    finish_direct(pass, irp, ended, counted, here);
+    let core: &Core = &pass.core;
+    let ended = execute_direct(core, &irp, (offset, length), direction, here);
+    core.count(counted, Outcome::of(ended), here);
+    complete(pass, irp, ended);
 }
 
 #[inline(never)]
@@ -329,11 +328,20 @@ pub fn refuse(device: &Fdo, irp: PendedIrp, work: Work, status: NtStatus) {
 /// `IRP_MJ_READ` and `IRP_MJ_WRITE`.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-pub fn read_write<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, direction: Direction) -> Disposition<'a> {
-    match check_transfer(&irp, device.engines.buffer_bytes(), direction) {
-        Err(status) => irp.complete(status),
+pub fn transfer(device: IoDevice<Fdo>, irp: Irp<'_>, wanted: irp::Transfer) -> Disposition<'_> {
+    match work::transfer(wanted.offset, wanted.length, device.engines.buffer_bytes()) {
+        Err(bad) => irp.complete(status_of(bad, wanted.direction)),
         Ok(Transfer { length: 0, .. }) => transfer_nothing(&device, irp),
-        Ok(transfer) => begin_transfer(device, irp, direction, transfer),
+        Ok(transfer) => begin_transfer(device, irp, wanted.direction, transfer),
+    }
+}
+
+const fn status_of(bad: BadTransfer, direction: Direction) -> NtStatus {
+    match (bad, direction) {
+        (BadTransfer::Invalid, _) => NtStatus::INVALID_PARAMETER,
+        (BadTransfer::OverEnd, _) => NtStatus::INVALID_BUFFER_SIZE,
+        (BadTransfer::BeyondEnd, Direction::Write) => NtStatus::DISK_FULL,
+        (BadTransfer::BeyondEnd, Direction::Read) => NtStatus::END_OF_FILE,
     }
 }
 
@@ -342,23 +350,7 @@ fn transfer_nothing<'a>(device: &Fdo, irp: Irp<'a>) -> Disposition<'a> {
     irp.complete(if device.gate.is_refusing() { NtStatus::DELETE_PENDING } else { NtStatus::SUCCESS })
 }
 
-fn check_transfer(irp: &IrpRef, size: u32, direction: Direction) -> Result<Transfer> {
-    let parameters = irp.read_write().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
-    let length = u32::try_from(parameters.length).map_err(|_| NtStatus::INVALID_PARAMETER)?;
-    transfer(parameters.offset, length, size).map_err(|bad| match (bad, direction) {
-        (BadTransfer::Invalid, _) => NtStatus::INVALID_PARAMETER,
-        (BadTransfer::OverEnd, _) => NtStatus::INVALID_BUFFER_SIZE,
-        (BadTransfer::BeyondEnd, Direction::Write) => NtStatus::DISK_FULL,
-        (BadTransfer::BeyondEnd, Direction::Read) => NtStatus::END_OF_FILE,
-    })
-}
-
-fn begin_transfer<'a>(
-    device: IoDevice<'_, Fdo>,
-    irp: Irp<'a>,
-    direction: Direction,
-    transfer: Transfer,
-) -> Disposition<'a> {
+fn begin_transfer(device: IoDevice<Fdo>, irp: Irp<'_>, direction: Direction, transfer: Transfer) -> Disposition<'_> {
     let work = Plain::direct(direction, transfer).ok_or(NtStatus::INVALID_BUFFER_SIZE);
     // Mapped here, where failing is still possible; the engine finds it mapped.
     match work.and_then(|work| irp.direct_buffer().map(|_| work)) {
@@ -373,7 +365,7 @@ fn begin_transfer<'a>(
     reason = "on the way of every request, where saving registers would cost as much as the work"
 )]
 #[inline(always)]
-fn begin<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, work: Work) -> Disposition<'a> {
+fn begin(device: IoDevice<Fdo>, irp: Irp<'_>, work: Work) -> Disposition<'_> {
     let Some(driver) = Hotadd::running(&irp) else { return irp.complete(NtStatus::DEVICE_NOT_READY) };
     let (irp, disposition) = irp.pend();
     gate::submit(device, irp, work, &driver.shared.processors);
@@ -383,8 +375,7 @@ fn begin<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, work: Work) -> Disposition
 /// `IRP_MJ_DEVICE_CONTROL`; `hotadd_abi` says what ends with which status.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
-pub fn device_control<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>) -> Disposition<'a> {
-    let Some(control) = irp.device_control() else { return irp.complete(NtStatus::INVALID_DEVICE_REQUEST) };
+pub fn device_control(device: IoDevice<Fdo>, irp: Irp<'_>, control: DeviceControl) -> Disposition<'_> {
     if control.code == IOCTL_HOTADD_FACTORIAL {
         return factorial(device, irp, control);
     }
@@ -395,7 +386,7 @@ pub fn device_control<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>) -> Dispositio
 #[inline(never)]
 fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
     let answered = match control.code {
-        IOCTL_HOTADD_JOURNAL_WAIT => return journal_wait(device, irp),
+        IOCTL_HOTADD_JOURNAL_WAIT => return journal_wait(device, irp, control),
         IOCTL_HOTADD_STATUS => status(device, &irp, control),
         IOCTL_HOTADD_PROCESSORS => processor_statistics(device, &irp, control),
         IOCTL_HOTADD_JOURNAL_READ => journal_read(&device.core.shared.journal, &irp, control),
@@ -407,7 +398,7 @@ fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>, control: DeviceControl)
     }
 }
 
-fn factorial<'a>(device: IoDevice<'_, Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
+fn factorial(device: IoDevice<Fdo>, irp: Irp<'_>, control: DeviceControl) -> Disposition<'_> {
     match factorial_number(&irp, control) {
         Ok(number) => begin(device, irp, Work::Plain(Plain::Factorial { number, counted: false })),
         Err(status) => irp.complete(status),
@@ -450,8 +441,7 @@ fn journal_read(journal: &Journal, irp: &IrpRef, control: DeviceControl) -> Resu
     journal.read(irp, cursor, control.output_length).map(|(bytes, _)| bytes)
 }
 
-fn journal_wait<'a>(device: &Fdo, irp: Irp<'a>) -> Disposition<'a> {
-    let Some(control) = irp.device_control() else { return irp.complete(NtStatus::INVALID_DEVICE_REQUEST) };
+fn journal_wait<'a>(device: &Fdo, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
     match input::<JournalInput>(&irp, control) {
         Err(status) => irp.complete(status),
         Ok(_) if device.gate.is_refusing() => irp.complete(NtStatus::DELETE_PENDING),

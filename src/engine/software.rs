@@ -13,6 +13,11 @@ const BATCH: usize = 128;
 /// Gives the request to the processor that it is steered to.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
+#[expect(
+    clippy::inline_always,
+    reason = "on the way of every request, where saving registers would cost as much as the work"
+)]
+#[inline(always)]
 pub fn submit(processors: &Processors, irp: PendedIrp, passed: Passed) {
     match processors.steer() {
         Ok(lane) => {
@@ -47,23 +52,16 @@ pub fn submit_all(processors: &Processors, requests: impl Iterator<Item = (Pende
 impl DpcRoutine for Lane {
     fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
         self.dpcs.add_here(dispatch);
-        let here = Here { processor: self.index, dispatch: Some(dispatch) };
         let mut chain = self.pending.take();
-        for _ in 0..BATCH {
-            let Some((irp, passed)) = chain.next() else {
-                // Whoever adds to an empty list queues the DPC again.
-                if self.pending.is_empty() {
-                    return Again::No;
-                }
-                chain = self.pending.take();
-                continue;
-            };
+        for (irp, passed) in chain.by_ref().take(BATCH) {
             self.requests.add_here(dispatch);
-            passed.execute(irp, here);
+            passed.execute(irp, Here { processor: self.index, dispatch: Some(dispatch) });
         }
-        if !chain.is_empty() {
-            self.pending.put_back(chain);
+        if chain.is_empty() {
+            // Whoever has added to the list since queues the DPC again.
+            return Again::No;
         }
-        if self.pending.is_empty() { Again::No } else { Again::Yes }
+        self.pending.put_back(chain);
+        Again::Yes
     }
 }

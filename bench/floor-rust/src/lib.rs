@@ -48,8 +48,8 @@ impl Function for Fdo {
         irp.complete(NtStatus::SUCCESS)
     }
 
-    fn device_control<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        match answer(&irp) {
+    fn device_control(_: IoDevice<Self>, irp: Irp<'_>, control: DeviceControl) -> Disposition<'_> {
+        match answer(&irp, control) {
             Ok(bytes) => irp.complete_with(NtStatus::SUCCESS, bytes),
             Err(status) => irp.complete(status),
         }
@@ -88,11 +88,11 @@ fn disable(device: &Fdo, passive: Passive<'_>) {
 }
 
 /// Answers a control code; returns how many bytes that are.
-fn answer(irp: &IrpRef) -> Result<usize> {
-    match irp.device_control() {
-        Some(control) if control.code == IOCTL_HOTADD_FACTORIAL => answer_factorial(irp, control),
-        _ => Err(NtStatus::INVALID_DEVICE_REQUEST),
+fn answer(irp: &IrpRef, control: DeviceControl) -> Result<usize> {
+    if control.code == IOCTL_HOTADD_FACTORIAL {
+        return answer_factorial(irp, control);
     }
+    Err(NtStatus::INVALID_DEVICE_REQUEST)
 }
 
 fn answer_factorial(irp: &IrpRef, control: DeviceControl) -> Result<usize> {

@@ -17,7 +17,7 @@ use wdk_sys::{
 };
 
 use crate::driver::DriverObject;
-use crate::irp::{Disposition, Irp};
+use crate::irp::{DeviceControl, Disposition, Irp, Transfer};
 use crate::irql::Passive;
 use crate::kernel::NO;
 use crate::pool::{PoolBox, Tag};
@@ -66,18 +66,13 @@ pub trait Function: Send + Sync + Sized + 'static {
         irp.complete(NtStatus::SUCCESS)
     }
 
-    /// `IRP_MJ_READ`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn read<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
-    }
-
-    /// `IRP_MJ_WRITE`, direct I/O. IRQL: <= DISPATCH_LEVEL.
-    fn write<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
+    /// `IRP_MJ_READ` and `IRP_MJ_WRITE`, direct I/O. IRQL: <= DISPATCH_LEVEL.
+    fn transfer(_: IoDevice<Self>, irp: Irp<'_>, _: Transfer) -> Disposition<'_> {
         irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
     }
 
     /// `IRP_MJ_DEVICE_CONTROL`. IRQL: <= DISPATCH_LEVEL.
-    fn device_control<'a>(_: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
+    fn device_control(_: IoDevice<Self>, irp: Irp<'_>, _: DeviceControl) -> Disposition<'_> {
         irp.complete(NtStatus::INVALID_DEVICE_REQUEST)
     }
 
@@ -256,15 +251,15 @@ impl<F> Drop for Pass<F> {
     }
 }
 
-/// The device as the routines for reading, writing and controlling see it.
-pub enum IoDevice<'d, F> {
+/// The device as the routines for transfers and control codes see it.
+pub enum IoDevice<F> {
     /// It takes requests, and this one is in flight until the pass is dropped.
     Open(Pass<F>),
-    /// [`Device::drain`] was called and not yet [`Device::readmit`]. The remove lock is held for this call.
-    Drained(&'d Device<F>),
+    /// [`Device::drain`] was called and not yet [`Device::readmit`].
+    Drained(DeviceRef<F>),
 }
 
-impl<F> Deref for IoDevice<'_, F> {
+impl<F> Deref for IoDevice<F> {
     type Target = Device<F>;
 
     fn deref(&self) -> &Device<F> {
@@ -440,27 +435,34 @@ pub unsafe extern "C" fn dispatch<F: Function>(object: PDEVICE_OBJECT, irp: PIRP
 pub unsafe extern "C" fn dispatch_io<F: Function>(object: PDEVICE_OBJECT, irp: PIRP) -> NTSTATUS {
     // SAFETY: the I/O manager passes a device object, not null.
     let device = Device::<F> { object: unsafe { NonNull::new_unchecked(object) }, function: PhantomData };
-    let Some(pass) = device.pass() else {
-        // SAFETY: called with the same.
-        return unsafe { dispatch::<F>(object, irp) };
-    };
     // SAFETY: the I/O manager passes an IRP, not null.
     let raw = unsafe { NonNull::new_unchecked(irp) };
     // SAFETY: the IRP was handed to this routine, which returns the disposition.
     let irp = unsafe { Irp::from_raw(raw) };
-    route_io(IoDevice::Open(pass), irp).into_raw()
+    let entered = device.pass().map_or_else(|| hold_drained(&device), |pass| Ok(IoDevice::Open(pass)));
+    match entered {
+        Ok(device) => route_io(device, irp),
+        Err(status) => irp.complete(status),
+    }
+    .into_raw()
 }
 
-#[expect(
-    clippy::inline_always,
-    reason = "on the way of every request, where saving registers would cost as much as the work"
-)]
-#[inline(always)]
-fn route_io<'a, F: Function>(device: IoDevice<'_, F>, irp: Irp<'a>) -> Disposition<'a> {
-    match u32::from(irp.major()) {
-        IRP_MJ_READ => F::read(device, irp),
-        IRP_MJ_WRITE => F::write(device, irp),
-        _ => F::device_control(device, irp),
+#[cold]
+fn hold_drained<F: Function>(device: &Device<F>) -> Result<IoDevice<F>> {
+    let held = device.hold()?;
+    if device.extension().function.load(Ordering::Acquire).is_null() {
+        return Err(NtStatus::DEVICE_NOT_READY);
+    }
+    Ok(IoDevice::Drained(held))
+}
+
+fn route_io<F: Function>(device: IoDevice<F>, irp: Irp<'_>) -> Disposition<'_> {
+    if let Some(transfer) = irp.transfer() {
+        return F::transfer(device, irp, transfer);
+    }
+    match irp.device_control() {
+        Some(control) => F::device_control(device, irp, control),
+        None => irp.complete(NtStatus::INVALID_DEVICE_REQUEST),
     }
 }
 
@@ -496,7 +498,6 @@ fn route<'a, F: Function>(device: &Device<F>, irp: Irp<'a>) -> Disposition<'a> {
             F::cleanup(device, irp, passive)
         }
         IRP_MJ_CLOSE => F::close(device, irp, passive),
-        IRP_MJ_READ | IRP_MJ_WRITE | IRP_MJ_DEVICE_CONTROL => route_io(IoDevice::Drained(device), irp),
         IRP_MJ_PNP => F::pnp(device, irp, passive),
         IRP_MJ_POWER => F::power(device, irp, passive),
         IRP_MJ_SYSTEM_CONTROL => F::system_control(device, irp, passive),

@@ -29,7 +29,7 @@ mod parameters;
 
 pub use buffers::DirectBuffer;
 pub use parameters::{
-    Capabilities, DeviceControl, DevicePowerState, FileId, Pnp, Power, ReadWrite, SystemPowerState, Usage,
+    Capabilities, DeviceControl, DevicePowerState, Direction, FileId, Pnp, Power, SystemPowerState, Transfer, Usage,
 };
 
 /// What a dispatch routine did with its IRP: the value it returns. `'a` ties it to that IRP.

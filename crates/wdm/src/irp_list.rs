@@ -4,6 +4,7 @@
 //! belong in a [`CancelSafeQueue`](crate::queue::CancelSafeQueue).
 
 use core::marker::PhantomData;
+use core::mem;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -81,15 +82,20 @@ impl<C: Send> IrpList<C> {
         self.added.load(Ordering::Relaxed).is_null() && self.put_back.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes what was put back, if there is any, else everything that was added.
+    /// Takes everything: what was put back, then what was added.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     #[must_use]
     pub fn take(&self) -> IrpChain<C> {
-        if !self.put_back.load(Ordering::Relaxed).is_null() {
-            let first = self.put_back.swap(ptr::null_mut(), Ordering::Acquire);
-            return IrpChain { first, contexts: PhantomData };
+        let added = self.take_added();
+        if self.put_back.load(Ordering::Relaxed).is_null() {
+            return added;
         }
+        let first = self.put_back.swap(ptr::null_mut(), Ordering::Acquire);
+        IrpChain { first, contexts: PhantomData }.followed_by(added)
+    }
+
+    fn take_added(&self) -> IrpChain<C> {
         let mut added = self.added.swap(ptr::null_mut(), Ordering::Acquire);
         let mut first = ptr::null_mut();
         while !added.is_null() {
@@ -107,7 +113,7 @@ impl<C: Send> IrpList<C> {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn put_back(&self, mut chain: IrpChain<C>) {
-        let first = core::mem::replace(&mut chain.first, ptr::null_mut());
+        let first = mem::replace(&mut chain.first, ptr::null_mut());
         // Others that were put back meanwhile, by a second taker, stay in front of nobody: they are taken along.
         let others = self.put_back.swap(first, Ordering::AcqRel);
         for (irp, context) in (IrpChain::<C> { first: others, contexts: PhantomData }) {
@@ -138,6 +144,23 @@ impl<C: Send> IrpChain<C> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.first.is_null()
+    }
+
+    /// Both in one.
+    #[cold]
+    fn followed_by(mut self, mut others: Self) -> Self {
+        let behind = mem::replace(&mut others.first, ptr::null_mut());
+        let Some(mut last) = NonNull::new(self.first) else {
+            self.first = behind;
+            return self;
+        };
+        // SAFETY: the whole chain is ours, by the invariant.
+        while let Some(next) = NonNull::new(unsafe { next_of(last.as_ptr()) }) {
+            last = next;
+        }
+        // SAFETY: as above.
+        unsafe { set_next(last.as_ptr(), behind) };
+        self
     }
 }
 

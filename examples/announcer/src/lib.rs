@@ -7,7 +7,7 @@ extern crate wdk_panic;
 
 use wdm::device::{Device, DeviceRef, FoundDevice, Function, Interface, IoDevice};
 use wdm::driver::{Driver, DriverObject};
-use wdm::irp::{Disposition, Irp, IrpRef, Pnp};
+use wdm::irp::{Direction, Disposition, Irp, IrpRef, Pnp, Transfer};
 use wdm::irql::Passive;
 use wdm::pool::Tag;
 use wdm::processors::{AddedProcessor, ProcessorChange, ProcessorChangeCallback, active_count};
@@ -103,13 +103,15 @@ impl Fdo {
 }
 
 impl Function for Fdo {
-    fn read<'a>(device: IoDevice<'_, Self>, irp: Irp<'a>) -> Disposition<'a> {
-        let known = irp.read_write().map_or(0, |read| read.offset);
+    fn transfer(device: IoDevice<Self>, irp: Irp<'_>, wanted: Transfer) -> Disposition<'_> {
+        if wanted.direction == Direction::Write {
+            return irp.complete(NtStatus::INVALID_DEVICE_REQUEST);
+        }
         let count = active_count();
         // Answered even where the answer is not the one that is wanted: that shows that there is room for one later.
         match answer(&irp, count) {
             Err(status) => return irp.complete(status),
-            Ok(bytes) if i64::from(count) > known => return irp.complete_with(NtStatus::SUCCESS, bytes),
+            Ok(bytes) if i64::from(count) > wanted.offset => return irp.complete_with(NtStatus::SUCCESS, bytes),
             Ok(_) => {}
         }
         let Ok(held) = device.hold() else { return irp.complete(NtStatus::DELETE_PENDING) };

@@ -34,11 +34,22 @@ pub struct DeviceControl {
     pub output_length: usize,
 }
 
+/// Which way a transfer goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// From the device: `IRP_MJ_READ`.
+    Read,
+    /// To the device: `IRP_MJ_WRITE`.
+    Write,
+}
+
 /// The parameters of `IRP_MJ_READ` and `IRP_MJ_WRITE`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ReadWrite {
+pub struct Transfer {
+    /// Which of the two it is.
+    pub direction: Direction,
     /// Bytes to transfer.
-    pub length: usize,
+    pub length: u32,
     /// Where on the device they start.
     pub offset: i64,
 }
@@ -325,18 +336,15 @@ impl IrpRef {
     ///
     /// IRQL: any.
     #[must_use]
-    pub fn read_write(&self) -> Option<ReadWrite> {
-        if self.is(IRP_MJ_READ) {
-            // SAFETY: the member that the major function says.
-            let read = unsafe { self.parameters().Read };
-            return Some(ReadWrite { length: read.Length as usize, offset: quad(read.ByteOffset) });
-        }
-        if self.is(IRP_MJ_WRITE) {
-            // SAFETY: the member that the major function says.
-            let write = unsafe { self.parameters().Write };
-            return Some(ReadWrite { length: write.Length as usize, offset: quad(write.ByteOffset) });
-        }
-        None
+    pub fn transfer(&self) -> Option<Transfer> {
+        let direction = match u32::from(self.major()) {
+            IRP_MJ_READ => Direction::Read,
+            IRP_MJ_WRITE => Direction::Write,
+            _ => return None,
+        };
+        // SAFETY: the member that the major function says; that for writes has the same layout.
+        let read = unsafe { self.parameters().Read };
+        Some(Transfer { direction, length: read.Length, offset: quad(read.ByteOffset) })
     }
 
     /// The minor function of `IRP_MJ_PNP` with its parameters; none for another major function.
