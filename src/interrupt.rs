@@ -32,6 +32,7 @@ impl Service {
 impl InterruptService for Service {
     /// Acknowledges, notes, queues the DPC. A shared line that somebody else raised is not ours, nor one of a device
     /// that is gone.
+    #[inline]
     fn service(&self, _message: u32, _: DeviceIrql<'_>) -> bool {
         if hardware::take_interrupts(&self.registers).is_none() {
             return false;

@@ -155,6 +155,7 @@ impl Processors {
     /// processor's index.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
+    #[inline]
     pub fn steer(&self) -> core::result::Result<&Dpc<Lane>, u32> {
         let index = processors::current();
         match self.lanes.get(index) {
@@ -187,6 +188,7 @@ impl Processors {
     /// Counts a DPC of the `edu` engine, and the request if that is done.
     ///
     /// IRQL: DISPATCH_LEVEL.
+    #[inline]
     pub fn count_dpc(&self, here: Here<'_>, is_done: bool) {
         match (self.blocks.get(here.processor), here.dispatch) {
             (Some(block), Some(dispatch)) => {

@@ -63,6 +63,7 @@ fn store(core: &Core, offset: usize, from: &[u8]) -> Result {
 }
 
 /// Transfers in memory; returns how many bytes.
+#[inline]
 fn execute_direct(core: &Core, irp: &IrpRef, place: (u16, u16), direction: Direction, here: Here<'_>) -> Result<usize> {
     let buffer = irp.mapped_buffer().ok_or(NtStatus::INVALID_DEVICE_STATE)?;
     let (offset, length) = (usize::from(place.0), usize::from(place.1));

@@ -87,7 +87,7 @@ impl Free<'_> {
     )]
     #[inline(always)]
     fn begin(self, irp: PendedIrp, passed: Passed) -> Option<NotBegun> {
-        let active = self.active.insert(Active { irp, passed, seen: None });
+        let active = self.active.get_or_insert_with(|| Active { irp, passed, seen: None });
         let begun = self.hardware.begin(&active.irp, &mut active.passed.work);
         begun.err().and_then(|status| self.give_back(status))
     }

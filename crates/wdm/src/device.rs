@@ -448,6 +448,7 @@ pub unsafe extern "C" fn dispatch_io<F: Function>(object: PDEVICE_OBJECT, irp: P
 }
 
 #[cold]
+#[inline(never)]
 fn hold_drained<F: Function>(device: &Device<F>) -> Result<IoDevice<F>> {
     let held = device.hold()?;
     if device.extension().function.load(Ordering::Acquire).is_null() {
