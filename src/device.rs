@@ -1,8 +1,9 @@
 //! The function device: what belongs to one device, and its dispatch routines.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, hold};
+use hotadd_policy::pnp::usage_after;
 use wdm::device::{Device, Function, Interface, IoDevice, NewDevice};
 use wdm::irp::{DeviceControl, Disposition, Irp, Transfer};
 use wdm::irql::Passive;
@@ -145,18 +146,49 @@ pub struct Fdo {
     pub interface: Interface,
     pub gate: Gate,
     pub engines: Engines,
-    pub pnp: SpinLock<PnpRecord>,
+    pub pnp: PnpRecord,
     pub power: PowerState,
     pub core: PoolArc<Core>,
     /// Last, because the driver may be unloaded as soon as it is gone.
     _presence: Presence,
 }
 
-/// Where the device is under PnP.
+/// Where the device is under PnP. The PnP manager sends one request that changes the state after the other.
 pub struct PnpRecord {
-    pub state: PnpState,
+    /// The code of a [`PnpState`].
+    state: AtomicU32,
     /// Paging, hibernation and dump files in its path.
-    pub files_in_path: u32,
+    files_in_path: AtomicU32,
+}
+
+impl Default for PnpRecord {
+    fn default() -> Self {
+        Self { state: AtomicU32::new(PnpState::NotStarted.code()), files_in_path: AtomicU32::new(0) }
+    }
+}
+
+impl PnpRecord {
+    /// The state.
+    pub fn state(&self) -> PnpState {
+        PnpState::from_code(self.state.load(Ordering::Relaxed)).unwrap_or(PnpState::NotStarted)
+    }
+
+    /// Another state.
+    pub fn enter(&self, state: PnpState) {
+        self.state.store(state.code(), Ordering::Relaxed);
+    }
+
+    /// How many files are in its path.
+    pub fn files_in_path(&self) -> u32 {
+        self.files_in_path.load(Ordering::Relaxed)
+    }
+
+    /// A file came or went; returns how many there are now.
+    pub fn count_file(&self, came: bool) -> u32 {
+        let next = |files: u32| Some(usage_after(files, came));
+        let before = self.files_in_path.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        usage_after(before.unwrap_or_else(|files| files), came)
+    }
 }
 
 impl Fdo {
@@ -181,7 +213,7 @@ impl Fdo {
             interface: Interface::register(device.pdo(), &class, passive)?,
             gate: Gate::new(core.clone(), hold::NOT_STARTED)?,
             engines: Engines::new(core.clone())?,
-            pnp: SpinLock::new(PnpRecord { state: PnpState::NotStarted, files_in_path: 0 }),
+            pnp: PnpRecord::default(),
             power: PowerState::new(device)?,
             core,
             _presence: presence,
@@ -211,7 +243,7 @@ impl Fdo {
             processors_steered: shared.processors.steered(),
             gate: gate.mode,
             hold_reasons: gate.reasons,
-            pnp_state: self.pnp.lock().state.code(),
+            pnp_state: self.pnp.state().code(),
             engine: self.engines.kind().code(),
             interrupt_mode: connection.mode,
             interrupt_messages: connection.messages,

@@ -217,7 +217,9 @@ impl Gate {
         let (known, closing) = self.change(|inner| {
             let known = inner.state.reasons() & reason == reason;
             if inner.state.mode() == Mode::Running {
-                self.held.open();
+                if !device.engines.takes_turns() {
+                    self.held.open();
+                }
                 inner.hold = self.begin_hold();
             }
             let closing = inner.state.close(reason);
@@ -288,16 +290,18 @@ impl Gate {
             Closing::Drain => {
                 // Only one who was told to drain comes here, so nobody else is inside the protection.
                 let drained = device.drain(passive);
-                let (release, since, joined) =
-                    self.change(|inner| (inner.state.drained(), inner.hold.since, core::mem::take(&mut inner.joined)));
+                let (release, since, joined) = self.change(|inner| {
+                    let release = inner.state.drained().then(|| inner.state.release());
+                    (release, inner.hold.since, core::mem::take(&mut inner.joined))
+                });
                 if joined {
                     self.drained.set();
                 }
                 let status = drained.err().unwrap_or(NtStatus::SUCCESS).raw();
                 let duration = time::now().saturating_sub(since);
                 self.record(EventKind::GateDrained, Event { duration, status, ..Event::default() });
-                if release {
-                    self.release(device, passive);
+                if let Some(next) = release {
+                    self.release(next, device, passive);
                 }
             }
         }
@@ -324,15 +328,15 @@ impl Gate {
     /// IRQL: PASSIVE_LEVEL.
     pub fn open(&self, reasons: u32, device: &Device<Fdo>, passive: Passive<'_>) {
         self.failing.store(false, Ordering::Release);
-        let release = self.change(|inner| inner.state.open(reasons));
-        if release {
-            self.release(device, passive);
+        let release = self.change(|inner| inner.state.open(reasons).then(|| inner.state.release()));
+        if let Some(next) = release {
+            self.release(next, device, passive);
         }
     }
 
-    fn release(&self, device: &Device<Fdo>, passive: Passive<'_>) {
+    fn release(&self, next: Releasing, device: &Device<Fdo>, passive: Passive<'_>) {
         self.releasing.fetch_add(1, Ordering::AcqRel);
-        self.release_all(device, passive);
+        self.release_all(next, device, passive);
         self.releasing.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -358,67 +362,62 @@ impl Gate {
     }
 
     /// Lets the first requests go, as long as they get passes: while only this thread makes the count usable, a pass says that nobody
-    /// has drained it since. Says whether none is left.
-    fn pass_batch(&self, device: &Device<Fdo>) -> bool {
-        if self.held.is_empty() {
-            return true;
-        }
+    /// has drained it since.
+    fn pass_batch(&self, device: &Device<Fdo>) {
         let next = || {
             let pass = device.pass()?;
             let (irp, waiting) = self.held.remove_next()?;
             Some((irp, Passed { pass, work: waiting.work }))
         };
         engine::submit_all(&self.core.shared.processors, core::iter::from_fn(next).take(BATCH));
-        self.held.is_empty()
     }
 
-    fn release_all(&self, device: &Device<Fdo>, passive: Passive<'_>) {
-        let mut is_recounted = false;
+    fn release_all(&self, mut next: Releasing, device: &Device<Fdo>, passive: Passive<'_>) {
+        let takes_turns = device.engines.takes_turns();
         loop {
-            let releasing = self.change(|inner| {
-                if core::mem::take(&mut is_recounted) {
-                    inner.state.recounted();
-                }
-                inner.state.release()
-            });
-            match releasing {
+            let is_recounted = match next {
                 Releasing::Stop => return,
                 // Waited for before, and whoever closes the gate next drains only what is counted again.
-                Releasing::Recount => is_recounted = device.readmit(passive).is_ok(),
+                Releasing::Recount => device.readmit(passive).is_ok(),
                 Releasing::Count => {
-                    let takes_turns = device.engines.takes_turns();
-                    if !takes_turns && !self.pass_batch(device) {
-                        continue;
+                    // Those that take turns are taken, one by one, when the gate runs.
+                    if !takes_turns {
+                        self.pass_batch(device);
                     }
-                    let Some(pass) = device.pass() else { continue };
-                    if let Some(last) = self.finish(takes_turns) {
-                        device.engines.begin_next(&pass);
-                        drop(pass);
-                        let event = Event { count: last.waited, duration: last.duration, ..Event::default() };
-                        return self.record(EventKind::GateOpened, event);
-                    }
+                    false
                 }
+            };
+            let opened;
+            (next, opened) = self.change(|inner| {
+                if is_recounted {
+                    inner.state.recounted();
+                }
+                let next = inner.state.release();
+                (next, (next == Releasing::Count).then(|| self.let_run(inner, takes_turns)).flatten())
+            });
+            if let Some(last) = opened {
+                device.engines.begin_next(device);
+                let event = Event { count: last.waited, duration: last.duration, ..Event::default() };
+                return self.record(EventKind::GateOpened, event);
             }
         }
     }
 
-    /// Lets the gate run, if nobody has closed it meanwhile and nothing waits, or those that wait take turns. The caller has a pass.
-    fn finish(&self, takes_turns: bool) -> Option<LastHold> {
-        self.change(|inner| {
-            if inner.state.take(false) == Take::Ask || !(takes_turns || self.held.close_if_empty()) {
-                return None;
-            }
-            let waited = self.waited.load(Ordering::Relaxed).saturating_sub(inner.hold.waited);
-            let last = LastHold {
-                duration: time::now().saturating_sub(inner.hold.since),
-                waited: waited.saturating_add(inner.hold.in_turn),
-            };
-            self.last.0.store(last.duration, Ordering::Relaxed);
-            self.last.1.store(last.waited, Ordering::Relaxed);
-            // Nothing can come between: the lock is held.
-            let _finished = inner.state.take(true);
-            Some(last)
-        })
+    /// Lets a gate run that nobody has closed meanwhile, if nothing waits, or those that wait take turns.
+    fn let_run(&self, inner: &mut Inner, takes_turns: bool) -> Option<LastHold> {
+        if !takes_turns && !self.held.close_if_empty() {
+            return None;
+        }
+        let waited = self.waited.load(Ordering::Relaxed).saturating_sub(inner.hold.waited);
+        let last = LastHold {
+            duration: time::now().saturating_sub(inner.hold.since),
+            waited: waited.saturating_add(inner.hold.in_turn),
+        };
+        self.last.0.store(last.duration, Ordering::Relaxed);
+        self.last.1.store(last.waited, Ordering::Relaxed);
+        // Nothing can come between: the lock is held.
+        let _finished = inner.state.take(true);
+        Some(last)
     }
 
     fn record(&self, kind: EventKind, event: Event) {

@@ -2,7 +2,7 @@
 
 use hotadd_abi::{Event, EventKind, hold};
 use hotadd_policy::interrupt::{Policy, requested};
-use hotadd_policy::pnp::{Action, Request, Transition, decide, usage_after, usage_forbids};
+use hotadd_policy::pnp::{Action, Request, Transition, decide, usage_forbids};
 use wdm::device::Device;
 use wdm::irp::{Disposition, Irp, Pnp, Usage};
 use wdm::irql::Passive;
@@ -33,11 +33,8 @@ pub fn dispatch<'a>(device: &Device<Fdo>, irp: Irp<'a>, passive: Passive<'_>) ->
         }
         _ => return irp.pass_down(device.lower()),
     };
-    let (state, files_in_path) = {
-        let pnp = device.pnp.lock();
-        (pnp.state, pnp.files_in_path)
-    };
-    let transition = decide(state, request);
+    let files_in_path = device.pnp.files_in_path();
+    let transition = decide(device.pnp.state(), request);
     if usage_forbids(request, files_in_path) && transition.action != Action::PassDown {
         record(device, request, NtStatus::DEVICE_BUSY, files_in_path);
         return irp.complete(NtStatus::DEVICE_BUSY);
@@ -68,7 +65,7 @@ fn carry_out<'a>(
         }
         Action::LoseDevice => lose(device, true, passive),
     }
-    device.pnp.lock().state = transition.next;
+    device.pnp.enter(transition.next);
     record(device, request, NtStatus::SUCCESS, 0);
     succeed(device, irp)
 }
@@ -87,7 +84,7 @@ fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, pas
     let kind = if restart { EventKind::DeviceRestarted } else { EventKind::DeviceStarted };
     let status = started.err().unwrap_or(NtStatus::SUCCESS);
     if started.is_ok() {
-        device.pnp.lock().state = transition.next;
+        device.pnp.enter(transition.next);
         if restart {
             device.core.count_rebalance();
         }
@@ -124,7 +121,7 @@ fn resume<'a>(
 ) -> Disposition<'a> {
     // A cancel cannot fail, whatever lower drivers answer.
     irp.send_and_wait(device.lower(), passive);
-    device.pnp.lock().state = transition.next;
+    device.pnp.enter(transition.next);
     record(device, request, NtStatus::SUCCESS, 0);
     device.gate.open(reason, device, passive);
     irp.complete(NtStatus::SUCCESS)
@@ -149,9 +146,9 @@ fn lose(device: &Device<Fdo>, is_gone: bool, passive: Passive<'_>) {
 ///
 /// IRQL: PASSIVE_LEVEL.
 pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
-    let state = device.pnp.lock().state;
+    let state = device.pnp.state();
     lose(device, false, passive);
-    device.pnp.lock().state = decide(state, Request::Remove).next;
+    device.pnp.enter(decide(state, Request::Remove).next);
     device.core.record(EventKind::DeviceRemoved, Event::default());
 }
 
@@ -210,11 +207,7 @@ fn usage_notification<'a>(
         return irp.pass_down(device.lower());
     }
     if irp.send_and_wait(device.lower(), passive).is_success() {
-        let files = {
-            let mut pnp = device.pnp.lock();
-            pnp.files_in_path = usage_after(pnp.files_in_path, in_path);
-            pnp.files_in_path
-        };
+        let files = device.pnp.count_file(in_path);
         device.core.record(EventKind::UsageChanged, Event { count: files.into(), ..Event::default() });
     }
     irp.complete_as_it_is()

@@ -34,8 +34,6 @@ pub struct Edu {
     bench: SpinLock<Bench>,
     /// Requests that had not waited at the gate when they were started; written under the bench's lock.
     accepted: AtomicU64,
-    /// What has to be taken down outside of locks.
-    attached: SpinLock<Option<Attached>>,
     connection: Connected,
     /// Never signaled: waiting for it is a pause.
     pause: Signal,
@@ -53,6 +51,8 @@ impl Drop for Edu {
 #[derive(Default)]
 struct Bench {
     hardware: Option<Hardware>,
+    /// Not to be dropped under the lock.
+    attached: Option<Attached>,
     active: Option<Active>,
     /// The device is gone: nothing is started any more.
     abandoned: bool,
@@ -189,6 +189,8 @@ struct Attached {
 pub struct Completion(PoolArc<Edu>);
 
 impl DpcRoutine for Completion {
+    const RUNS_AGAIN: bool = false;
+
     fn run(&self, _: usize, dispatch: Dispatch<'_>) -> Again {
         let here = Here { dispatch: Some(dispatch), ..Here::now() };
         let processors = &self.0.core.shared.processors;
@@ -243,7 +245,6 @@ impl Edu {
             core,
             bench: SpinLock::new(Bench::default()),
             accepted: AtomicU64::new(0),
-            attached: SpinLock::new(None),
             connection: Connected::default(),
             pause: Signal::new(TAG, SignalKind::Notification, false)?,
         })
@@ -276,11 +277,12 @@ impl Edu {
         let adapter = Adapter::get(TAG, pdo, hardware::BUS_MASTER, passive)?;
         let common = adapter.common_buffer(BUFFER_BYTES, passive)?;
         // From here on `stop` undoes what was done.
-        {
-            let mut bench = this.bench.lock();
-            bench.hardware = Some(Hardware { registers: registers.clone(), common });
-            bench.asleep = None;
-        }
+        let mut bench = this.bench.lock();
+        bench.hardware = Some(Hardware { registers: registers.clone(), common });
+        bench.asleep = None;
+        // Registers survive a reset of the bus: something from before may still be going on.
+        let idle = this.when_idle(bench, passive).map(drop);
+        idle.inspect_err(|_| this.stop(false, passive))?;
         this.attach(watchdog, pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
     }
 
@@ -292,8 +294,6 @@ impl Edu {
         registers: PoolArc<Registers>,
         passive: Passive<'_>,
     ) -> Result {
-        // Registers survive a reset of the bus: something from before may still be going on.
-        self.wait_until_idle(passive)?;
         let found = resources.interrupt().ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
         let dpc = Dpc::new(TAG, Completion(watchdog.0.clone()))?;
         let service = Service::new(registers, dpc, self.core.shared.clone());
@@ -303,7 +303,7 @@ impl Edu {
         self.core.record(EventKind::InterruptConnected, connection.event());
         let watchdog = Timer::new(TAG, watchdog)?;
         watchdog.set_periodic(Interval::from_millis(WATCH_MILLISECONDS), WATCH_MILLISECONDS);
-        *self.attached.lock() = Some(Attached { _watchdog: watchdog, _interrupt: interrupt });
+        self.bench.lock().attached = Some(Attached { _watchdog: watchdog, _interrupt: interrupt });
         self.wake(passive)
     }
 }

@@ -15,6 +15,9 @@ use crate::status::{Result, check};
 
 /// What a DPC does.
 pub trait DpcRoutine: Send + Sync + 'static {
+    /// Whether [`DpcRoutine::run`] ever asks to be queued once more.
+    const RUNS_AGAIN: bool = true;
+
     /// Runs for each time that it was queued; `argument` is that of the call that queued it. IRQL: DISPATCH_LEVEL.
     fn run(&self, argument: usize, dispatch: Dispatch<'_>) -> Again;
 }
@@ -24,7 +27,7 @@ pub trait DpcRoutine: Send + Sync + 'static {
 pub enum Again {
     /// It is done.
     No,
-    /// Queue it once more, with the same argument. The DPC of a timer waits for the timer instead.
+    /// Queue it once more, with the same argument, if [`DpcRoutine::RUNS_AGAIN`]. The DPC of a timer waits for the timer instead.
     Yes,
 }
 
@@ -137,9 +140,11 @@ impl<C: DpcRoutine> Deref for Dpc<C> {
 impl<C: DpcRoutine> Drop for Dpc<C> {
     /// IRQL: PASSIVE_LEVEL.
     fn drop(&mut self) {
-        self.block.closing.store(true, Ordering::Release);
-        // The first round ends runs that may not have seen that, the second what those have queued.
-        remove_and_flush(&self.block.dpc);
+        if C::RUNS_AGAIN {
+            self.block.closing.store(true, Ordering::Release);
+            // Ends runs that may not have seen that; what those have queued is next.
+            remove_and_flush(&self.block.dpc);
+        }
         remove_and_flush(&self.block.dpc);
     }
 }
@@ -161,7 +166,7 @@ unsafe extern "C" fn deferred<C: DpcRoutine>(_: PKDPC, context: PVOID, argument:
     let block = unsafe { &*context.cast::<Block<C>>() };
     // SAFETY: DPC routines run at DISPATCH_LEVEL.
     let again = block.context.run(argument.addr(), unsafe { Dispatch::assume() });
-    if again == Again::Yes && !block.closing.load(Ordering::Acquire) {
+    if C::RUNS_AGAIN && again == Again::Yes && !block.closing.load(Ordering::Acquire) {
         // SAFETY: the DPC is initialised and lives until this routine runs nowhere.
         unsafe { imports::KeInsertQueueDpc(block.dpc.get(), argument, ptr::null_mut()) };
     }

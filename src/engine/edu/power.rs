@@ -6,7 +6,7 @@ use wdm::irql::Passive;
 use wdm::lock::SpinLockGuard;
 use wdm::pool::{PoolArc, PoolArray};
 use wdm::status::{NtStatus, Result};
-use wdm::time::{self, Interval};
+use wdm::time::Interval;
 
 use super::hardware::{self, Hardware, REACHABLE, Tell};
 use super::{Asleep, Bench, Edu};
@@ -39,39 +39,41 @@ impl Edu {
             hardware::silence(&registers);
             let _idle = self.wait_until_idle(passive);
         }
-        let attached = self.attached.lock().take();
-        if attached.is_some() {
-            drop(attached);
-            let connection = self.connection.replace(Connection::default());
-            self.core.record(EventKind::InterruptDisconnected, connection.event());
-        }
-        let let_go = {
+        let (attached, hardware, registers) = {
             let mut bench = self.bench.lock();
             let asleep = bench.asleep;
             let still_transferring = |hardware: &Hardware| match asleep {
                 Some(Asleep { transferring }) => transferring,
                 None => hardware.is_transferring(),
             };
+            let attached = bench.attached.take();
             match bench.hardware.take() {
                 // Where a common buffer is kept already, that is the one to which the device may still transfer.
                 Some(hardware) if bench.stray.is_none() && still_transferring(&hardware) => {
                     bench.stray = Some(hardware.common);
-                    (None, Some(hardware.registers))
+                    (attached, None, Some(hardware.registers))
                 }
-                hardware => (hardware, None),
+                hardware => (attached, hardware, None),
             }
         };
-        drop(let_go);
+        if attached.is_some() {
+            drop(attached);
+            let connection = self.connection.replace(Connection::default());
+            self.core.record(EventKind::InterruptDisconnected, connection.event());
+        }
+        drop((hardware, registers));
     }
 
     /// Saves the device's buffer and silences the device. Nothing for a device that was not woken since.
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn sleep(&self, passive: Passive<'_>) {
-        if self.bench.lock().asleep.is_some() {
+        let room = PoolArray::from_fn(TAG, REACHABLE as usize, |_| 0);
+        let bench = self.bench.lock();
+        if bench.asleep.is_some() {
             return;
         }
-        let saved = self.save(passive);
+        let saved = self.save(bench, room, passive);
         if let Err(status) = saved.as_ref() {
             self.core.record(EventKind::DeviceReset, Event { status: status.raw(), ..Event::default() });
         }
@@ -112,15 +114,13 @@ impl Edu {
     ///
     /// `IO_TIMEOUT` where the device does not answer.
     pub fn wake(&self, passive: Passive<'_>) -> Result {
-        let (registers, saved) = {
-            let mut bench = self.bench.lock();
-            bench.asleep = None;
-            let Some(hardware) = &bench.hardware else { return Ok(()) };
-            (hardware.registers.clone(), bench.saved.take())
-        };
+        let mut bench = self.bench.lock();
+        bench.asleep = None;
+        let Some(hardware) = &bench.hardware else { return Ok(()) };
+        let registers = hardware.registers.clone();
         hardware::silence(&registers);
-        if let Some(saved) = saved
-            && let Err(status) = self.restore(&saved, passive)
+        if let Some(saved) = bench.saved.take()
+            && let Err(status) = self.restore(bench, &saved, passive)
         {
             // For the next attempt.
             self.bench.lock().saved = Some(saved);
@@ -130,46 +130,52 @@ impl Edu {
         Ok(())
     }
 
-    fn save(&self, passive: Passive<'_>) -> Result<PoolArray<u8>> {
-        let mut saved = PoolArray::from_fn(TAG, REACHABLE as usize, |_| 0)?;
-        self.when_idle(passive)?.hardware()?.fetch(ALL, Tell::Nothing)?;
-        self.when_idle(passive)?.hardware()?.common.read(0, &mut saved)?;
+    fn save(
+        &self,
+        bench: SpinLockGuard<'_, Bench>,
+        room: Result<PoolArray<u8>>,
+        passive: Passive<'_>,
+    ) -> Result<PoolArray<u8>> {
+        let mut saved = room?;
+        self.when_idle(bench, passive)?.hardware()?.fetch(ALL, Tell::Nothing)?;
+        self.when_idle(self.bench.lock(), passive)?.hardware()?.common.read(0, &mut saved)?;
         Ok(saved)
     }
 
-    fn restore(&self, saved: &[u8], passive: Passive<'_>) -> Result {
-        self.when_idle(passive)?.hardware()?.store(ALL, saved, Tell::Nothing)?;
+    fn restore(&self, bench: SpinLockGuard<'_, Bench>, saved: &[u8], passive: Passive<'_>) -> Result {
+        self.when_idle(bench, passive)?.hardware()?.store(ALL, saved, Tell::Nothing)?;
         self.wait_until_idle(passive)
     }
 
-    /// Waits until the device does nothing, as long as a request may take.
-    pub(super) fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
-        self.when_idle(passive).map(drop)
+    fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
+        self.when_idle(self.bench.lock(), passive).map(drop)
     }
 
-    /// The bench, once the device does nothing. What a request that timed out has left going on comes first: until that ends the device
-    /// ignores what it is told.
-    fn when_idle(&self, passive: Passive<'_>) -> Result<SpinLockGuard<'_, Bench>> {
-        let limit = Interval::from_millis(self.core.shared.parameters.request_timeout()).units();
-        let mut began = None;
-        let mut pause = FIRST_PAUSE;
+    /// The bench, once the device does nothing; looked at as long as a request may take. What a request that timed out has left going on
+    /// comes first: until that ends the device ignores what it is told.
+    pub(super) fn when_idle<'a>(
+        &'a self,
+        mut bench: SpinLockGuard<'a, Bench>,
+        passive: Passive<'_>,
+    ) -> Result<SpinLockGuard<'a, Bench>> {
+        let limit = self.core.shared.parameters.request_timeout().saturating_mul(1_000);
+        let (mut paused, mut pause) = (0_u32, FIRST_PAUSE);
         loop {
-            let mut bench = self.bench.lock();
             if bench.hardware()?.is_idle() {
                 // Nothing can be written to a common buffer that was kept for that any more.
                 let Some(stray) = bench.stray.take() else { return Ok(bench) };
                 drop(bench);
                 drop(stray);
-                continue;
-            }
-            drop(bench);
-            let now = time::now();
-            if now.saturating_sub(*began.get_or_insert(now)) > limit {
+            } else if paused > limit {
                 return Err(NtStatus::IO_TIMEOUT);
+            } else {
+                drop(bench);
+                // It is never signaled: this is a pause.
+                let _ = self.pause.wait_for(Interval::from_micros(pause), passive);
+                paused = paused.saturating_add(pause);
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
-            // It is never signaled: this is a pause.
-            let _ = self.pause.wait_for(Interval::from_micros(pause), passive);
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            bench = self.bench.lock();
         }
     }
 
