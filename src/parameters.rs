@@ -1,10 +1,7 @@
 //! The parameters, read once from the service's `Parameters` key; see docs/parameters.md.
 
 use hotadd_abi::{Event, EventKind};
-use hotadd_policy::parameters::{
-    ALL, BUFFER_POOL_MAXIMUM, Found, HIGH_MEMORY_NOTIFICATION, JOURNAL_EVENTS, JOURNAL_WAITERS, Parameter,
-    REQUEST_TIMEOUT,
-};
+use hotadd_policy::parameters::{ALL, Found, Parameter};
 use wdm::irql::Passive;
 use wdm::registry::Key;
 use wdm::status::NtStatus;
@@ -14,7 +11,12 @@ use crate::journal::Journal;
 
 /// What the administrator asked for, or the defaults.
 pub struct Parameters {
-    values: [u32; ALL.len()],
+    buffer_pool_maximum: u32,
+    journal_events: u32,
+    journal_waiters: u32,
+    request_timeout: u32,
+    high_memory_notification: u32,
+    /// In the order of [`ALL`].
     ignored: [bool; ALL.len()],
 }
 
@@ -24,14 +26,20 @@ impl Parameters {
     /// IRQL: PASSIVE_LEVEL.
     pub fn read(service: UnicodeStr<'_>, passive: Passive<'_>) -> Self {
         let key = Key::open_parameters(service, passive).ok();
-        let mut parameters = Self { values: [0; ALL.len()], ignored: [false; ALL.len()] };
-        let places = parameters.values.iter_mut().zip(&mut parameters.ignored);
-        for (parameter, (value, ignored)) in ALL.iter().zip(places) {
-            let found = key.as_ref().map_or(Found::Nothing, |key| look_up(key, parameter, passive));
-            let decided = parameter.value(found);
-            (*value, *ignored) = (decided.value, decided.ignored);
+        let found = |parameter: &Parameter| key.as_ref().map_or(Found::Nothing, |key| look_up(key, parameter, passive));
+        let decided = ALL.map(|parameter| parameter.value(found(&parameter)));
+        // In the order of `ALL`.
+        let [buffer_pool_maximum, journal_events, journal_waiters, request_timeout, high_memory_notification] =
+            decided.map(|decided| decided.value);
+        let ignored = decided.map(|decided| decided.ignored);
+        Self {
+            buffer_pool_maximum,
+            journal_events,
+            journal_waiters,
+            request_timeout,
+            high_memory_notification,
+            ignored,
         }
-        parameters
     }
 
     /// Tells the journal which values were ignored.
@@ -43,34 +51,29 @@ impl Parameters {
         }
     }
 
-    fn value(&self, parameter: Parameter) -> u32 {
-        let place = ALL.iter().position(|known| *known == parameter);
-        place.and_then(|place| self.values.get(place)).copied().unwrap_or(parameter.default)
-    }
-
     /// The most bytes the buffer pool takes.
     pub fn buffer_pool_maximum(&self) -> u64 {
-        self.value(BUFFER_POOL_MAXIMUM).into()
+        self.buffer_pool_maximum.into()
     }
 
     /// How many events the journal keeps.
-    pub fn journal_events(&self) -> usize {
-        self.value(JOURNAL_EVENTS) as usize
+    pub const fn journal_events(&self) -> usize {
+        self.journal_events as usize
     }
 
     /// How many requests may wait for an event.
-    pub fn journal_waiters(&self) -> usize {
-        self.value(JOURNAL_WAITERS) as usize
+    pub const fn journal_waiters(&self) -> usize {
+        self.journal_waiters as usize
     }
 
     /// How many milliseconds the device has to answer.
-    pub fn request_timeout(&self) -> u32 {
-        self.value(REQUEST_TIMEOUT)
+    pub const fn request_timeout(&self) -> u32 {
+        self.request_timeout
     }
 
     /// Whether to wait for the high memory condition.
-    pub fn high_memory_notification(&self) -> bool {
-        self.value(HIGH_MEMORY_NOTIFICATION) != 0
+    pub const fn high_memory_notification(&self) -> bool {
+        self.high_memory_notification != 0
     }
 }
 

@@ -158,7 +158,7 @@ impl Edu {
         mut bench: SpinLockGuard<'a, Bench>,
         passive: Passive<'_>,
     ) -> Result<SpinLockGuard<'a, Bench>> {
-        let limit = self.core.shared.parameters.request_timeout().saturating_mul(1_000);
+        let limit = || self.core.shared.parameters.request_timeout().saturating_mul(1_000);
         let (mut paused, mut pause) = (0_u32, FIRST_PAUSE);
         loop {
             if bench.hardware()?.is_idle() {
@@ -166,7 +166,7 @@ impl Edu {
                 let Some(stray) = bench.stray.take() else { return Ok(bench) };
                 drop(bench);
                 drop(stray);
-            } else if paused > limit {
+            } else if paused > limit() {
                 return Err(NtStatus::IO_TIMEOUT);
             } else {
                 drop(bench);
