@@ -213,6 +213,7 @@ fn usage_notification<'a>(
     irp.complete_as_it_is()
 }
 
+#[inline(never)]
 fn record(device: &Fdo, request: Request, status: NtStatus, files_in_path: u32) {
     let kind = match request {
         Request::QueryStop => EventKind::QueryStop,

@@ -265,6 +265,7 @@ impl<'a> Irp<'a> {
     /// Routines"). Returns what they answered. Needs no memory, so that what must not fail can be built on it.
     ///
     /// IRQL: PASSIVE_LEVEL.
+    #[inline(never)]
     pub fn send_and_wait(&mut self, lower: &LowerDevice, _: Passive<'_>) -> NtStatus {
         let done = Kernel::<KEVENT>::zeroed();
         // SAFETY: the event stays in this frame until the wait below is over; nothing uses it before.
