@@ -57,6 +57,12 @@ pub enum Kind {
     Note(Box<str>),
 }
 
+impl Kind {
+    const fn owns_text(&self) -> bool {
+        matches!(self, Self::ThreadStarted(_) | Self::Print(_) | Self::Note(_))
+    }
+}
+
 /// An event.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Event {
@@ -95,20 +101,26 @@ impl Log {
         Self { keep_all, count: Cell::new(0), events: RefCell::new(Vec::with_capacity(KEPT)) }
     }
 
-    /// Adds an event to the trace. Inlined, so that the event is made where it stays: this is done at every kernel call.
-    #[inline]
-    pub fn record(&self, kernel: &Kernel, kind: Kind) {
+    /// Adds an event to the trace. Where the last ones are kept, it is made where it stays, member by member: a processor waits for what it
+    /// has written in parts and reads as a whole, and this is done at every kernel call.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the caller knows the kind, there is nothing to decide")]
+    pub fn record(&self, kernel: &Kernel, kind: impl FnOnce() -> Kind) {
         let number = self.count.get();
         self.count.set(number + 1);
         let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
-        let event = Event { number, time: kernel.now(), processor, thread, kind };
-        if !self.keep_all
-            && let Some(place) = self.events.borrow_mut().get_mut(place(number))
-        {
-            *place = event;
-            return;
+        let time = kernel.now();
+        let mut events = self.events.borrow_mut();
+        let Some(event) = events.get_mut(place(number)).filter(|_| !self.keep_all) else {
+            drop(events);
+            return self.push(Event { number, time, processor, thread, kind: kind() });
+        };
+        if event.kind.owns_text() {
+            event.kind = Kind::ThreadEnded;
         }
-        self.push(event);
+        // What is there owns nothing, so that nothing is lost.
+        std::mem::forget(std::mem::replace(&mut event.kind, kind()));
+        (event.number, event.time, event.processor, event.thread) = (number, time, processor, thread);
     }
 
     #[inline(never)]

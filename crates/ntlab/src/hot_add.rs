@@ -186,7 +186,7 @@ fn tell(k: &Kernel, callback: &Callback, change: Change) -> Result<(), NTSTATUS>
     status.write(STATUS_SUCCESS);
     let told = context.cast::<u8>().read_bytes(size_of::<KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT>());
 
-    k.record(Kind::Note(format!("{} for processor {}", name_of(change.state), change.index).into()));
+    k.record(|| Kind::Note(format!("{} for processor {}", name_of(change.state), change.index).into()));
     let arguments = [callback.context, context.address(), status.address()];
     k.call("processor change callback", callback.function, &arguments);
 

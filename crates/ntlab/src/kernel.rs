@@ -97,7 +97,7 @@ impl Kernel {
     /// Adds an event to the trace.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "where no trace is kept, the event is not even made")]
-    pub fn record(&self, kind: Kind) {
+    pub fn record(&self, kind: impl FnOnce() -> Kind) {
         if self.config.checks >= Checks::Traces || self.config.keep_trace {
             self.log.record(self, kind);
         }

@@ -145,7 +145,9 @@ fn send_requested(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, requested: &Requested) 
     let words = [0, DEVICE_STATE, u64::from(state), 0];
     let done = Rc::new(Cell::new(false));
     let (end, waiting) = (Rc::clone(&done), k.thread_id());
-    k.record(Kind::Note(format!("power request {minor:#04x} D{} to a device stack", state.saturating_sub(1)).into()));
+    k.record(|| {
+        Kind::Note(format!("power request {minor:#04x} D{} to a device stack", state.saturating_sub(1)).into())
+    });
     send::send_then(k, stack, &IrpParameters::power(minor.into(), words), move |k, packet| {
         check_not_failed(k, stack, minor.into(), words, irp::status(packet));
         if completion != 0 {
@@ -175,9 +177,9 @@ fn kept_too_long(k: &Kernel, stack: Ptr<DEVICE_OBJECT>, what: &str) -> ! {
 
 /// Sends a system power request to a device and waits for it.
 fn send_system(k: &Kernel, devnode: &Devnode, minor: u32, words: Words) -> i32 {
-    k.record(Kind::Note(
-        format!("system power request {minor:#04x} S{} to device {}", words[2] - 1, devnode.id).into(),
-    ));
+    k.record(|| {
+        Kind::Note(format!("system power request {minor:#04x} S{} to device {}", words[2] - 1, devnode.id).into())
+    });
     let answer = request::deliver(k, devnode, &IrpParameters::power(minor, words), PATIENCE);
     let status = answer.unwrap_or_else(|| kept_too_long(k, devnode.pdo, "a system power request")).status;
     check_not_failed(k, devnode.pdo, minor, words, status);

@@ -152,7 +152,7 @@ pub fn after_event(k: &Kernel, payload: Payload, event: &mut Event) -> Result<()
 /// Finds where the driver goes on.
 fn settle(k: &Kernel, exception: Exception, position: &mut Position<'_>, continuable: bool) -> Result<(), Payload> {
     let settled = panic::catch_unwind(AssertUnwindSafe(|| {
-        k.record(Kind::Exception(exception.code));
+        k.record(|| Kind::Exception(exception.code));
         k.exec.on_driver_stack(ROOM, |room| Dispatch::new(k, &exception, position, continuable, room).run(position))
     }));
     match settled {

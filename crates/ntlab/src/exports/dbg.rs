@@ -25,7 +25,7 @@ pub const FUNCTIONS: &[Export] = &[
 fn dbg_print(k: &Kernel, format: Ptr<u8>, arguments: Arguments) -> i32 {
     let mut text = Formatter::of(k, "DbgPrint", arguments).naming_places().format(&c_string(format, LONGEST));
     text.truncate(text.floor_char_boundary(LONGEST));
-    k.record(Kind::Print(text.trim_end().into()));
+    k.record(|| Kind::Print(text.trim_end().into()));
     0
 }
 

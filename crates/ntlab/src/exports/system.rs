@@ -92,7 +92,7 @@ fn io_allocate_error_log_entry(k: &Kernel, _object: u64, size: u8) -> Ptr<IO_ERR
 fn io_write_error_log_entry(k: &Kernel, entry: Ptr<IO_ERROR_LOG_PACKET>) {
     let (code, last) = (at!(entry, ErrorCode).read(), at!(entry, FinalStatus).read());
     let dump = at!(entry, DumpDataSize).read();
-    k.record(Kind::Note(format!("error log: {code:#010x}, final status {last:#010x}, {dump} bytes of data").into()));
+    k.record(|| Kind::Note(format!("error log: {code:#010x}, final status {last:#010x}, {dump} bytes of data").into()));
     io_free_error_log_entry(k, entry);
 }
 

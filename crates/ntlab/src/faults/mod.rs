@@ -154,7 +154,9 @@ impl Faults {
         }
         let failure = failure?;
         self.failed.borrow_mut().push(name);
-        k.record(Kind::Note(format!("{name} fails with {:#x}: the plan of the run says so", failure.returned).into()));
+        k.record(|| {
+            Kind::Note(format!("{name} fails with {:#x}: the plan of the run says so", failure.returned).into())
+        });
         Some(failure.carry_out(arguments))
     }
 

@@ -92,9 +92,9 @@ pub(crate) fn cancel_current(k: &Kernel, find: impl Fn() -> Option<Ptr<IRP>>) ->
 /// Calls a driver's cancel routine, which gives the cancel spin lock back and so returns at the IRQL before.
 fn call_routine(k: &Kernel, routine: u64, arguments: &[u64], before: Irql) {
     const WHAT: &str = "cancel routine";
-    k.record(Kind::CallDriver(WHAT));
+    k.record(|| Kind::CallDriver(WHAT));
     exec::call(k, WHAT, routine, arguments);
-    k.record(Kind::DriverReturned(WHAT));
+    k.record(|| Kind::DriverReturned(WHAT));
     if k.irql() != before {
         let sentence =
             format!("a cancel routine returned at {}, not at the IRQL before IoCancelIrp, {before}", k.irql());

@@ -56,9 +56,9 @@ fn acquire(k: &Kernel, csq: Ptr<IO_CSQ>) -> Locked {
 
 /// Calls a routine that takes or gives back a lock: it returns at another IRQL than it was called at.
 fn call_across_levels(k: &Kernel, what: &'static str, routine: u64, arguments: &[u64]) {
-    k.record(Kind::CallDriver(what));
+    k.record(|| Kind::CallDriver(what));
     exec::call(k, what, routine, arguments);
-    k.record(Kind::DriverReturned(what));
+    k.record(|| Kind::DriverReturned(what));
 }
 
 /// Gives the lock back, and with it the IRQL from before.

@@ -21,7 +21,14 @@ use super::{
     packet::{Completed, Sent, State},
     request, rules,
 };
-use crate::{at, config::Checks, finding::Finding, kernel::Kernel, memory::Ptr, tracking::Tracked};
+use crate::{
+    at,
+    config::Checks,
+    finding::Finding,
+    kernel::Kernel,
+    memory::{Ptr, Writable},
+    tracking::Tracked,
+};
 
 /// `MULTIPLE_IRP_COMPLETE_REQUESTS`.
 const MULTIPLE_IRP_COMPLETE_REQUESTS: u32 = 0x44;
@@ -54,7 +61,7 @@ pub fn allocate(k: &Kernel, locations: i8, owner: Owner) -> Ptr<IRP> {
     let irp = Ptr::<IRP>::new(block.address() + HEADER);
     let index = k.io.irps.add(irp, owner);
     block.cast::<u64>().write(index as u64);
-    initialize(irp, locations);
+    start(irp, locations);
     irp
 }
 
@@ -67,13 +74,20 @@ pub fn initialize_foreign(k: &Kernel, irp: Ptr<IRP>, locations: i8) {
 }
 
 fn initialize(irp: Ptr<IRP>, locations: i8) {
+    irp.cast::<u8>().fill(size_of_irp(locations), 0);
+    start(irp, locations);
+}
+
+/// What is not zero in a packet that nobody has used.
+fn start(irp: Ptr<IRP>, locations: i8) {
     let size = size_of_irp(locations);
-    irp.cast::<u8>().fill(size, 0);
-    at!(irp, Type).cast::<[u16; 2]>().write([IO_TYPE_IRP as u16, size as u16]);
-    let counts = at!(irp, StackCount).cast::<[u8; 2]>();
-    counts.write([locations.cast_unsigned(), (locations + 1).cast_unsigned()]);
-    layout::initialize_list(at!(irp, ThreadListEntry));
-    set_current_location(irp, Ptr::new(irp.address() + size as u64));
+    let packet = irp.writable();
+    packet.set(at!(irp, Type), IO_TYPE_IRP as i16);
+    packet.set(at!(irp, Size), size as u16);
+    packet.set(at!(irp, StackCount), locations);
+    let list = at!(irp, ThreadListEntry);
+    packet.set(list.cast(), [list.address(); 2]);
+    set_location(irp, packet, locations + 1, Ptr::new(irp.address() + size as u64));
 }
 
 /// Prepares a packet for another round (`IoReuseIrp`).
@@ -97,12 +111,16 @@ pub fn free_by_driver(k: &Kernel, irp: Ptr<IRP>) {
         violation(0x20B, irp, format!("{}: freed by a driver that did not allocate it", title()));
     }
     k.tracking.gone(Tracked::Irp, irp.address());
-    free(k, irp);
+    free_known(k, irp, index);
 }
 
 /// Frees a packet.
 pub fn free(k: &Kernel, irp: Ptr<IRP>) {
-    let index = known(k, irp, "IoFreeIrp");
+    free_known(k, irp, known(k, irp, "IoFreeIrp"));
+}
+
+/// Frees a packet whose record this is.
+pub(super) fn free_known(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     k.io.irps.free(index);
     if k.io.irps.forget_foreign(irp) {
         return;
@@ -160,8 +178,10 @@ pub fn current_location(irp: Ptr<IRP>) -> Ptr<IO_STACK_LOCATION> {
     layout::load(at!(irp, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation))
 }
 
-fn set_current_location(irp: Ptr<IRP>, location: Ptr<IO_STACK_LOCATION>) {
-    layout::store(at!(irp, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation), location);
+/// Makes a stack location the current one: its number and its address.
+fn set_location(irp: Ptr<IRP>, packet: Writable<IRP>, number: i8, location: Ptr<IO_STACK_LOCATION>) {
+    packet.set(at!(irp, CurrentLocation), number);
+    packet.set(at!(irp, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation).cast(), location.address());
 }
 
 /// The stack location of the next lower driver, as `IoGetNextIrpStackLocation`.
@@ -193,10 +213,9 @@ pub fn call_driver(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>) -> NTS
     let index = known(k, irp, "IoCallDriver");
     check_sendable(k, device, irp, index);
     let now = Packet::of(irp);
-    let current = now.current() - 1;
-    at!(irp, CurrentLocation).write(current);
-    let location = Ptr::<IO_STACK_LOCATION>::new(now.location().address() - LOCATION_SIZE);
-    set_current_location(irp, location);
+    let current = now.current - 1;
+    let location = Ptr::<IO_STACK_LOCATION>::new(now.location.address() - LOCATION_SIZE);
+    set_location(irp, irp.writable(), current, location);
     layout::store(at!(location, DeviceObject), device);
 
     let [major, minor] = at!(location, MajorFunction).cast::<[u8; 2]>().read();
@@ -217,16 +236,16 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
         violation(0x204, irp, format!("{}: IoCallDriver without a device object", title()));
     }
     let now = Packet::of(irp);
-    if now.kind() != IO_TYPE_IRP as i16 {
+    if now.kind != IO_TYPE_IRP as i16 {
         violation(0x03, irp, format!("{}: IoCallDriver for an IRP whose type was overwritten", title()));
     }
     if at!(device, Type).read() != IO_TYPE_DEVICE as i16 {
         violation(0x04, irp, format!("{}: IoCallDriver with something that is no device object", title()));
     }
-    if now.cancel_routine() != 0 {
+    if now.cancel_routine != 0 {
         violation(0x203, irp, format!("{}: passed down while its cancel routine is set", title()));
     }
-    let current = now.current();
+    let current = now.current;
     if k.io.irps.is_below(index, current - 1) || k.io.irps.is_with(index, device) {
         violation(0x205, irp, format!("{}: passed down while a lower driver still has it", title()));
     }
@@ -276,7 +295,7 @@ fn complete_known(k: &Kernel, irp: Ptr<IRP>, index: usize) {
 fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
     let title = || k.io.irps.title(index);
     let now = Packet::of(irp);
-    if k.io.irps.state(index) != State::Sent || now.current() > now.count() {
+    if k.io.irps.state(index) != State::Sent || now.current > now.count {
         Finding::bug_check(
             MULTIPLE_IRP_COMPLETE_REQUESTS,
             [irp.address(), 0, 0, 0],
@@ -284,22 +303,22 @@ fn check_completable(k: &Kernel, irp: Ptr<IRP>, index: usize) {
         )
         .raise();
     }
-    if k.io.irps.is_below(index, now.current()) {
+    if k.io.irps.is_below(index, now.current) {
         violation(0x209, irp, format!("{}: completed while a lower driver still has it", title()));
     }
-    let status = now.status();
+    let status = now.status;
     if status == STATUS_PENDING || status == -1 {
         let sentence = format!("{}: completed with status {status:#010x}, which is no final status", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x06, u64::from(status.cast_unsigned()), irp.address(), 0], sentence)
             .raise();
     }
-    let routine = now.cancel_routine();
+    let routine = now.cancel_routine;
     if routine != 0 {
         check_owner_of(k, routine, irp, title);
         let sentence = format!("{}: completed while its cancel routine is set", title());
         Finding::bug_check(IO_MANAGER_VIOLATION, [0x07, routine, irp.address(), 0], sentence).raise();
     }
-    let [major, minor] = at!(now.location(), MajorFunction).cast::<[u8; 2]>().read();
+    let [major, minor] = at!(now.location, MajorFunction).cast::<[u8; 2]>().read();
     if rules::is_judged(major) {
         rules::completed(k, irp, index, major, minor);
     }
@@ -329,13 +348,12 @@ enum Next {
 /// Completion leaves the current stack location for the next higher one.
 fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, by: u64) -> Next {
     let now = Packet::of(irp);
-    let (number, location) = (now.current(), now.location());
+    let (number, location) = (now.current, now.location);
     let left = location.cast::<Location>().read();
-    at!(irp, CurrentLocation).write(number + 1);
-    set_current_location(irp, location.offset(1));
+    set_location(irp, irp.writable(), number + 1, location.offset(1));
 
     let control = u32::from(left[0].to_le_bytes()[CONTROL]);
-    let status = now.status();
+    let status = now.status;
     let marked = control & SL_PENDING_RETURNED != 0;
     at!(irp, PendingReturned).cast::<u8>().write(u8::from(marked));
     if let Err(disagreement) = k.io.irps.passed(index, number, Completed { marked, status, by }) {
@@ -344,8 +362,8 @@ fn leave_location(k: &Kernel, irp: Ptr<IRP>, index: usize, by: u64) -> Next {
 
     zero_location(location, &left);
     let invoked = if status >= 0 { SL_INVOKE_ON_SUCCESS } else { SL_INVOKE_ON_ERROR };
-    let higher = number < now.count();
-    if control & invoked != 0 || now.is_cancelled() && control & SL_INVOKE_ON_CANCEL != 0 {
+    let higher = number < now.count;
+    if control & invoked != 0 || now.is_cancelled && control & SL_INVOKE_ON_CANCEL != 0 {
         return call_completion_routine(k, irp, index, &left, higher.then_some(marked));
     }
     if marked && higher {
@@ -418,7 +436,7 @@ fn give_back(k: &Kernel, irp: Ptr<IRP>, index: usize) {
                 k.io.irps.title(index)
             ),
         ),
-        Owner::User(request) => request::finish(k, irp, request),
+        Owner::User(request) => request::finish(k, (irp, index), request),
         Owner::Lab(completion) => completion(k, irp),
     }
 }

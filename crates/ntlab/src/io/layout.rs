@@ -4,14 +4,12 @@
 //! `UsageNotification`, `Power`, `QueryDeviceText` and `ReadWriteConfig` stack location parameters lie at wrong offsets. On x64 each such
 //! member starts a word of its own: the parameters of a stack location are four words, [`Words`].
 
-use std::mem::offset_of;
-
 use windows_sys::{
     Wdk::Foundation::{DEVICE_OBJECT, IO_STACK_LOCATION, IRP},
     Win32::{Foundation::NTSTATUS, System::Kernel::LIST_ENTRY},
 };
 
-use crate::memory::Ptr;
+use crate::{at, memory::Ptr};
 
 /// The parameters of a stack location, word by word as on x64.
 ///
@@ -65,66 +63,41 @@ pub fn store<T>(place: Ptr<*mut T>, target: Ptr<T>) {
     place.cast::<u64>().write(target.address());
 }
 
-/// A packet as it is in memory: looking at several of its members costs one look at the page map.
+/// What a packet was when it was looked at: several of its members for one look at the page map.
 #[derive(Clone, Copy)]
-pub struct Packet([u8; size_of::<IRP>()]);
+pub struct Packet {
+    /// `Type`.
+    pub kind: i16,
+    /// `IoStatus.Status`.
+    pub status: NTSTATUS,
+    /// `StackCount`.
+    pub count: i8,
+    /// `CurrentLocation`.
+    pub current: i8,
+    /// `Cancel`.
+    pub is_cancelled: bool,
+    /// The address of its cancel routine; 0 for none.
+    pub cancel_routine: u64,
+    /// Its current stack location.
+    pub location: Ptr<IO_STACK_LOCATION>,
+}
 
 impl Packet {
     /// A packet as it is now.
     #[must_use]
     #[inline]
     pub fn of(irp: Ptr<IRP>) -> Self {
-        Self(irp.cast::<[u8; size_of::<IRP>()]>().read())
-    }
-
-    const fn word(&self, offset: usize) -> u64 {
-        let mut word = [0; size_of::<u64>()];
-        let (_, from) = self.0.split_at(offset);
-        let (bytes, _) = from.split_at(word.len());
-        word.copy_from_slice(bytes);
-        u64::from_le_bytes(word)
-    }
-
-    /// `Type`.
-    #[must_use]
-    pub const fn kind(&self) -> i16 {
-        i16::from_le_bytes([self.0[offset_of!(IRP, Type)], self.0[offset_of!(IRP, Type) + 1]])
-    }
-
-    /// `IoStatus.Status`.
-    #[must_use]
-    pub const fn status(&self) -> NTSTATUS {
-        (self.word(offset_of!(IRP, IoStatus)) as u32).cast_signed()
-    }
-
-    /// `StackCount`.
-    #[must_use]
-    pub const fn count(&self) -> i8 {
-        self.0[offset_of!(IRP, StackCount)].cast_signed()
-    }
-
-    /// `CurrentLocation`.
-    #[must_use]
-    pub const fn current(&self) -> i8 {
-        self.0[offset_of!(IRP, CurrentLocation)].cast_signed()
-    }
-
-    /// `Cancel`.
-    #[must_use]
-    pub const fn is_cancelled(&self) -> bool {
-        self.0[offset_of!(IRP, Cancel)] != 0
-    }
-
-    /// The address of its cancel routine; 0 for none.
-    #[must_use]
-    pub const fn cancel_routine(&self) -> u64 {
-        self.word(offset_of!(IRP, CancelRoutine))
-    }
-
-    /// Its current stack location.
-    #[must_use]
-    pub const fn location(&self) -> Ptr<IO_STACK_LOCATION> {
-        Ptr::new(self.word(offset_of!(IRP, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation)))
+        let packet = irp.readable();
+        let location = at!(irp, Tail.Overlay.Anonymous2.Anonymous.CurrentStackLocation);
+        Self {
+            kind: packet.get(at!(irp, Type)),
+            status: packet.get(at!(irp, IoStatus.Anonymous.Status)),
+            count: packet.get(at!(irp, StackCount)),
+            current: packet.get(at!(irp, CurrentLocation)),
+            is_cancelled: packet.get(at!(irp, Cancel).cast::<u8>()) != 0,
+            cancel_routine: packet.get(at!(irp, CancelRoutine).cast()),
+            location: Ptr::new(packet.get(location.cast())),
+        }
     }
 }
 

@@ -182,7 +182,9 @@ pub struct Irps {
 impl Irps {
     pub(super) fn index_of(&self, k: &Kernel, irp: Ptr<IRP>) -> Option<usize> {
         let foreign = self.foreign.borrow();
-        if let Some(&index) = foreign.get(&irp.address()) {
+        if !foreign.is_empty()
+            && let Some(&index) = foreign.get(&irp.address())
+        {
             return Some(index);
         }
         drop(foreign);
@@ -356,7 +358,8 @@ impl Irps {
 
     /// Forgets a packet in a driver's own memory; false if it is in the lab's.
     pub(super) fn forget_foreign(&self, irp: Ptr<IRP>) -> bool {
-        self.foreign.borrow_mut().remove(&irp.address()).is_some()
+        let mut foreign = self.foreign.borrow_mut();
+        !foreign.is_empty() && foreign.remove(&irp.address()).is_some()
     }
 
     /// The call of the dispatch routine that has the packet at `location`.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use windows_sys::{
     Wdk::{
-        Foundation::{IRP, MDL},
+        Foundation::{IO_STACK_LOCATION, IRP, MDL},
         Storage::FileSystem::{DO_BUFFERED_IO, DO_DIRECT_IO},
         System::SystemServices::{
             IRP_BUFFERED_IO, IRP_DEALLOCATE_BUFFER, IRP_DEFER_IO_COMPLETION, IRP_INPUT_OPERATION,
@@ -23,7 +23,7 @@ use super::{
     cancel, device,
     file::{self, FileId, Opened},
     irp::{self, Owner},
-    layout::{self, MDL_WRITE_OPERATION, Words},
+    layout::{LOCATION_FILE, Location, MDL_WRITE_OPERATION, Words},
     mdl,
 };
 use crate::{
@@ -182,25 +182,34 @@ pub(crate) fn submit(k: &Kernel, id: FileId, request: &Request) -> Result<u32, N
     let index = k.io.requests.add(slot);
     let packet = irp::allocate(k, at!(top, StackSize).read(), Owner::User(index));
     k.io.requests.with(index, |slot| slot.irp = packet);
-    at!(packet, Flags).write(plan.flags);
-    at!(packet, RequestorMode).write(UserMode as i8);
-    at!(packet, UserBuffer).cast::<u64>().write(plan.user);
-    if let Some(buffer) = plan.transfer.system {
-        at!(packet, AssociatedIrp.SystemBuffer).cast::<u64>().write(buffer.start.address());
+    let location = write(k, packet, &plan, &file);
+    if let Some((buffer, mdl)) = plan.transfer.direct
+        && is_read_only(k, packet, mdl)
+    {
+        buffer::set_read_only(k, &buffer, true);
     }
-    if let Some((buffer, mdl)) = plan.transfer.direct {
-        layout::store(at!(packet, MdlAddress), mdl);
-        if is_read_only(k, packet, mdl) {
-            buffer::set_read_only(k, &buffer, true);
-        }
-    }
-    file::address(k, packet, &file);
-    let location = irp::next_location(packet);
-    at!(location, MajorFunction).write(plan.major as u8);
-    layout::words(location).write(plan.words);
-    layout::store(at!(location, FileObject), file.object);
+    let [first, second, third, fourth] = plan.words;
+    let mut content: Location = [plan.major.into(), first, second, third, fourth, 0, 0, 0, 0];
+    content[LOCATION_FILE] = file.object.address();
+    location.cast::<Location>().write(content);
     irp::call_driver(k, top, packet);
     Ok(index)
+}
+
+/// Writes down in a fresh packet what is asked; returns the stack location that the first driver gets.
+fn write(k: &Kernel, packet: Ptr<IRP>, plan: &Plan, file: &Opened) -> Ptr<IO_STACK_LOCATION> {
+    let system = plan.transfer.system.map_or(0, |buffer| buffer.start.address());
+    let mdl = plan.transfer.direct.map_or(0, |(_, mdl)| mdl.address());
+    let thread = k.current_thread_object();
+    let fresh = packet.writable();
+    fresh.set(at!(packet, Flags), plan.flags);
+    fresh.set(at!(packet, RequestorMode), UserMode as i8);
+    fresh.set(at!(packet, UserBuffer).cast(), plan.user);
+    fresh.set(at!(packet, AssociatedIrp.SystemBuffer).cast(), system);
+    fresh.set(at!(packet, MdlAddress).cast(), mdl);
+    fresh.set(at!(packet, Tail.Overlay.Thread).cast(), thread);
+    fresh.set(at!(packet, Tail.Overlay.OriginalFileObject).cast(), file.object.address());
+    irp::next_location(packet)
 }
 
 /// A request as the timeline has it.
@@ -337,7 +346,8 @@ fn is_read_only(k: &Kernel, packet: Ptr<IRP>, mdl: Ptr<MDL>) -> bool {
 }
 
 /// The I/O manager's part after the drivers': copies what they returned to the user, frees the packet, and wakes who waits.
-pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
+/// `record` is the packet's.
+pub(super) fn finish(k: &Kernel, (packet, record): (Ptr<IRP>, usize), index: u32) {
     let status = irp::status(packet);
     let information = at!(packet, IoStatus.Information).read() as u64;
     let (transfer, file) = k.io.requests.with(index, |slot| (slot.transfer, slot.file));
@@ -359,7 +369,7 @@ pub(crate) fn finish(k: &Kernel, packet: Ptr<IRP>, index: u32) {
     for buffer in transfer.neither.into_iter().flatten() {
         buffer::give_back(k, buffer);
     }
-    irp::free(k, packet);
+    irp::free_known(k, packet, record);
     let (waiter, abandoned, asked) = k.io.requests.with(index, |slot| {
         slot.irp = Ptr::null();
         slot.done = Some(Done { status, information, output });

@@ -74,7 +74,7 @@ fn violation(k: &Kernel, code: u64, packet: Ptr<IRP>, index: usize, what: &str) 
 pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, now: &Packet, index: usize) {
     /// Minor function and flags.
     const MINOR_AND_FLAGS: u64 = 0x00FF_FF00;
-    let next = now.location().address() - size_of::<Location>() as u64;
+    let next = now.location.address() - size_of::<Location>() as u64;
     let next = Ptr::<Location>::new(next).read();
     let [head, first, second, third, fourth, of_device, file, ..] = next;
     if head >> 24 & u64::from(SL_PENDING_RETURNED) != 0 {
@@ -91,7 +91,7 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
         return;
     }
     let fresh = head.to_le_bytes()[0] == 0 && of_device == 0;
-    let left_over = now.current() <= now.count() && of_device == device.address();
+    let left_over = now.current <= now.count && of_device == device.address();
     if fresh || left_over {
         violation(
             k,
@@ -108,8 +108,8 @@ fn check_completion_routine(k: &Kernel, packet: Ptr<IRP>, now: &Packet, next: &L
     if next[0] >> 24 & u64::from(INVOKE_ALWAYS) == 0 || next[LOCATION_ROUTINE] == 0 {
         return;
     }
-    let is_own = k.io.irps.call_at(index, now.current()).is_some_and(|call| !call.forwarded);
-    if is_own && now.location().cast::<Location>().read()[LOCATION_ROUTINE..] == next[LOCATION_ROUTINE..] {
+    let is_own = k.io.irps.call_at(index, now.current).is_some_and(|call| !call.forwarded);
+    if is_own && now.location.cast::<Location>().read()[LOCATION_ROUTINE..] == next[LOCATION_ROUTINE..] {
         let what =
             "passed down with the completion routine of the driver above, which was copied with the stack location";
         violation(k, 0x207, packet, index, what);

@@ -93,6 +93,15 @@ pub unsafe fn remove_guard(address: u64, length: u64) -> io::Result<()> {
     result(unsafe { libc::madvise(address as *mut _, to_usize(length), MADV_GUARD_REMOVE) })
 }
 
+/// Gives whole pages memory before they are touched. Hosts that cannot do so (Linux before 5.14) give it then.
+///
+/// # Safety
+/// The range lies in a reservation of this process, and can be written.
+pub unsafe fn populate(address: u64, length: u64) {
+    // SAFETY: the caller's contract; the advice changes no contents.
+    unsafe { libc::madvise(address as *mut _, to_usize(length), libc::MADV_POPULATE_WRITE) };
+}
+
 /// Gives the contents of whole pages back to the host; they read zero from now on.
 ///
 /// # Safety

@@ -21,7 +21,7 @@ pub use self::{
     mapping::{Mapping, Mappings},
     page::{Access, PageKind},
     physical::{Physical, RamRange},
-    pointer::{Ptr, placeholder},
+    pointer::{Ptr, Writable, placeholder},
     pool::{Block, Owner, Pool, PoolKind, Request, Tag, TagUse},
     space::{Arena, GuardMethod, Space},
 };

@@ -92,6 +92,7 @@ impl ObjectStore {
         while objects.free[class].len() <= QUARANTINE {
             let chunk = self.space.take(Arena::Objects, CHUNK);
             self.space.open(chunk, CHUNK, PageKind::Object);
+            self.space.bring_to_memory(chunk, CHUNK);
             if objects.sizes.is_empty() {
                 objects.base = chunk;
             }

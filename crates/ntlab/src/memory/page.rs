@@ -6,8 +6,11 @@ use super::host::Protection;
 const READ: u8 = 0x80;
 const WRITE: u8 = 0x40;
 const EXECUTE: u8 = 0x20;
-/// Numbers of pages that may only be touched below `DISPATCH_LEVEL` have both of these bits.
+/// Numbers of pages that may only be touched below `DISPATCH_LEVEL` have both of these bits. They have none of the above, so that one bit
+/// tells what is allowed at every IRQL; what is allowed below is in [`PAGEABLE_ACCESS`].
 const PAGEABLE: u8 = 0x18;
+/// What pageable pages allow, by what their numbers have besides [`PAGEABLE`].
+const PAGEABLE_ACCESS: [u8; 8] = [READ | EXECUTE, READ, READ | WRITE, READ | WRITE, READ, READ | WRITE, 0, 0];
 
 macro_rules! page_kinds {
     ($($(#[$doc:meta])* $name:ident = $value:expr,)*) => {
@@ -85,17 +88,17 @@ page_kinds! {
     /// One that was freed, or the buffer of its request.
     PacketFreed = 0x17,
     /// Code of an image in a pageable section.
-    PagedCode = READ | EXECUTE | PAGEABLE,
+    PagedCode = PAGEABLE,
     /// A read-only pageable section.
-    PagedReadOnly = READ | (PAGEABLE + 1),
+    PagedReadOnly = PAGEABLE + 1,
     /// A writable pageable section.
-    PagedData = READ | WRITE | (PAGEABLE + 2),
+    PagedData = PAGEABLE + 2,
     /// Paged pool.
-    PagedPool = READ | WRITE | (PAGEABLE + 3),
+    PagedPool = PAGEABLE + 3,
     /// A user's buffer that the driver has probed for reading.
-    UserReadable = READ | (PAGEABLE + 4),
+    UserReadable = PAGEABLE + 4,
     /// A user's buffer that the driver has probed for writing.
-    UserWritable = READ | WRITE | (PAGEABLE + 5),
+    UserWritable = PAGEABLE + 5,
 }
 
 /// What code wants to do with an address.
@@ -143,13 +146,14 @@ impl Access {
 /// Whether the kind behind a byte of the page map allows an access.
 #[inline]
 pub const fn allowed(byte: u8, access: Access) -> bool {
-    byte & access.bit() != 0
+    let allowed = if pageable(byte) { PAGEABLE_ACCESS[(byte % 8) as usize] } else { byte };
+    allowed & access.bit() != 0
 }
 
 /// Whether it allows an access at every IRQL.
 #[inline]
 pub const fn allowed_always(byte: u8, access: Access) -> bool {
-    allowed(byte, access) && !pageable(byte)
+    byte & access.bit() != 0
 }
 
 /// Whether the kind behind a byte of the page map is pageable.

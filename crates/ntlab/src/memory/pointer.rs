@@ -1,6 +1,6 @@
 //! Typed addresses in the machine's memory.
 
-use std::{fmt, marker::PhantomData, mem::MaybeUninit};
+use std::{fmt, marker::PhantomData, mem::MaybeUninit, slice};
 
 use super::{Access, current};
 
@@ -121,13 +121,74 @@ impl<T: Copy> Ptr<T> {
     }
 }
 
+impl<T> Ptr<T> {
+    /// Looks once whether all of a `T` can be read; its members are read without another look. Reading it as a whole takes longer where some
+    /// members were just written: the processor waits until those are in its cache.
+    #[must_use]
+    #[track_caller]
+    #[inline]
+    pub fn readable(self) -> Readable<T> {
+        current::check(self.address, size_of::<T>() as u64, Access::Read);
+        Readable(self)
+    }
+
+    /// Looks once whether all of a `T` can be written.
+    #[must_use]
+    #[track_caller]
+    #[inline]
+    pub fn writable(self) -> Writable<T> {
+        current::check(self.address, size_of::<T>() as u64, Access::Write);
+        Writable(self)
+    }
+
+    /// Stops the lab if a member is none of this `T`; where it was made by [`at!`](crate::at), that is known when this is compiled.
+    #[inline]
+    fn assert_member<F>(self, member: Ptr<F>) {
+        let offset = member.address.wrapping_sub(self.address);
+        assert!(offset <= (size_of::<T>() - size_of::<F>()) as u64, "a member of something else");
+    }
+}
+
+/// A `T` whose bytes can be read now: not to be kept over anything that lets driver code run or changes pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Readable<T>(Ptr<T>);
+
+impl<T> Readable<T> {
+    /// Reads a member.
+    #[must_use]
+    #[inline]
+    pub fn get<F: Copy>(self, member: Ptr<F>) -> F {
+        self.0.assert_member(member);
+        // SAFETY: the member lies in what was found readable and still is; no reference points to it, and any bytes are an `F`.
+        unsafe { (member.address as *const F).read_unaligned() }
+    }
+}
+
+/// A `T` whose bytes can be written now: not to be kept over anything that lets driver code run or changes pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Writable<T>(Ptr<T>);
+
+impl<T> Writable<T> {
+    /// Writes a member.
+    #[inline]
+    pub fn set<F: Copy>(self, member: Ptr<F>, value: F) {
+        self.0.assert_member(member);
+        // SAFETY: the member lies in what was found writable and still is; no reference points to it.
+        unsafe { (member.address as *mut F).write_unaligned(value) };
+    }
+}
+
 impl Ptr<u8> {
     /// Reads `length` bytes.
     #[must_use]
     pub fn read_bytes(self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.read_into(&mut bytes);
-        bytes
+        if length == 0 {
+            return Vec::new();
+        }
+        current::check(self.address, length as u64, Access::Read);
+        // SAFETY: all bytes lie in readable pages of this thread's machine, which hold plain data; nothing writes to them before the copy is
+        // made.
+        unsafe { slice::from_raw_parts(self.address as *const u8, length) }.to_vec()
     }
 
     /// Reads as many bytes as `bytes` holds.

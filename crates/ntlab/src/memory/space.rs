@@ -412,6 +412,13 @@ impl Space {
         self.mark(address, length, kind);
     }
 
+    /// Has the host give all of these open pages memory at once, and not one by one when they are first touched.
+    pub(super) fn bring_to_memory(&self, address: u64, length: u64) {
+        self.assert_inside(address, length);
+        // SAFETY: the pages are the machine's, and open.
+        unsafe { host::populate(address, length) };
+    }
+
     /// Makes pages fault again, from now on of that kind; their contents are lost.
     pub fn close(&self, address: u64, length: u64, kind: PageKind) {
         self.note_pageable(address, length, kind);
@@ -431,7 +438,7 @@ impl Space {
     fn assert_inside(&self, address: u64, length: u64) {
         let offset = address.wrapping_sub(self.base);
         assert!(offset < RESERVED && length <= RESERVED - offset, "bytes outside the machine");
-        if self.kind(address).pageable() || self.contains(Arena::PagedPool, address) {
+        if self.is_pageable(address) || self.contains(Arena::PagedPool, address) {
             self.bring_in(address, length);
         }
     }

@@ -56,7 +56,7 @@ pub fn configure(k: &Kernel, devnode: &Rc<Devnode>) {
 fn load_and_add(k: &Kernel, devnode: &Rc<Devnode>, package: &DriverPackage) -> Result<(), NTSTATUS> {
     let packages = k.pnp.stack_of(package).map_err(|filter| {
         let note = format!("device {} has the filter {filter}, which is not installed", devnode.id);
-        k.record(Kind::Note(note.into()));
+        k.record(|| Kind::Note(note.into()));
         STATUS_OBJECT_NAME_NOT_FOUND
     })?;
     note_filters(k, devnode, package);

@@ -198,9 +198,9 @@ fn call(k: &Kernel, registration: &Registration, event: &InterfaceEvent) {
         return;
     }
     registration.running.set(Some(k.thread_id()));
-    k.record(Kind::Note(
-        format!("interface {} {}", event.link, if event.arrival { "arrived" } else { "removed" }).into(),
-    ));
+    k.record(|| {
+        Kind::Note(format!("interface {} {}", event.link, if event.arrival { "arrived" } else { "removed" }).into())
+    });
     let notification = Notification::new(k, event);
     let thread = k.current_thread();
     thread.must_not_block.set(true);

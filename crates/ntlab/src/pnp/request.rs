@@ -49,13 +49,15 @@ pub fn send(k: &Kernel, devnode: &Devnode, minor: u32) -> Answer {
 
 /// The same with parameters.
 pub fn send_with(k: &Kernel, devnode: &Devnode, minor: u32, words: Words, information: u64) -> Answer {
-    k.record(Kind::Note(format!("PnP request {minor:#04x} to device {}", devnode.id).into()));
+    k.record(|| Kind::Note(format!("PnP request {minor:#04x} to device {}", devnode.id).into()));
     let parameters = IrpParameters { information, ..IrpParameters::pnp(minor, words) };
     let answer = deliver(k, devnode, &parameters, PATIENCE).unwrap_or_else(|| {
         let sentence = format!("a driver kept PnP request {minor:#04x} to device {} for 5 minutes", devnode.id);
         lost::kept(k, devnode.pdo, PNP_WATCHDOG, [0, 0, 0, PATIENCE / 1_000_000], &sentence).raise()
     });
-    k.record(Kind::Note(format!("PnP request {minor:#04x} to device {}: {:#010x}", devnode.id, answer.status).into()));
+    k.record(|| {
+        Kind::Note(format!("PnP request {minor:#04x} to device {}: {:#010x}", devnode.id, answer.status).into())
+    });
     judge(minor, information, answer);
     answer
 }

@@ -22,9 +22,9 @@ impl Sched {
         }
         thread.what.set(what);
         thread.state.set(State::Waiting);
-        k.record(Kind::Wait(what));
+        k.record(|| Kind::Wait(what));
         self.pause(k, &thread);
-        k.record(Kind::WaitEnded(thread.woken.get()));
+        k.record(|| Kind::WaitEnded(thread.woken.get()));
         thread.woken.get()
     }
 
@@ -128,7 +128,7 @@ impl Sched {
     fn poll_until(&self, k: &Kernel, what: &'static str, thread: &Rc<Thread>, condition: &dyn Fn() -> bool) {
         thread.what.set(what);
         thread.state.set(State::Polling);
-        k.record(Kind::Wait(what));
+        k.record(|| Kind::Wait(what));
         self.polling.borrow_mut().push(Rc::clone(thread));
         self.turns.polls();
         Self::suspend(k, thread);
@@ -137,6 +137,6 @@ impl Sched {
         }
         thread.state.set(State::Ready);
         self.pause(k, thread);
-        k.record(Kind::WaitEnded(SUCCESS));
+        k.record(|| Kind::WaitEnded(SUCCESS));
     }
 }

@@ -38,7 +38,7 @@ impl Sched {
     fn serve(k: &Kernel, processor: &Processor, interrupt: &Interrupt) {
         let (before, begin) = (processor.irql(), k.now());
         Self::set_irql(k, processor, interrupt.irql);
-        k.record(Kind::Interrupt { vector: interrupt.vector });
+        k.record(|| Kind::Interrupt { vector: interrupt.vector });
         (interrupt.handler)(k);
         k.timeline.end(k, What::Interrupt { vector: interrupt.vector }, begin);
         Self::set_irql(k, processor, before);
@@ -133,7 +133,7 @@ impl Sched {
         drop(queue);
         processor.dpcs_queued.set(processor.dpcs_queued.get() + 1);
         processor.pending.set(processor.pending.get().max(DISPATCH_LEVEL));
-        k.record(Kind::DpcQueued { target });
+        k.record(|| Kind::DpcQueued { target });
         self.kick(target);
     }
 

@@ -108,7 +108,7 @@ impl Sched {
         k.memory.space.set_irql(processor.irql());
         self.turns.ran(index, thread.id.0);
         if processor.last.replace(thread.id) != thread.id && !thread.idle {
-            k.record(Kind::Dispatch(thread.id.0));
+            k.record(|| Kind::Dispatch(thread.id.0));
         }
         Self::resume(k, &thread);
         if thread.state.get() != State::Running {
@@ -306,7 +306,7 @@ impl Sched {
     }
 
     fn begin_thread(&self, k: &Kernel, thread: &Rc<Thread>) {
-        k.record(Kind::ThreadStarted((*thread.name).into()));
+        k.record(|| Kind::ThreadStarted((*thread.name).into()));
         self.make_ready(k, thread);
     }
 
@@ -391,7 +391,7 @@ fn run_thread(k: &Kernel, suspender: Suspender, body: ThreadBody<'_>) {
 }
 
 fn end_thread(k: &Kernel, thread: &Thread) {
-    k.record(Kind::ThreadEnded);
+    k.record(|| Kind::ThreadEnded);
     k.sched.signal_end(k, thread);
     if thread.counted.get() {
         object::dereference(k, thread.object.get());

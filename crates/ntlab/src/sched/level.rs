@@ -31,7 +31,7 @@ impl Sched {
         if !export.irql.contains(irql) {
             refuse(k, export, irql);
         }
-        k.record(Kind::KernelCall(export.name));
+        k.record(|| Kind::KernelCall(export.name));
         self.preempt(k);
     }
 
@@ -113,7 +113,7 @@ impl Sched {
             callbacks::find(what).is_none_or(|callback| callback.irql.contains(irql)),
             "the kernel calls {what} at {irql}"
         );
-        k.record(Kind::CallDriver(what));
+        k.record(|| Kind::CallDriver(what));
         k.interleavings.pass(k, function);
         let apcs_disabled = self.apcs_disabled();
         let value = crate::exec::call(k, what, function, arguments);
@@ -126,7 +126,7 @@ impl Sched {
         if self.apcs_disabled() != apcs_disabled {
             self.refuse_apcs(what, function, apcs_disabled);
         }
-        k.record(Kind::DriverReturned(what));
+        k.record(|| Kind::DriverReturned(what));
         value
     }
 

@@ -36,6 +36,9 @@ const LONGEST: u64 = 1_000_000;
 /// The number of locks of which no order is kept.
 const NO_NUMBER: u32 = u32::MAX;
 
+/// How many locks are found without a look at all of them.
+const RECENT: usize = 16;
+
 /// How a lock is acquired.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LockKind {
@@ -78,11 +81,19 @@ type Followers = BTreeMap<u32, Rc<[u64]>>;
 pub struct Locks {
     /// By address, until the memory is freed or initialised again.
     known: RefCell<BTreeMap<u64, Known>>,
+    /// Those of `known` that were acquired last, each in the place of its [`address`](recent): the same few are acquired again and again.
+    recent: [Cell<Option<(u64, Known)>>; RECENT],
     count: Cell<u32>,
     /// How many locks processors and threads hold: where that is none, nobody's need be looked at.
     held: Cell<i64>,
     /// By number: the locks that were acquired while this one was held, and where.
     after: RefCell<BTreeMap<u32, Followers>>,
+}
+
+/// The place of a lock in [`Locks::recent`].
+#[allow(clippy::cast_possible_truncation, reason = "the remainder is small")]
+const fn recent(address: u64) -> usize {
+    (address / size_of::<usize>() as u64 % RECENT as u64) as usize
 }
 
 impl Locks {
@@ -93,6 +104,18 @@ impl Locks {
 
     /// The lock at `address`. One that is acquired in two ways that do not go together is a finding.
     fn know(&self, address: u64, kind: LockKind) -> u32 {
+        let recent = &self.recent[recent(address)];
+        if let Some((of, lock)) = recent.get()
+            && (of, lock.kind) == (address, kind)
+        {
+            return lock.number;
+        }
+        let number = self.look_up(address, kind);
+        recent.set(Some((address, Known { number, kind })));
+        number
+    }
+
+    fn look_up(&self, address: u64, kind: LockKind) -> u32 {
         use LockKind::{QueuedSpinLock, SpinLock};
         let mut known = self.known.borrow_mut();
         match known.get(&address) {
@@ -146,6 +169,7 @@ impl Locks {
         let mut known = self.known.borrow_mut();
         while let Some((&address, _)) = known.range(range.clone()).next() {
             known.remove(&address);
+            self.recent[recent(address)].set(None);
         }
     }
 }

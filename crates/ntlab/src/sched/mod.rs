@@ -173,7 +173,7 @@ impl Sched {
     /// Where there is no such place or its processor is active.
     pub fn add_processor(&self, k: &Kernel, index: u32) {
         self.activate(index);
-        k.record(Kind::ProcessorAdded { index });
+        k.record(|| Kind::ProcessorAdded { index });
         self.give_ready_thread(k, index);
     }
 

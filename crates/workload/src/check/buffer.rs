@@ -8,7 +8,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     ops::Range,
-    rc::Rc,
 };
 
 /// What is known of the contents of a device's buffer.
@@ -25,20 +24,15 @@ pub struct Buffer {
 /// Bytes of a word.
 pub const WORD: usize = 8;
 
-/// What a word may hold.
-#[derive(Debug, Clone)]
+/// What a word may hold, and when that was written.
+#[derive(Debug, Clone, Copy)]
 struct Candidate {
-    span: Rc<Span>,
+    /// No other write began at that time.
+    begun: u64,
+    ended: u64,
+    succeeded: bool,
     /// Anything, if none.
     value: Option<[u8; WORD]>,
-}
-
-/// When a write happened.
-#[derive(Debug)]
-struct Span {
-    begun: u64,
-    ended: Cell<u64>,
-    succeeded: Cell<bool>,
 }
 
 /// A time that has not come.
@@ -48,7 +42,7 @@ const NEVER: u64 = u64::MAX;
 #[must_use]
 #[derive(Debug)]
 pub struct Writing {
-    span: Rc<Span>,
+    begun: u64,
     words: Range<usize>,
 }
 
@@ -64,8 +58,7 @@ impl Buffer {
     /// A buffer of so many whole words, of which nothing is known.
     #[must_use]
     pub fn new(words: usize) -> Self {
-        let span = Rc::new(Span { begun: 0, ended: Cell::new(0), succeeded: Cell::new(true) });
-        let unknown = vec![Candidate { span, value: None }];
+        let unknown = vec![Candidate { begun: 0, ended: 0, succeeded: true, value: None }];
         Self { words: vec![unknown; words].into(), clock: Cell::new(1), reads: RefCell::default() }
     }
 
@@ -81,30 +74,27 @@ impl Buffer {
     ///
     /// Where it goes beyond the buffer.
     pub fn write(&self, first: usize, data: &[u8]) -> Writing {
-        let span = Rc::new(Span { begun: self.tick(), ended: Cell::new(NEVER), succeeded: Cell::new(false) });
+        let begun = self.tick();
         let (values, _) = data.as_chunks::<WORD>();
         let words = first..first + values.len();
         for (word, &value) in self.words.borrow_mut()[words.clone()].iter_mut().zip(values) {
-            word.push(Candidate { span: Rc::clone(&span), value: Some(value) });
+            word.push(Candidate { begun, ended: NEVER, succeeded: false, value: Some(value) });
         }
-        Writing { span, words }
+        Writing { begun, words }
     }
 
-    /// A write has ended.
+    /// A write has ended. If it succeeded, what no read can return any more, neither one under way nor one to come, is forgotten.
     pub fn written(&self, writing: &Writing, succeeded: bool) {
-        writing.span.ended.set(self.tick());
-        writing.span.succeeded.set(succeeded);
-        if succeeded {
-            self.forget_replaced(writing);
-        }
-    }
-
-    /// What no read can return any more, neither one under way nor one to come.
-    fn forget_replaced(&self, writing: &Writing) {
+        let ended = self.tick();
         let oldest = self.reads.borrow().first().copied().unwrap_or(NEVER);
         for word in &mut self.words.borrow_mut()[writing.words.clone()] {
-            let last = replaced_before(word, oldest);
-            word.retain(|candidate| candidate.span.ended.get() >= last);
+            if let Some(own) = word.iter_mut().rfind(|candidate| candidate.begun == writing.begun) {
+                (own.ended, own.succeeded) = (ended, succeeded);
+            }
+            if succeeded {
+                let last = replaced_before(word, oldest);
+                word.retain(|candidate| candidate.ended >= last);
+            }
         }
     }
 
@@ -125,7 +115,7 @@ impl Buffer {
         let (values, _) = data.unwrap_or_default().as_chunks::<WORD>();
         for ((place, word), value) in self.words.borrow().iter().enumerate().skip(reading.first).zip(values) {
             let last = replaced_before(word, reading.begun);
-            let possible = || word.iter().filter(|candidate| candidate.span.ended.get() >= last);
+            let possible = || word.iter().filter(|candidate| candidate.ended >= last);
             if !possible().any(|candidate| candidate.value.is_none_or(|own| own == *value)) {
                 let expected: Vec<_> = possible().filter_map(|candidate| candidate.value).collect();
                 let at = place * WORD;
@@ -140,17 +130,16 @@ impl Buffer {
     /// The buffer may hold anything from now on, as after a reset.
     pub fn forget(&self) {
         let now = self.tick();
-        let span = Rc::new(Span { begun: now, ended: Cell::new(now), succeeded: Cell::new(true) });
         for word in self.words.borrow_mut().iter_mut() {
-            word.push(Candidate { span: Rc::clone(&span), value: None });
+            word.push(Candidate { begun: now, ended: now, succeeded: true, value: None });
         }
     }
 }
 
 /// When the last write began that succeeded and ended before `time`: what had ended by then is replaced.
 fn replaced_before(word: &[Candidate], time: u64) -> u64 {
-    let certain = word.iter().map(|candidate| &candidate.span).filter(|span| span.succeeded.get());
-    certain.filter(|span| span.ended.get() < time).map(|span| span.begun).max().unwrap_or(0)
+    let certain = word.iter().filter(|candidate| candidate.succeeded && candidate.ended < time);
+    certain.map(|candidate| candidate.begun).max().unwrap_or(0)
 }
 
 #[cfg(test)]

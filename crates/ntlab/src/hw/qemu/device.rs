@@ -161,7 +161,7 @@ impl QemuDevice {
     fn lose(&self, k: &Kernel, lost: &Lost) {
         self.unplug(k);
         let id = self.id;
-        k.record(Kind::Note(format!("device {id} is lost: {lost}").into()));
+        k.record(|| Kind::Note(format!("device {id} is lost: {lost}").into()));
         pnp::worker::queue(k, move |k| pnp::remove::lost(k, &k.pnp.devnodes.get(id)));
     }
 
