@@ -94,6 +94,9 @@ rules! {
     /// A registration for PnP notification that keeps a driver loaded which is to be unloaded ("`IoRegisterPlugPlayNotification`
     /// function"). Parameter 2: the registration.
     NotificationLeft = 0x1AB_070C,
+    /// A list of resource requirements that a driver replaced and did not free ("`IRP_MN_FILTER_RESOURCE_REQUIREMENTS`"). Parameter 2: the
+    /// list; 3: the one in its place.
+    RequirementsLeft = 0x1AB_070D,
     /// A request that returns bytes to user mode which nobody has written: what was in memory before, perhaps another's ("Failure to
     /// Initialize Output Buffers"). Parameter 2: the IRP; 3: the offset in the output.
     UnwrittenOutput = 0x1AB_0801,

@@ -6,18 +6,19 @@ use core::{
 };
 
 use wdk_sys::{
-    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DRIVER_OBJECT, FILE_DEVICE_UNKNOWN, IRP, IRP_MJ_PNP, IRP_MJ_POWER,
-    IRP_MN_POWER_SEQUENCE, IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_QUERY_POWER, IRP_MN_REMOVE_DEVICE, IRP_MN_SET_POWER,
-    IRP_MN_STOP_DEVICE, NTSTATUS, PVOID, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS,
-    STATUS_INSUFFICIENT_RESOURCES, STATUS_MORE_PROCESSING_REQUIRED, STATUS_NOT_SUPPORTED, STATUS_SUCCESS,
-    STATUS_UNSUCCESSFUL,
+    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DRIVER_OBJECT, FILE_DEVICE_UNKNOWN, IO_RESOURCE_REQUIREMENTS_LIST, IRP,
+    IRP_MJ_PNP, IRP_MJ_POWER, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, IRP_MN_POWER_SEQUENCE,
+    IRP_MN_QUERY_PNP_DEVICE_STATE, IRP_MN_QUERY_POWER, IRP_MN_REMOVE_DEVICE, IRP_MN_SET_POWER, IRP_MN_STOP_DEVICE,
+    NTSTATUS, PVOID, SL_INVOKE_ON_CANCEL, SL_INVOKE_ON_ERROR, SL_INVOKE_ON_SUCCESS, STATUS_INSUFFICIENT_RESOURCES,
+    STATUS_MORE_PROCESSING_REQUIRED, STATUS_NOT_SUPPORTED, STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
     ntddk::{
-        IoAllocateIrp, IoAttachDeviceToDeviceStack, IoCreateDevice, IoDeleteDevice, IoDetachDevice, IoFreeIrp,
-        IofCallDriver,
+        ExAllocatePool2, ExFreePool, IoAllocateIrp, IoAttachDeviceToDeviceStack, IoCreateDevice, IoDeleteDevice,
+        IoDetachDevice, IoFreeIrp, IofCallDriver,
     },
 };
 
 use crate::{
+    TAG,
     defect::{self, Defect, Hook},
     device::Device,
     dispatch, irp,
@@ -46,12 +47,16 @@ pub const DEFECTS: &[Defect] = &[
     Defect::new("system_irps_set_power_failed", &[Hook::Irp(IRP_MJ_POWER, set_power_failed)]),
     Defect::new("system_irps_set_power_failed_later", &[Hook::Irp(IRP_MJ_POWER, set_power_failed_later)]),
     Defect::new("system_irps_device_skipped", &[Hook::Load(take_requests), Hook::Request(ask_pnp_from_above)]),
+    Defect::new("system_irps_requirements_not_freed", &[Hook::Pnp(FILTER, replace_requirements)]),
 ];
 
 /// A minor function that no driver knows, which the lab sends.
 const UNKNOWN_MINOR: u32 = 0xFF;
 /// One that a driver need not know.
 pub const STATE: u32 = IRP_MN_QUERY_PNP_DEVICE_STATE;
+/// One that lets a driver replace the list of its resource requirements.
+const FILTER: u32 = IRP_MN_FILTER_RESOURCE_REQUIREMENTS;
+const POOL_FLAG_PAGED: u64 = 0x100;
 /// When a completion routine is to be called.
 pub const INVOKE_ALWAYS: u8 = (SL_INVOKE_ON_SUCCESS | SL_INVOKE_ON_ERROR | SL_INVOKE_ON_CANCEL) as u8;
 
@@ -311,4 +316,35 @@ fn set_power_failed_later(device: &Device, request: *mut IRP, correct: bool) -> 
     let status = if fails { STATUS_UNSUCCESSFUL } else { status };
     // SAFETY: as above; that it fails though the bus driver has done it is the defect.
     unsafe { irp::complete_with(request, status) } // DEFECT system_irps_set_power_failed_later
+}
+
+/// Puts a copy in the place of the list of resource requirements.
+fn replace_requirements(device: &Device, request: *mut IRP, correct: bool) -> NTSTATUS {
+    // SAFETY: the IRP is the driver's; IRQL is PASSIVE_LEVEL.
+    let status = unsafe { irp::forward_and_wait(device.lower, request) };
+    // SAFETY: the lower drivers have given the IRP back.
+    let answer = unsafe { &mut *request };
+    let previous =
+        ptr::with_exposed_provenance_mut::<IO_RESOURCE_REQUIREMENTS_LIST>(answer.IoStatus.Information as usize);
+    if previous.is_null() {
+        // SAFETY: as above.
+        return unsafe { irp::complete_with(request, status) };
+    }
+    // SAFETY: the PnP manager made the list.
+    let length = unsafe { (*previous).ListSize };
+    // SAFETY: IRQL is PASSIVE_LEVEL.
+    let list = unsafe { ExAllocatePool2(POOL_FLAG_PAGED, length.into(), TAG) }; // DEFECT system_irps_requirements_not_freed
+    if list.is_null() {
+        // SAFETY: as above.
+        return unsafe { irp::complete_with(request, STATUS_INSUFFICIENT_RESOURCES) };
+    }
+    // SAFETY: both have so many bytes, and the new one is nobody else's.
+    unsafe { list.cast::<u8>().copy_from_nonoverlapping(previous.cast(), length as usize) };
+    answer.IoStatus.Information = list.expose_provenance() as u64;
+    if correct {
+        // SAFETY: it is in paged pool, and ours to free now that another one is returned.
+        unsafe { ExFreePool(previous.cast()) };
+    }
+    // SAFETY: the lower drivers have given the IRP back.
+    unsafe { irp::complete_with(request, STATUS_SUCCESS) }
 }

@@ -20,6 +20,7 @@ defects! {
     system_irps_set_power_failed => 0xC9, 0x247, Scenario::software().with(sleep);
     system_irps_set_power_failed_later => 0xC9, 0x247, Scenario::software().with(sleep);
     system_irps_device_skipped => 0xC9, 0x211, Scenario::software();
+    system_irps_requirements_not_freed => 0xC4, 0x1AB_070D, Scenario::edu().earlier();
 }
 
 fn rebalance(system: &System, device: Device) {

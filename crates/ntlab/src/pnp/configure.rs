@@ -36,6 +36,7 @@ use crate::{
     kernel::Kernel,
     memory::Ptr,
     registry::Value,
+    rule::Rule,
     sched::VERIFIER,
     user::Status,
 };
@@ -132,9 +133,27 @@ pub fn filter_requirements(k: &Kernel, devnode: &Devnode, list: &[u8]) {
     if answer.status < 0 && answer.status != STATUS_NOT_SUPPORTED && answer.information != list {
         violation("a driver failed IRP_MN_FILTER_RESOURCE_REQUIREMENTS and replaced the list".into());
     }
+    if filtered != list {
+        check_freed(k, list, filtered);
+    }
     let requirements = lists::read_requirements(filtered).unwrap_or_else(|malformed| violation(malformed.to_string()));
     *devnode.requirements.borrow_mut() = requirements;
     lists::free(k, filtered);
+}
+
+/// A driver that returns another list than it was given has freed the given one; the new one is freed by the PnP manager.
+fn check_freed(k: &Kernel, given: u64, returned: u64) {
+    if k.memory.pool.block(given).is_none() {
+        return;
+    }
+    let sentence =
+        "a driver replaced the list of IRP_MN_FILTER_RESOURCE_REQUIREMENTS and did not free the previous one";
+    let finding = Rule::RequirementsLeft.broken([given, returned, 0], sentence);
+    match k.memory.pool.block(returned) {
+        Some(block) => block.allocated(finding),
+        None => finding,
+    }
+    .raise()
 }
 
 /// Assigns resources anew.

@@ -189,7 +189,7 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     let stack = device::stack_above(devnode.pdo);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
-    lost::check_devices(k, &stack, "its device was removed");
+    lost::check_removed(k, &stack);
     let left = left_of(k, devnode, &stack);
     for link in interface::enabled_of(k, devnode.pdo) {
         interface::set_state(k, &link, false);
