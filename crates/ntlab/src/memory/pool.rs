@@ -76,6 +76,8 @@ pub enum Owner {
     Driver,
     /// The kernel.
     Kernel,
+    /// The kernel, until a driver frees it to put another block in its place.
+    Replaceable,
 }
 
 /// What to allocate.

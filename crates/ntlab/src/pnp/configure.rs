@@ -34,7 +34,7 @@ use crate::{
         property,
     },
     kernel::Kernel,
-    memory::Ptr,
+    memory::{Owner, Ptr},
     registry::Value,
     rule::Rule,
     sched::VERIFIER,
@@ -127,7 +127,7 @@ fn first_start(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
 
 /// Lets the driver edit the requirements; keeps what it made of them.
 pub fn filter_requirements(k: &Kernel, devnode: &Devnode, list: &[u8]) {
-    let list = if devnode.hardware.is_some() { lists::allocate(k, list).address() } else { 0 };
+    let list = if devnode.hardware.is_some() { lists::allocate_replaceable(k, list).address() } else { 0 };
     let answer = request::send_with(k, devnode, IRP_MN_FILTER_RESOURCE_REQUIREMENTS, [list, 0, 0, 0], list);
     let filtered = if answer.status >= 0 { answer.information } else { list };
     if answer.status < 0 && answer.status != STATUS_NOT_SUPPORTED && answer.information != list {
@@ -143,7 +143,7 @@ pub fn filter_requirements(k: &Kernel, devnode: &Devnode, list: &[u8]) {
 
 /// A driver that returns another list than it was given has freed the given one; the new one is freed by the PnP manager.
 fn check_freed(k: &Kernel, given: u64, returned: u64) {
-    if k.memory.pool.block(given).is_none() {
+    if k.memory.pool.block(given).is_none_or(|block| block.request.owner != Owner::Replaceable) {
         return;
     }
     let sentence =

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::resources::{Malformed, Requirements};
 use crate::{
     kernel::Kernel,
-    memory::{PoolKind, Ptr, Request},
+    memory::{Owner, PoolKind, Ptr, Request},
 };
 
 /// No sensible requirements list is longer.
@@ -13,7 +13,16 @@ const MOST: usize = 1 << 20;
 
 /// Bytes in paged pool.
 pub fn allocate(k: &Kernel, bytes: &[u8]) -> Ptr<u8> {
-    let request = Request { kind: PoolKind::Paged, ..Request::kernel(bytes.len() as u64, b"Ppin") };
+    make(k, bytes, Owner::Kernel)
+}
+
+/// Bytes in paged pool that a driver may free, and return others.
+pub fn allocate_replaceable(k: &Kernel, bytes: &[u8]) -> Ptr<u8> {
+    make(k, bytes, Owner::Replaceable)
+}
+
+fn make(k: &Kernel, bytes: &[u8], owner: Owner) -> Ptr<u8> {
+    let request = Request { kind: PoolKind::Paged, owner, ..Request::kernel(bytes.len() as u64, b"Ppin") };
     let block = k.memory.pool.allocate(request, Rc::default());
     block.write_bytes(bytes);
     block
