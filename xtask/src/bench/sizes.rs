@@ -136,7 +136,7 @@ fn short(file: &str) -> String {
     let file = file.strip_prefix(&*root).unwrap_or(file).trim_start_matches('/');
     // As drivers are built on Linux, the compiler says `hotadd` for the workspace and `vendor` for other crates.
     let file = file.strip_prefix("hotadd/").unwrap_or(file);
-    match ["/vendor/", "/km/", "/library/", "/out/"].iter().find_map(|place| file.split_once(place)) {
+    match ["/vendor/", "/km/", "/include/", "/library/", "/out/"].iter().find_map(|place| file.split_once(place)) {
         Some((_, outside)) => outside.to_owned(),
         None => file.to_owned(),
     }
