@@ -2,7 +2,9 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hotadd_abi::{BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, hold};
+use hotadd_abi::{
+    BUFFER_BYTES, Event, EventKind, INTERFACE_CLASS, PnpState, Status, Version, Wire, hold, write_in_place,
+};
 use hotadd_policy::pnp::usage_after;
 use wdm::device::{Device, Function, Interface, IoDevice, NewDevice};
 use wdm::irp::{DeviceControl, Disposition, Irp, Transfer};
@@ -42,6 +44,16 @@ pub struct Core {
 struct Counters {
     accepted: LocalCount,
     completed: LocalCount,
+}
+
+/// How many requests were accepted and completed, by these counters.
+#[inline(never)]
+fn sums_of(counters: &[Counters]) -> (u64, u64) {
+    counters.iter().fold((0, 0), |(accepted, completed), counters| {
+        // In this order: what is completed was accepted before.
+        let completed = counters.completed.get().wrapping_add(completed);
+        (counters.accepted.get().wrapping_add(accepted), completed)
+    })
 }
 
 #[derive(Default)]
@@ -117,9 +129,18 @@ impl Core {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn sum(&self, of: impl Fn(&Counters) -> &LocalCount, others: &AtomicU64) -> u64 {
-        let others = others.load(Ordering::Relaxed);
-        self.counters.iter().fold(others, |sum, counters| sum.wrapping_add(of(counters).get()))
+    /// How many requests were accepted, but for what an engine has counted, and how many of them have succeeded. Looked at in this order,
+    /// so that no more have ended than were accepted: where a request ends, that it was accepted is counted first, there or in `others`.
+    fn accepted_and_completed(&self) -> (u64, u64) {
+        let mut completed = self.others.completed.load(Ordering::Acquire);
+        let mut accepted = 0_u64;
+        for (start, group) in self.counters.groups() {
+            let used = self.shared.processors.end().saturating_sub(start);
+            let sums = sums_of(group.get(..used).unwrap_or(group));
+            accepted = accepted.wrapping_add(sums.0);
+            completed = completed.wrapping_add(sums.1);
+        }
+        (accepted.wrapping_add(self.others.accepted.load(Ordering::Relaxed)), completed)
     }
 
     /// Counts a request that the device did not answer in time.
@@ -222,54 +243,51 @@ impl Fdo {
         Ok(fdo)
     }
 
-    /// For the status request.
+    /// Answers the status request. Takes no lock: what must fit together is in one word, or looked at in an order in which it does.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
-    pub fn status(&self) -> Status {
-        let shared = &self.core.shared;
-        let gate = self.gate.snapshot();
-        let connection = self.engines.connection();
-        let (memory_bytes_at_load, memory_bytes) = shared.memory.physical();
-        let (pool_bytes_at_load, pool_bytes) = shared.memory.pool_bytes();
-        let (counters, others) = (&self.core, &self.core.others);
-        // In this order, so that no more have ended than were accepted.
-        let completed = counters.sum(|counters| &counters.completed, &others.completed);
-        let accepted = counters.sum(|counters| &counters.accepted, &others.accepted);
-        let accepted = accepted.wrapping_add(self.engines.accepted());
-        Status {
+    pub fn write_status(&self, output: &mut [u8; Status::SIZE]) {
+        let (core, shared): (&Core, &Shared) = (&self.core, &self.core.shared);
+        write_in_place!(output, Status {
             processors_maximum: shared.processors.room(),
             processors_active: processors::active_count(),
             processors_known: shared.processors.known(),
             processors_steered: shared.processors.steered(),
+            let gate = self.gate.snapshot();
             gate: gate.mode,
             hold_reasons: gate.reasons,
-            pnp_state: self.pnp.state().code(),
-            engine: self.engines.kind().code(),
+            held: gate.held,
+            waited: gate.waited,
+            last_hold_duration: gate.last.duration,
+            last_hold_waited: gate.last.waited,
+            pnp_state: self.pnp.state.load(Ordering::Relaxed),
+            engine: self.engines.code(),
+            buffer_bytes: self.engines.buffer_bytes().into(),
+            let connection = self.engines.connection();
             interrupt_mode: connection.mode,
             interrupt_messages: connection.messages,
             interrupt_group: connection.group,
-            power_state: self.power.code(),
             interrupt_affinity: connection.affinity,
-            buffer_bytes: self.engines.buffer_bytes().into(),
-            accepted,
-            completed,
-            cancelled: self.core.others.cancelled.load(Ordering::Relaxed),
-            failed: self.core.others.failed.load(Ordering::Relaxed),
-            held: gate.held,
-            pool_bytes_at_load,
-            pool_bytes,
-            memory_bytes_at_load,
-            memory_bytes,
-            rebalances: self.core.rebalances.load(Ordering::Relaxed),
-            last_hold_duration: gate.last.duration,
-            last_hold_waited: gate.last.waited,
-            waited: gate.waited,
-            timeouts: self.core.timeouts.load(Ordering::Relaxed),
+            power_state: self.power.code(),
+            // Before those that were accepted, so that no more have ended than that.
+            cancelled: core.others.cancelled.load(Ordering::Acquire),
+            failed: core.others.failed.load(Ordering::Acquire),
+            let counts = core.accepted_and_completed();
+            accepted: counts.0.wrapping_add(self.engines.accepted()),
+            completed: counts.1,
+            rebalances: core.rebalances.load(Ordering::Relaxed),
+            timeouts: core.timeouts.load(Ordering::Relaxed),
+            let pool = shared.memory.pool_bytes();
+            pool_bytes_at_load: pool.0,
+            pool_bytes: pool.1,
+            let memory = shared.memory.physical();
+            memory_bytes_at_load: memory.0,
+            memory_bytes: memory.1,
             journal_next: shared.journal.next(),
             now: time::now(),
             driver_version: Version::THIS.code(),
-            device: self.core.number,
-        }
+            device: core.number,
+        });
     }
 }
 

@@ -1,5 +1,7 @@
 //! The journal: a ring of numbered, time-stamped events, read from a cursor or waited for.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hotadd_abi::{Event, EventKind, JournalOutput, Wire};
 use hotadd_policy::journal::{slot, window};
 use wdm::irp::{FileId, IrpRef, PendedIrp};
@@ -17,6 +19,8 @@ use crate::{TAG, trace};
 /// The ring and those who wait for it to grow.
 pub struct Journal {
     ring: SpinLock<Ring>,
+    /// The ring's, published: written with the lock held.
+    next: AtomicU64,
     /// Taken with the ring's lock held.
     announcements: Announcements,
     waiters: CancelSafeQueue<Waiter>,
@@ -48,7 +52,7 @@ impl Journal {
         let waiters = CancelSafeQueue::new(TAG)?;
         let ring = SpinLock::new(Ring { events, next: 0 });
         let most_waiters = parameters.journal_waiters();
-        Ok(Self { ring, announcements: Announcements::new()?, waiters, most_waiters })
+        Ok(Self { ring, next: AtomicU64::new(0), announcements: Announcements::new()?, waiters, most_waiters })
     }
 
     /// Leaves word of a processor, for an event that comes before all that are recorded from now on; its time is that when it is
@@ -63,9 +67,13 @@ impl Journal {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     pub fn take_announcements(&self) {
-        if self.announcements.is_empty() {
-            return;
+        if !self.announcements.is_empty() {
+            self.record_announcements();
         }
+    }
+
+    #[cold]
+    fn record_announcements(&self) {
         let mut told = false;
         while let Some(event) = self.take_announcement() {
             trace::event(&event);
@@ -78,7 +86,7 @@ impl Journal {
 
     fn take_announcement(&self) -> Option<Event> {
         let mut ring = self.ring.lock();
-        self.announcements.take().map(|announced| ring.push(announced.event()))
+        self.announcements.take().map(|announced| self.push(&mut ring, announced.event()))
     }
 
     /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is
@@ -90,7 +98,7 @@ impl Journal {
         let (event, is_awaited) = {
             let mut ring = self.ring.lock();
             // Looked at with the lock: who comes to wait after that finds the event.
-            (ring.push(Event { kind: kind.code(), ..event }), !self.waiters.is_empty())
+            (self.push(&mut ring, Event { kind: kind.code(), ..event }), !self.waiters.is_empty())
         };
         trace::event(&event);
         if is_awaited {
@@ -98,14 +106,21 @@ impl Journal {
         }
     }
 
+    fn push(&self, ring: &mut Ring, event: Event) -> Event {
+        let event = ring.push(event);
+        self.next.store(ring.next, Ordering::Release);
+        event
+    }
+
     /// The number of the next event.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn next(&self) -> u64 {
         self.take_announcements();
-        self.recorded()
+        self.next.load(Ordering::Acquire)
     }
 
+    /// The same of what is recorded, asked for with the lock: what comes later finds who waits by now.
     fn recorded(&self) -> u64 {
         self.ring.lock().next
     }
@@ -158,7 +173,8 @@ impl Journal {
         if let Err((irp, _)) = self.waiters.insert(irp, waiter) {
             return irp.complete(NtStatus::DELETE_PENDING);
         }
-        if self.next() != cursor {
+        self.take_announcements();
+        if self.recorded() != cursor {
             // An event came between looking and waiting, and whoever recorded it may have found nobody waiting.
             self.wake();
         }

@@ -129,7 +129,8 @@ impl BufferPool {
 
     /// How many bytes the buffers have.
     pub fn bytes(&self) -> u64 {
-        self.total.load(Ordering::Relaxed).saturating_mul(BUFFER_BYTES)
+        // Cannot overflow: so many bytes there are.
+        self.total.load(Ordering::Relaxed).wrapping_mul(BUFFER_BYTES)
     }
 }
 

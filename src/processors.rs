@@ -64,6 +64,8 @@ pub struct Processors {
     blocks: PerProcessor<Block>,
     lanes: PerProcessor<Dpc<Lane>>,
     steering: Steering,
+    /// The most processors there can ever be.
+    room: u32,
     known: AtomicU32,
 }
 
@@ -79,12 +81,18 @@ impl Processors {
         let blocks = PerProcessor::new(TAG, passive)?;
         let lanes = PerProcessor::new(TAG, passive)?;
         let steering = Steering::new(blocks.room())?;
-        Ok(Self { blocks, lanes, steering, known: AtomicU32::new(0) })
+        let room = u32::try_from(blocks.room()).unwrap_or(u32::MAX);
+        Ok(Self { blocks, lanes, steering, room, known: AtomicU32::new(0) })
     }
 
     /// The most processors there can ever be.
-    pub fn room(&self) -> u32 {
-        u32::try_from(self.blocks.room()).unwrap_or(u32::MAX)
+    pub const fn room(&self) -> u32 {
+        self.room
+    }
+
+    /// The index after the highest that has ever had a block.
+    pub fn end(&self) -> usize {
+        self.blocks.end()
     }
 
     /// How many have a block.

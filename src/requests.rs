@@ -377,18 +377,19 @@ fn begin(device: IoDevice<Fdo>, irp: Irp<'_>, work: Work) -> Disposition<'_> {
 ///
 /// IRQL: <= DISPATCH_LEVEL.
 pub fn device_control(device: IoDevice<Fdo>, irp: Irp<'_>, control: DeviceControl) -> Disposition<'_> {
-    if control.code == IOCTL_HOTADD_FACTORIAL {
-        return factorial(device, irp, control);
+    match control.code {
+        IOCTL_HOTADD_FACTORIAL => factorial(device, irp, control),
+        IOCTL_HOTADD_STATUS => status(&device, irp, control),
+        _ => other_control(&device, irp),
     }
-    other_control(&device, irp, control)
 }
 
-/// The control codes that are not for the device.
+/// The control codes that are not for the device, and seldom come.
 #[inline(never)]
-fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
+fn other_control<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
+    let Some(control) = irp.device_control() else { return irp.complete(NtStatus::INVALID_DEVICE_REQUEST) };
     let answered = match control.code {
         IOCTL_HOTADD_JOURNAL_WAIT => return journal_wait(device, irp, control),
-        IOCTL_HOTADD_STATUS => status(device, &irp, control),
         IOCTL_HOTADD_PROCESSORS => processor_statistics(device, &irp, control),
         IOCTL_HOTADD_JOURNAL_READ => journal_read(&device.core.shared.journal, &irp, control),
         _ => Err(NtStatus::INVALID_DEVICE_REQUEST),
@@ -412,10 +413,12 @@ fn factorial_number(irp: &IrpRef, control: DeviceControl) -> Result<u32> {
     Ok(input.number)
 }
 
-fn status(device: &Fdo, irp: &IrpRef, control: DeviceControl) -> Result<usize> {
-    check_input_length(control, 0)?;
-    check_room(control, Status::SIZE)?;
-    output(irp, 0, &device.status())
+fn status<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, control: DeviceControl) -> Disposition<'a> {
+    let checked = check_input_length(control, 0).and_then(|()| irp.output());
+    match checked.map(|output| device.write_status(output)) {
+        Ok(()) => irp.complete_with(NtStatus::SUCCESS, Status::SIZE),
+        Err(status) => irp.complete(status),
+    }
 }
 
 fn processor_statistics(device: &Fdo, irp: &IrpRef, control: DeviceControl) -> Result<usize> {

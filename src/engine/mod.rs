@@ -63,9 +63,14 @@ impl Engines {
         Ok(Self { kind: AtomicU32::new(EngineKind::None.code()), edu })
     }
 
+    /// The code of the one that is in use.
+    pub fn code(&self) -> u32 {
+        self.kind.load(Ordering::Relaxed)
+    }
+
     /// Which one is in use.
     pub fn kind(&self) -> EngineKind {
-        EngineKind::from_code(self.kind.load(Ordering::Relaxed)).unwrap_or(EngineKind::None)
+        EngineKind::from_code(self.code()).unwrap_or(EngineKind::None)
     }
 
     fn edu(&self) -> Option<&PoolArc<Edu>> {
@@ -140,7 +145,8 @@ impl Engines {
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn accepted(&self) -> u64 {
-        self.edu().map_or(0, |edu| edu.accepted())
+        // None where it is not the engine in use.
+        self.edu.accepted()
     }
 
     /// Starts the request whose turn it is at a device that is free.

@@ -45,6 +45,8 @@ mod wire;
 
 pub use event::{Event, EventKind};
 pub use version::Version;
+#[doc(hidden)]
+pub use wire::put_at;
 pub use wire::{Wire, WireError};
 
 use wire::wire;
@@ -373,6 +375,17 @@ mod tests {
         assert_eq!(rest, Some(2));
         assert_eq!(bytes, [4, 3, 2, 1, 0, 0, 0, 0, 0xFF, 0xFF]);
         assert_eq!(FactorialInput::from_bytes(&bytes), Ok(input));
+    }
+
+    #[test]
+    fn what_is_written_in_place_has_the_bytes_of_the_structure() {
+        let mut bytes = [0xFF; ProcessorsOutput::SIZE];
+        write_in_place!(&mut bytes, ProcessorsOutput {
+            let count = 7;
+            next: count + 1,
+            count: count,
+        });
+        assert_eq!(bytes, ProcessorsOutput { count: 7, next: 8 }.to_bytes());
     }
 
     #[test]

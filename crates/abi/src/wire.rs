@@ -66,6 +66,38 @@ macro_rules! fields {
 }
 fields!(u8, u16, u32, u64, i32);
 
+/// Puts an integer where it belongs in the bytes of a structure; for [`write_in_place`](crate::write_in_place).
+#[doc(hidden)]
+#[inline]
+pub fn put_at<S, F: Field>(bytes: &mut [u8], offset: usize, _: fn(&S) -> F, value: F) {
+    if let Some(place) = bytes.get_mut(offset..) {
+        value.put(place);
+    }
+}
+
+/// Writes all fields of a [`Wire`] structure to its bytes, one after the other.
+///
+/// `let` between them names what several of them need. A structure that is made first would have to be copied from where it was made.
+#[macro_export]
+macro_rules! write_in_place {
+    ($bytes:expr, $name:ident { $($items:tt)* }) => {
+        let bytes: &mut <$name as $crate::Wire>::Bytes = $bytes;
+        $crate::write_in_place!(@write bytes, $name, [] $($items)*);
+    };
+    (@write $bytes:ident, $name:ident, [$($written:ident)*]) => {
+        // Does not compile where one is missing.
+        let _all: fn($name) = |$name { $($written: _,)* }| ();
+    };
+    (@write $bytes:ident, $name:ident, [$($written:ident)*] let $known:ident = $value:expr; $($items:tt)*) => {
+        let $known = $value;
+        $crate::write_in_place!(@write $bytes, $name, [$($written)*] $($items)*);
+    };
+    (@write $bytes:ident, $name:ident, [$($written:ident)*] $field:ident: $value:expr, $($items:tt)*) => {
+        $crate::put_at($bytes, ::core::mem::offset_of!($name, $field), |all: &$name| all.$field, $value);
+        $crate::write_in_place!(@write $bytes, $name, [$($written)* $field] $($items)*);
+    };
+}
+
 /// Defines a [`Wire`] structure; the size is checked against the sum of its fields, so that there is no padding.
 /// A field marked `@reserved` must be zero.
 macro_rules! wire {

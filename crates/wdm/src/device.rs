@@ -205,8 +205,8 @@ impl<F: Function> Deref for Device<F> {
 
     fn deref(&self) -> &F {
         // SAFETY: dispatch routines and `DeviceRef` hold the remove lock, others a pass, and it is set between `finish` and
-        // the end of both.
-        unsafe { &*self.extension().function.load(Ordering::Acquire) }
+        // the end of both. What it points to is seen: who comes in loads it with `Acquire` before there is a `Device` to use.
+        unsafe { &*self.extension().function.load(Ordering::Relaxed) }
     }
 }
 

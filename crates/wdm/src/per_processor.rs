@@ -99,6 +99,14 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
         self.slots.len()
     }
 
+    /// The index after the highest that has ever had a value.
+    ///
+    /// IRQL: any.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.end.load(Ordering::Relaxed)
+    }
+
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
         self.slots.get(usize::try_from(index).ok()?)
     }
@@ -173,7 +181,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     ///
     /// IRQL: any.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> + Clone {
-        let used = self.slots.get(..self.end.load(Ordering::Relaxed)).unwrap_or(&self.slots);
+        let used = self.slots.get(..self.end()).unwrap_or(&self.slots);
         (0_u32..).zip(used).filter_map(|(index, slot)| Some((index, slot.committed()?)))
     }
 
@@ -267,13 +275,15 @@ impl<T: Default + Send + Sync + 'static> OnDemand<T> {
         }
     }
 
-    /// The values there are.
+    /// The values there are, in groups of neighbours, each with the index of its first.
     ///
     /// IRQL: any.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        let chunks = self.chunks.iter().filter_map(|chunk| NonNull::new(chunk.load(Ordering::Acquire)));
-        // SAFETY: so many values are there, and stay until the table is dropped.
-        chunks.flat_map(|first| unsafe { NonNull::slice_from_raw_parts(first, TOGETHER).as_ref() })
+    pub fn groups(&self) -> impl Iterator<Item = (usize, &[T])> {
+        self.chunks.iter().enumerate().filter_map(|(position, chunk)| {
+            let first = NonNull::new(chunk.load(Ordering::Acquire))?;
+            // SAFETY: so many values are there, and stay until the table is dropped.
+            Some((position.wrapping_mul(TOGETHER), unsafe { NonNull::slice_from_raw_parts(first, TOGETHER).as_ref() }))
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use wdk_sys::{
     METHOD_BUFFERED, METHOD_NEITHER,
 };
 
-use super::IrpRef;
+use super::{Irp, IrpRef};
 use crate::imports;
 use crate::kernel::{KERNEL_MODE, NO};
 use crate::status::{NtStatus, Result};
@@ -79,6 +79,20 @@ impl IrpRef {
         Ok(())
     }
 
+    /// The start of the output buffer of a buffered control code, to be written to in place.
+    ///
+    /// # Errors
+    ///
+    /// As for [`IrpRef::write_output`].
+    fn output<const BYTES: usize>(&self) -> Result<NonNull<[u8; BYTES]>> {
+        let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
+        if method(control.code) != METHOD_BUFFERED {
+            return Err(NtStatus::INVALID_DEVICE_REQUEST);
+        }
+        check_range(0, BYTES, control.output_length)?;
+        Ok(self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?.cast())
+    }
+
     fn system_buffer(&self) -> Option<NonNull<u8>> {
         // SAFETY: the address of a member of an IRP that is ours.
         let place = unsafe { &raw const (*self.as_ptr()).AssociatedIrp.SystemBuffer };
@@ -114,6 +128,23 @@ impl IrpRef {
     fn mdl(&self) -> Option<NonNull<MDL>> {
         // SAFETY: the IRP is ours.
         NonNull::new(unsafe { (*self.as_ptr()).MdlAddress })
+    }
+}
+
+impl Irp<'_> {
+    /// The start of the output buffer of a buffered control code, to be written to in place. It is the input's too, and what it holds
+    /// goes to the caller if the IRP is completed with a success.
+    ///
+    /// IRQL: <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    ///
+    /// `BUFFER_TOO_SMALL` where the caller takes less; `INVALID_DEVICE_REQUEST` for another IRP or method.
+    pub fn output<const BYTES: usize>(&mut self) -> Result<&mut [u8; BYTES]> {
+        let mut output = self.inner.output()?;
+        // SAFETY: so many bytes of the system buffer, which is the IRP's, that is borrowed exclusively; they were written to by the I/O
+        // manager, or are what its pool held.
+        Ok(unsafe { output.as_mut() })
     }
 }
 
