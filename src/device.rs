@@ -157,8 +157,9 @@ impl Core {
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
     #[inline(never)]
-    pub fn record(&self, kind: EventKind, event: Event) {
-        self.shared.journal.record(kind, Event { device: self.number, ..event });
+    pub fn record(&self, kind: EventKind, mut event: Event) {
+        event.device = self.number;
+        self.shared.journal.record(kind, event);
     }
 }
 

@@ -86,19 +86,23 @@ impl Journal {
 
     fn take_announcement(&self) -> Option<Event> {
         let mut ring = self.ring.lock();
-        self.announcements.take().map(|announced| self.push(&mut ring, announced.event()))
+        let mut event = self.announcements.take()?.event();
+        self.push(&mut ring, &mut event);
+        Some(event)
     }
 
     /// Records an event, traces it, and answers those who wait. What `event` says of its number, time and kind is
     /// overwritten.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock, because requests are completed.
-    pub fn record(&self, kind: EventKind, event: Event) {
+    pub fn record(&self, kind: EventKind, mut event: Event) {
         self.take_announcements();
-        let (event, is_awaited) = {
+        event.kind = kind.code();
+        let is_awaited = {
             let mut ring = self.ring.lock();
+            self.push(&mut ring, &mut event);
             // Looked at with the lock: who comes to wait after that finds the event.
-            (self.push(&mut ring, Event { kind: kind.code(), ..event }), !self.waiters.is_empty())
+            !self.waiters.is_empty()
         };
         trace::event(&event);
         if is_awaited {
@@ -106,10 +110,9 @@ impl Journal {
         }
     }
 
-    fn push(&self, ring: &mut Ring, event: Event) -> Event {
-        let event = ring.push(event);
+    fn push(&self, ring: &mut Ring, event: &mut Event) {
+        ring.push(event);
         self.next.store(ring.next, Ordering::Release);
-        event
     }
 
     /// The number of the next event.
@@ -219,14 +222,13 @@ impl Journal {
 
 impl Ring {
     /// Numbers and stamps the event and overwrites the oldest with it.
-    fn push(&mut self, event: Event) -> Event {
-        let event = Event { sequence: self.next, time: time::now(), ..event };
+    fn push(&mut self, event: &mut Event) {
+        (event.sequence, event.time) = (self.next, time::now());
         let length = self.events.len() as u64;
         if let Some(place) = slot(self.next, length).and_then(|slot| self.events.get_mut(slot)) {
-            *place = event;
+            *place = *event;
         }
         self.next = self.next.wrapping_add(1);
-        event
     }
 
     /// The event of this number, unless it was overwritten or has not happened.
