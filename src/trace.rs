@@ -26,7 +26,15 @@ impl Session {
 /// Traces an event.
 ///
 /// IRQL: <= DISPATCH_LEVEL.
+#[inline]
 pub fn event(event: &Event) {
+    if PROVIDER.enabled(Level::Informational, 0) {
+        write(event);
+    }
+}
+
+#[cold]
+fn write(event: &Event) {
     write_event!(
         PROVIDER,
         "Event",

@@ -4,8 +4,9 @@
 //! function. A call from here goes through the table itself.
 
 use wdk_sys::{
-    BOOLEAN, CCHAR, KIRQL, KPROCESSOR_MODE, MEMORY_CACHING_TYPE, MM_PAGE_PRIORITY, PEX_RUNDOWN_REF_CACHE_AWARE, PIRP,
-    PKSPIN_LOCK, PMDLX, PPROCESSOR_NUMBER, PRKDPC, PULONG64, PVOID, ULONG, ULONG64, USHORT, ntddk,
+    BOOLEAN, CCHAR, KIRQL, KPROCESSOR_MODE, MEMORY_CACHING_TYPE, MM_PAGE_PRIORITY, PEX_RUNDOWN_REF_CACHE_AWARE,
+    PIO_CSQ, PIO_REMOVE_LOCK, PIRP, PKSPIN_LOCK, PMDLX, PPROCESSOR_NUMBER, PRKDPC, PULONG64, PVOID, ULONG, ULONG64,
+    USHORT, ntddk,
 };
 
 /// Declares functions of the kernel, each with the type that it has in `wdk_sys::ntddk`.
@@ -22,6 +23,8 @@ macro_rules! imported {
 imported! {
     ExAcquireRundownProtectionCacheAware(protection: PEX_RUNDOWN_REF_CACHE_AWARE) -> BOOLEAN;
     ExReleaseRundownProtectionCacheAware(protection: PEX_RUNDOWN_REF_CACHE_AWARE);
+    IoCsqRemoveNextIrp(csq: PIO_CSQ, context: PVOID) -> PIRP;
+    IoReleaseRemoveLockEx(lock: PIO_REMOVE_LOCK, tag: PVOID, size: ULONG);
     IofCompleteRequest(irp: PIRP, boost: CCHAR);
     KeAcquireSpinLockAtDpcLevel(lock: PKSPIN_LOCK);
     KeAcquireSpinLockRaiseToDpc(lock: PKSPIN_LOCK) -> KIRQL;

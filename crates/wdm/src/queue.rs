@@ -184,7 +184,7 @@ impl<C: QueuedContext> CancelSafeQueue<C> {
     fn remove_matching(&self, wanted: Option<&Wanted<'_, C>>) -> Option<(PendedIrp, C)> {
         let context = wanted.map_or(ptr::null(), ptr::from_ref).cast_mut().cast::<c_void>();
         // SAFETY: the queue is initialised; `peek_next` takes this context, which lives until the call returns.
-        let irp = unsafe { ntddk::IoCsqRemoveNextIrp(self.queue.csq.get(), context) };
+        let irp = unsafe { imports::IoCsqRemoveNextIrp(self.queue.csq.get(), context) };
         // SAFETY: what a queue gives back was inserted with a context and is ours now.
         NonNull::new(irp).map(|irp| unsafe { take(irp) })
     }

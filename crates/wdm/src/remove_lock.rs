@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use wdk_sys::{IO_REMOVE_LOCK, ntddk};
 
+use crate::imports;
 use crate::irql::Passive;
 use crate::kernel::Kernel;
 use crate::status::{Result, check};
@@ -56,7 +57,7 @@ impl RemoveLock {
     /// An `acquire` with this tag has succeeded and was not released yet.
     pub(crate) unsafe fn release(&self, tag: *mut c_void) {
         // SAFETY: as the caller promises.
-        unsafe { ntddk::IoReleaseRemoveLockEx(self.0.get(), tag, SIZE) };
+        unsafe { imports::IoReleaseRemoveLockEx(self.0.get(), tag, SIZE) };
     }
 
     /// Gives it back, refuses it to others from now on and waits until nobody has it ("`IoReleaseRemoveLockAndWait`
