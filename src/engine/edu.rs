@@ -48,7 +48,6 @@ impl Drop for Edu {
 }
 
 /// The hardware and the request that it works on.
-#[derive(Default)]
 struct Bench {
     hardware: Option<Hardware>,
     /// Not to be dropped under the lock.
@@ -60,8 +59,10 @@ struct Bench {
     stuck: bool,
     /// The device may be in a state below D0, where its registers are not to be touched.
     asleep: Option<Asleep>,
-    /// The device's buffer from before it was stopped or lost power.
-    saved: Option<PoolArray<u8>>,
+    /// The device's buffer from before it was stopped or lost power, if it was saved. The room is there from the start, because it must
+    /// not be lost for want of memory.
+    saved: PoolArray<u8>,
+    is_saved: bool,
     /// A common buffer to which the device may still transfer, from before it was stopped.
     stray: Option<CommonBuffer>,
 }
@@ -109,6 +110,21 @@ enum Recovery {
 }
 
 impl Bench {
+    /// Without hardware.
+    const fn new(saved: PoolArray<u8>) -> Self {
+        Self {
+            hardware: None,
+            attached: None,
+            active: None,
+            abandoned: false,
+            stuck: false,
+            asleep: None,
+            saved,
+            is_saved: false,
+            stray: None,
+        }
+    }
+
     /// The hardware, if a request can be started.
     #[inline]
     fn free(&mut self) -> Option<Free<'_>> {
@@ -243,7 +259,7 @@ impl Edu {
     pub fn new(core: PoolArc<Core>) -> Result<Self> {
         Ok(Self {
             core,
-            bench: SpinLock::new(Bench::default()),
+            bench: SpinLock::new(Bench::new(PoolArray::from_fn(TAG, hardware::REACHABLE as usize, |_| 0)?)),
             accepted: AtomicU64::new(0),
             connection: Connected::default(),
             pause: Signal::new(TAG, SignalKind::Notification, false)?,

@@ -4,13 +4,12 @@ use hotadd_abi::{Event, EventKind};
 use hotadd_policy::work::Transfer;
 use wdm::irql::Passive;
 use wdm::lock::SpinLockGuard;
-use wdm::pool::{PoolArc, PoolArray};
+use wdm::pool::PoolArc;
 use wdm::status::{NtStatus, Result};
 use wdm::time::Interval;
 
 use super::hardware::{self, Hardware, REACHABLE, Tell};
 use super::{Asleep, Bench, Edu};
-use crate::TAG;
 use crate::interrupt::Connection;
 
 /// How long to pause, in microseconds, between the first two looks at a device that is waited for without interrupts; it doubles from
@@ -68,16 +67,14 @@ impl Edu {
     ///
     /// IRQL: PASSIVE_LEVEL.
     pub fn sleep(&self, passive: Passive<'_>) {
-        let room = PoolArray::from_fn(TAG, REACHABLE as usize, |_| 0);
         let bench = self.bench.lock();
         if bench.asleep.is_some() {
             return;
         }
-        let saved = self.save(bench, room, passive);
-        if let Err(status) = saved.as_ref() {
+        if let Err(status) = self.save(bench, passive) {
             self.core.record(EventKind::DeviceReset, Event { status: status.raw(), ..Event::default() });
         }
-        self.rest(saved.ok());
+        self.rest();
     }
 
     /// Silences the device and waits for what it does, before it loses power. Nothing for a device that was not woken since.
@@ -87,23 +84,19 @@ impl Edu {
         if let Some(registers) = self.awake() {
             hardware::silence(&registers);
             let _idle = self.wait_until_idle(passive);
-            self.rest(None);
+            self.rest();
         }
     }
 
-    /// The device is silent, if it is there at all, and may lose power from now on. Its buffer is `saved`, if it was saved now.
-    fn rest(&self, saved: Option<PoolArray<u8>>) {
-        let before = {
-            let mut bench = self.bench.lock();
-            let silence = |hardware: &Hardware| {
-                hardware::silence(&hardware.registers);
-                hardware.is_transferring()
-            };
-            let transferring = bench.hardware.as_ref().is_some_and(silence);
-            bench.asleep = Some(Asleep { transferring });
-            saved.and_then(|saved| bench.saved.replace(saved))
+    /// The device is silent, if it is there at all, and may lose power from now on.
+    fn rest(&self) {
+        let mut bench = self.bench.lock();
+        let silence = |hardware: &Hardware| {
+            hardware::silence(&hardware.registers);
+            hardware.is_transferring()
         };
-        drop(before);
+        let transferring = bench.hardware.as_ref().is_some_and(silence);
+        bench.asleep = Some(Asleep { transferring });
     }
 
     /// Restores the device's buffer, if it was saved, and lets the device interrupt.
@@ -119,32 +112,31 @@ impl Edu {
         let Some(hardware) = &bench.hardware else { return Ok(()) };
         let registers = hardware.registers.clone();
         hardware::silence(&registers);
-        if let Some(saved) = bench.saved.take()
-            && let Err(status) = self.restore(bench, &saved, passive)
-        {
-            // For the next attempt.
-            self.bench.lock().saved = Some(saved);
-            return Err(status);
+        if bench.is_saved {
+            self.restore(bench, passive)?;
         }
         hardware::enable_interrupts(&registers);
         Ok(())
     }
 
-    fn save(
-        &self,
-        bench: SpinLockGuard<'_, Bench>,
-        room: Result<PoolArray<u8>>,
-        passive: Passive<'_>,
-    ) -> Result<PoolArray<u8>> {
-        let mut saved = room?;
+    fn save(&self, bench: SpinLockGuard<'_, Bench>, passive: Passive<'_>) -> Result {
         self.when_idle(bench, passive)?.hardware()?.fetch(ALL, Tell::Nothing)?;
-        self.when_idle(self.bench.lock(), passive)?.hardware()?.common.read(0, &mut saved)?;
-        Ok(saved)
+        let mut bench = self.when_idle(self.bench.lock(), passive)?;
+        let Bench { hardware, saved, is_saved, .. } = &mut *bench;
+        hardware.as_ref().ok_or(NtStatus::DEVICE_NOT_READY)?.common.read(0, saved)?;
+        *is_saved = true;
+        drop(bench);
+        Ok(())
     }
 
-    fn restore(&self, bench: SpinLockGuard<'_, Bench>, saved: &[u8], passive: Passive<'_>) -> Result {
-        self.when_idle(bench, passive)?.hardware()?.store(ALL, saved, Tell::Nothing)?;
-        self.wait_until_idle(passive)
+    /// What was saved stays until it is back at the device, for the next attempt.
+    fn restore(&self, bench: SpinLockGuard<'_, Bench>, passive: Passive<'_>) -> Result {
+        let mut bench = self.when_idle(bench, passive)?;
+        let Bench { hardware, saved, .. } = &mut *bench;
+        hardware.as_mut().ok_or(NtStatus::DEVICE_NOT_READY)?.store(ALL, saved, Tell::Nothing)?;
+        drop(bench);
+        self.when_idle(self.bench.lock(), passive)?.is_saved = false;
+        Ok(())
     }
 
     fn wait_until_idle(&self, passive: Passive<'_>) -> Result {
