@@ -13,7 +13,7 @@ use super::{
     Figure,
     charts::{Bars, Curves},
     figures::{Group, Row, Unit},
-    listing,
+    goals, listing,
     report::{self, Report},
     requests::{Engine, Kind},
     sizes::Sizes,
@@ -261,6 +261,9 @@ fn unmet(text: &mut String, report: &Report) -> Result<()> {
         let [what, goal, rust, c, ..] = report::cells(row);
         let beside = if c.is_empty() { String::new() } else { format!(", {c} in C") };
         writeln!(text, "### {what}: {rust}{beside}; goal {goal}\n")?;
+        if let Some(why) = goals::why(&row.id) {
+            writeln!(text, "{why}\n")?;
+        }
         parts(text, row)?;
         functions(text, row)?;
         code(text, row)?;

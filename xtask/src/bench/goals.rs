@@ -50,6 +50,43 @@ const GOALS: &[(&str, Goal)] = &[
     ("floor/request/*/*/instructions", Goal::Times(1.1)),
 ];
 
+/// Why a goal is not met, for figures with such names: what the listing beside it shows.
+const WHY: &[(&str, &str)] = &[
+    (
+        "request/software/status/instructions",
+        "A status takes no lock, and what it tells stands in 32 fields, each of which is one load and one store: nearly half of \
+         the instructions are those. Three tenths are the way in and out of `dispatch_io`, which is one function for every request, because reads and \
+         factorials take less that way: it saves the registers that those need. The rest adds up the counters that each processor has of its own; \
+         the driver in C has one set of counters, which every request of every processor writes to.",
+    ),
+    (
+        "hold/software/0/instructions",
+        "Nearly a third is `Journal::record`, which the driver in C has too: five events, each with number, time and nine more fields. Beyond the \
+         driver in C, `Gate::close`, `drain`, `open` and `release` add up several reasons for one hold, let a second thread wait for the \
+         first one's drain, publish the state so that no request takes a lock for it, and note how long the hold was and how many waited.",
+    ),
+    (
+        "hold/edu/*/instructions",
+        "What does not depend on the requests is what is above C's, not what each of them takes. A sixth is `Journal::record`: eight events. \
+         `Resources::next` makes a value of each descriptor, of which two are used; `Edu::attach` and \
+         `allocate_bytes` make a block with an owner each for registers, adapter, DPC, interrupt and timer, where the driver in C has them in \
+         its device extension; `when_idle` is `PeerEduWaitUntilIdle` and what begins the transfers.",
+    ),
+    (
+        "image/file",
+        "The tables say where the code is written. The buffer pool, the plan of steering, the words that processors leave, and the \
+         high memory thread have no counterpart in the driver in C. What is released by its owner is released in each function that can fail \
+         between two acquisitions: drop glue and what `pool.rs` takes are each more than a tenth of the code. Optimised for size alone, with more \
+         instructions for each request, the image would still be larger than the goal.",
+    ),
+];
+
+/// Why the figure with this name is not what it must be.
+#[must_use]
+pub fn why(id: &str) -> Option<&'static str> {
+    WHY.iter().find(|(pattern, _)| fits(pattern, id)).map(|(_, why)| *why)
+}
+
 /// What the figure with this name must be.
 #[must_use]
 pub fn of(id: &str) -> Option<Goal> {
