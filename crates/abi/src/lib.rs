@@ -222,7 +222,7 @@ wire! {
         pub cancelled: u64,
         /// Accepted requests that failed.
         pub failed: u64,
-        /// Requests that wait at the gate now.
+        /// Requests that wait at the closed gate now; those that wait for their turn at a device while it is open are none of them.
         pub held: u64,
         /// Bytes in the buffer pool when the driver was loaded.
         pub pool_bytes_at_load: u64,
@@ -236,7 +236,7 @@ wire! {
         pub rebalances: u64,
         /// How long the last hold lasted, in 100 ns units, from closing the gate to opening it.
         pub last_hold_duration: u64,
-        /// How many requests waited at the end of the last hold.
+        /// How many requests waited during the last hold.
         pub last_hold_waited: u64,
         /// How many requests had to wait at the gate since the device was added.
         pub waited: u64,
