@@ -326,7 +326,10 @@ fn code(text: &mut String, row: &Row) -> Result<()> {
                 writeln!(text, "| `{name}` | {bytes} |")?;
             }
             let rest = sizes.get(PARTS..).unwrap_or_default();
-            writeln!(text, "| {} more | {} |\n", rest.len(), rest.iter().map(|(_, bytes)| bytes).sum::<u64>())?;
+            if !rest.is_empty() {
+                writeln!(text, "| {} more | {} |", rest.len(), rest.iter().map(|(_, bytes)| bytes).sum::<u64>())?;
+            }
+            writeln!(text)?;
         }
     }
     Ok(())

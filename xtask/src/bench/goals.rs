@@ -61,13 +61,13 @@ const WHY: &[(&str, &str)] = &[
     ),
     (
         "hold/software/0/instructions",
-        "Nearly a third is `Journal::record`, which the driver in C has too: five events, each with number, time and nine more fields. Beyond the \
-         driver in C, `Gate::close`, `drain`, `open` and `release` add up several reasons for one hold, let a second thread wait for the \
-         first one's drain, publish the state so that no request takes a lock for it, and note how long the hold was and how many waited.",
+        "Nearly a third is `Journal::record`: five events, for which the driver in C takes more. What it does not have is in `Gate::close`, `drain`, `open` \
+         and `release`: several reasons for one hold, a second thread that waits for the first one's drain, a state that is published so that no \
+         request takes a lock for it, and how long the hold was and how many waited.",
     ),
     (
         "hold/edu/*/instructions",
-        "What does not depend on the requests is what is above C's, not what each of them takes. A sixth is `Journal::record`: eight events. \
+        "What does not depend on the requests is what is above C's, not what each of them takes. A sixth is `Journal::record`: eight events, for which C takes more. \
          `Resources::next` makes a value of each descriptor, of which two are used; `Edu::attach` and \
          `allocate_bytes` make a block with an owner each for registers, adapter, DPC, interrupt and timer, where the driver in C has them in \
          its device extension; `when_idle` is `PeerEduWaitUntilIdle` and what begins the transfers.",
