@@ -46,8 +46,9 @@ pub struct Gate {
     drained: Signal,
     /// Requests that had to wait, ever.
     waited: AtomicU64,
-    /// The hold that ended last; written under the lock, the two one after the other.
-    last: (AtomicU64, AtomicU64),
+    /// The [`LastHold`]; written under the lock, the two one after the other.
+    last_duration: AtomicU64,
+    last_waited: AtomicU64,
 }
 
 struct Inner {
@@ -127,7 +128,8 @@ impl Gate {
             inner: SpinLock::new(Inner { state: State::held(reasons), joined: false, hold }),
             drained: Signal::new(TAG, SignalKind::Notification, true)?,
             waited: AtomicU64::new(0),
-            last: Default::default(),
+            last_duration: AtomicU64::new(0),
+            last_waited: AtomicU64::new(0),
         })
     }
 
@@ -195,9 +197,12 @@ impl Gate {
     pub fn next(&self, device: &Device<Fdo>) -> Option<(PendedIrp, Passed)> {
         // With the pass first: whoever closes the gate after this look waits for it, and without it the request stays in the queue.
         let pass = device.pass()?;
-        if !self.is_passing() {
-            return None;
-        }
+        if self.is_passing() { self.first(pass) } else { None }
+    }
+
+    /// The first of those that wait, in flight with `pass`.
+    #[inline]
+    fn first(&self, pass: Pass<Fdo>) -> Option<(PendedIrp, Passed)> {
         let (irp, waiting) = self.held.remove_next()?;
         Some((irp, Passed { pass, work: waiting.work }))
     }
@@ -356,19 +361,15 @@ impl Gate {
 
     fn pass_first(&self, pass: Pass<Fdo>) {
         // None there: the one that was has just been cancelled, or somebody else passed it on.
-        if let Some((irp, waiting)) = self.held.remove_next() {
-            engine::submit(irp, Passed { pass, work: waiting.work }, &self.core.shared.processors);
+        if let Some((irp, passed)) = self.first(pass) {
+            engine::submit(irp, passed, &self.core.shared.processors);
         }
     }
 
     /// Lets the first requests go, as long as they get passes: while only this thread makes the count usable, a pass says that nobody
     /// has drained it since.
     fn pass_batch(&self, device: &Device<Fdo>) {
-        let next = || {
-            let pass = device.pass()?;
-            let (irp, waiting) = self.held.remove_next()?;
-            Some((irp, Passed { pass, work: waiting.work }))
-        };
+        let next = || self.first(device.pass()?);
         engine::submit_all(&self.core.shared.processors, core::iter::from_fn(next).take(BATCH));
     }
 
@@ -413,8 +414,8 @@ impl Gate {
             duration: time::now().saturating_sub(inner.hold.since),
             waited: waited.saturating_add(inner.hold.in_turn),
         };
-        self.last.0.store(last.duration, Ordering::Relaxed);
-        self.last.1.store(last.waited, Ordering::Relaxed);
+        self.last_duration.store(last.duration, Ordering::Relaxed);
+        self.last_waited.store(last.waited, Ordering::Relaxed);
         // Nothing can come between: the lock is held.
         let _finished = inner.state.take(true);
         Some(last)
@@ -447,8 +448,8 @@ impl Gate {
             held: if mode == Mode::Running.code() { 0 } else { self.held.len() as u64 },
             waited: self.waited.load(Ordering::Relaxed),
             last: LastHold {
-                duration: self.last.0.load(Ordering::Relaxed),
-                waited: self.last.1.load(Ordering::Relaxed),
+                duration: self.last_duration.load(Ordering::Relaxed),
+                waited: self.last_waited.load(Ordering::Relaxed),
             },
         }
     }

@@ -221,8 +221,9 @@ impl DpcRoutine for Completion {
         drop(bench);
         processors.count_dpc(here, true);
         passed.finish(irp, result, here);
-        if let Some(not_begun) = not_begun {
-            self.0.go_on_after(not_begun);
+        if let Some((irp, next, status)) = not_begun {
+            self.0.begin_next(&next.pass);
+            next.fail(irp, status);
         }
         Again::No
     }
@@ -298,8 +299,8 @@ impl Edu {
         bench.asleep = None;
         // Registers survive a reset of the bus: something from before may still be going on.
         let idle = this.when_idle(bench, passive).map(drop);
-        idle.inspect_err(|_| this.stop(false, passive))?;
-        this.attach(watchdog, pdo, resources, registers, passive).inspect_err(|_| this.stop(false, passive))
+        let attached = idle.and_then(|()| this.attach(watchdog, pdo, resources, registers, passive));
+        attached.inspect_err(|_| this.stop(false, passive))
     }
 
     fn attach(
@@ -359,25 +360,13 @@ impl Edu {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Starts the next request, if the device is free and the gate is open.
+    /// Starts the next request, if the device is free and the gate is open. One that cannot be started fails, and the next has its turn.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     pub fn begin_next(&self, device: &Device<Fdo>) {
-        if device.gate.is_empty() {
-            return;
-        }
-        let not_begun = self.bench.lock().begin_waiting(device);
-        if let Some(not_begun) = not_begun {
-            self.go_on_after(not_begun);
-        }
-    }
-
-    /// Fails a request that could not be started, and starts the next.
-    #[cold]
-    fn go_on_after(&self, not_begun: NotBegun) {
-        let mut failing = Some(not_begun);
-        while let Some((irp, passed, status)) = failing {
-            failing = self.bench.lock().begin_waiting(&passed.pass);
+        while !device.gate.is_empty() {
+            let not_begun = self.bench.lock().begin_waiting(device);
+            let Some((irp, passed, status)) = not_begun else { return };
             passed.fail(irp, status);
         }
     }

@@ -144,27 +144,26 @@ impl Hardware {
     /// Where it does not fit the registers or the common buffer; nothing was started then.
     #[inline]
     pub fn begin(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
-        if let Work::Plain(Plain::Factorial { number, .. }) = work {
-            self.registers.write(register::FACTORIAL, *number);
-            return Ok(());
-        }
-        self.begin_transfer(irp, work)
-    }
-
-    #[inline(never)]
-    fn begin_transfer(&mut self, irp: &IrpRef, work: &mut Work) -> Result {
         match work {
-            Work::Plain(Plain::Factorial { .. }) => Ok(()),
+            Work::Plain(Plain::Factorial { number, .. }) => {
+                self.registers.write(register::FACTORIAL, *number);
+                Ok(())
+            }
             Work::Plain(Plain::Direct { offset, length, direction, .. }) => {
-                let transfer = Transfer { offset: (*offset).into(), length: (*length).into() };
-                if *direction == Direction::Read {
-                    return self.fetch(transfer, Tell::Interrupt);
-                }
-                self.common.copy_from(&irp.direct_buffer()?, (*length).into())?;
-                self.store_common(transfer, Tell::Interrupt)
+                self.begin_direct(irp, *offset, *length, *direction)
             }
             Work::Store(buffer) => self.store(buffer.transfer, buffer.bytes(), Tell::Interrupt),
         }
+    }
+
+    #[inline(never)]
+    fn begin_direct(&mut self, irp: &IrpRef, offset: u16, length: u16, direction: Direction) -> Result {
+        let transfer = Transfer { offset: offset.into(), length: length.into() };
+        if direction == Direction::Read {
+            return self.fetch(transfer, Tell::Interrupt);
+        }
+        self.common.copy_from(&irp.direct_buffer()?, length.into())?;
+        self.store_common(transfer, Tell::Interrupt)
     }
 
     /// Whether the device is done with the request.
