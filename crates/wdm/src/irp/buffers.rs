@@ -63,34 +63,29 @@ impl IrpRef {
     /// `BUFFER_TOO_SMALL` where it does not fit; `INVALID_DEVICE_REQUEST` for another IRP or method. Nothing is written
     /// then.
     pub fn write_output(&self, offset: usize, output: &[u8]) -> Result {
-        let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
-        if method(control.code) != METHOD_BUFFERED {
-            return Err(NtStatus::INVALID_DEVICE_REQUEST);
-        }
-        check_range(offset, output.len(), control.output_length)?;
-        if output.is_empty() {
-            return Ok(());
-        }
-        let buffer = self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?;
-        // SAFETY: the system buffer holds at least the output length, and the range lies within that.
-        let place = unsafe { buffer.add(offset) };
-        // SAFETY: as above; pool of the I/O manager does not overlap ours.
+        let place = self.output_place(offset, output.len())?;
+        // SAFETY: so many bytes are there; pool of the I/O manager does not overlap ours.
         unsafe { ptr::copy_nonoverlapping(output.as_ptr(), place.as_ptr(), output.len()) };
         Ok(())
     }
 
-    /// The start of the output buffer of a buffered control code, to be written to in place.
+    /// Where `length` bytes from `offset` on of the output buffer of a buffered control code are; anywhere for none.
     ///
     /// # Errors
     ///
     /// As for [`IrpRef::write_output`].
-    fn output<const BYTES: usize>(&self) -> Result<NonNull<[u8; BYTES]>> {
+    fn output_place(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
         let control = self.device_control().ok_or(NtStatus::INVALID_DEVICE_REQUEST)?;
         if method(control.code) != METHOD_BUFFERED {
             return Err(NtStatus::INVALID_DEVICE_REQUEST);
         }
-        check_range(0, BYTES, control.output_length)?;
-        Ok(self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?.cast())
+        check_range(offset, length, control.output_length)?;
+        if length == 0 {
+            return Ok(NonNull::dangling());
+        }
+        let buffer = self.system_buffer().ok_or(NtStatus::INVALID_PARAMETER)?;
+        // SAFETY: the system buffer holds at least the output length, and the range lies within that.
+        Ok(unsafe { buffer.add(offset) })
     }
 
     fn system_buffer(&self) -> Option<NonNull<u8>> {
@@ -141,7 +136,7 @@ impl Irp<'_> {
     ///
     /// `BUFFER_TOO_SMALL` where the caller takes less; `INVALID_DEVICE_REQUEST` for another IRP or method.
     pub fn output<const BYTES: usize>(&mut self) -> Result<&mut [u8; BYTES]> {
-        let mut output = self.inner.output()?;
+        let mut output = self.inner.output_place(0, BYTES)?.cast::<[u8; BYTES]>();
         // SAFETY: so many bytes of the system buffer, which is the IRP's, that is borrowed exclusively; they were written to by the I/O
         // manager, or are what its pool held.
         Ok(unsafe { output.as_mut() })
