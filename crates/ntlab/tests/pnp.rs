@@ -13,13 +13,14 @@ use ntlab::{
     events::{Event, Kind},
     hot_add::NewProcessor,
     machine::{Machine, Outcome, System},
-    pnp::{Device, DeviceSpec, DeviceState, DriverPackage, Rebalance, Usage},
+    pnp::{Device, DeviceSpec, DeviceState, DriverPackage, PnpRequest, Rebalance, Usage},
     power::SystemState,
     report::Report,
     user::{Access, Handle, Status},
 };
 
 const UNSUCCESSFUL: Status = Status(0xC000_0001_u32.cast_signed());
+const NO_SUCH_DEVICE: Status = Status(0xC000_000E_u32.cast_signed());
 const SERVICE: &str = "function";
 const CLASS: (u32, u16, u16, [u8; 8]) = (0x0707_0707, 0x0707, 0x0707, [7; 8]);
 
@@ -280,6 +281,18 @@ fn an_open_device_cannot_be_disabled_and_a_closed_one_can_and_comes_back() {
     });
     let pnp: Vec<_> = only(&said, "pnp")[6..].iter().take(4).copied().collect();
     assert_eq!(pnp, ["pnp 1", "pnp 3", "pnp 1", "pnp 2"]);
+}
+
+#[test]
+fn a_device_that_agreed_to_go_is_not_opened_until_it_is_told_that_it_stays() {
+    run(|system| {
+        let device = edu(system);
+        let open_again = || system.open_interface(CLASS, 0, Access::ReadWrite).map(Handle::close);
+        assert_eq!(device.send(system, PnpRequest::QueryRemove), Ok(()));
+        assert_eq!(open_again(), Err(NO_SUCH_DEVICE));
+        assert_eq!(device.send(system, PnpRequest::CancelRemove), Ok(()));
+        assert_eq!(open_again(), Ok(()));
+    });
 }
 
 #[test]

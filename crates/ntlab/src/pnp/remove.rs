@@ -20,7 +20,12 @@ use super::{
 };
 use crate::{
     finding::{Cause, Finding},
-    io::{attached, device, driver, interface, irp::IO_MANAGER_VIOLATION, layout::DOE_START_PENDING, lost},
+    io::{
+        attached, device, driver, interface,
+        irp::IO_MANAGER_VIOLATION,
+        layout::{DOE_REMOVE_PENDING, DOE_START_PENDING},
+        lost,
+    },
     kernel::Kernel,
     memory::Ptr,
     rule::Rule,
@@ -94,15 +99,18 @@ pub fn query(k: &Kernel, devnode: &Rc<Devnode>) -> Result<(), NTSTATUS> {
     }
     let answer = request::send(k, devnode, IRP_MN_QUERY_REMOVE_DEVICE).ok();
     let open = device::opens_of_stack(devnode.pdo) > 0;
-    let refusal = answer.err().or_else(|| open.then_some(STATUS_DEVICE_BUSY));
-    refusal.map_or(Ok(()), |status| {
+    if let Some(status) = answer.err().or_else(|| open.then_some(STATUS_DEVICE_BUSY)) {
         cancel(k, devnode);
-        Err(status)
-    })
+        return Err(status);
+    }
+    // Nobody opens it any more: drivers are told that it goes only once no handle is open.
+    device::change_flags(devnode.pdo, DOE_REMOVE_PENDING, 0);
+    Ok(())
 }
 
 /// Tells a device that was asked, and those that hang below it, that it is not removed.
 pub fn cancel(k: &Kernel, devnode: &Devnode) {
+    device::change_flags(devnode.pdo, 0, DOE_REMOVE_PENDING);
     request::send(k, devnode, IRP_MN_CANCEL_REMOVE_DEVICE);
     for child in k.pnp.devnodes.children_of(devnode) {
         if child.state.get() == DeviceState::Started {
@@ -189,6 +197,7 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     device::change_flags(devnode.pdo, DOE_START_PENDING, 0);
     let stack = device::stack_above(devnode.pdo);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
+    device::change_flags(devnode.pdo, 0, DOE_REMOVE_PENDING);
     lost::check_removed(k, &stack);
     let left = left_of(k, devnode, &stack);
     for link in interface::enabled_of(k, devnode.pdo) {
