@@ -156,7 +156,7 @@ impl Core {
     /// Records an event of this device.
     ///
     /// IRQL: <= DISPATCH_LEVEL; not under a lock.
-    #[inline(never)]
+    #[inline]
     pub fn record(&self, kind: EventKind, mut event: Event) {
         event.device = self.number;
         self.shared.journal.record(kind, event);

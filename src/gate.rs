@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, Gate as Mode};
-use hotadd_policy::gate::{Closing, Releasing, State, Take};
+use hotadd_policy::gate::{Closing, Releasing, State};
 use wdm::device::{Device, IoDevice, Pass};
 use wdm::event::{Event as Signal, EventKind as SignalKind};
 use wdm::irp::{FileId, PendedIrp};
@@ -353,8 +353,8 @@ impl Gate {
         }
         let Some(pass) = device.pass() else { return };
         // With the pass first: whoever closes the gate after this look waits for it.
-        let open = self.inner.lock().state.take(false) == Take::First;
-        if open {
+        let lets_go = self.inner.lock().state.lets_go();
+        if lets_go {
             self.pass_first(pass);
         }
     }
@@ -380,7 +380,7 @@ impl Gate {
                 Releasing::Stop => return,
                 // Waited for before, and whoever closes the gate next drains only what is counted again.
                 Releasing::Recount => device.readmit(passive).is_ok(),
-                Releasing::Count => {
+                Releasing::Pass => {
                     // Those that take turns are taken, one by one, when the gate runs.
                     if !takes_turns {
                         self.pass_batch(device);
@@ -394,7 +394,7 @@ impl Gate {
                     inner.state.recounted();
                 }
                 let next = inner.state.release();
-                (next, (next == Releasing::Count).then(|| self.let_run(inner, takes_turns)).flatten())
+                (next, (next == Releasing::Pass).then(|| self.let_run(inner, takes_turns)).flatten())
             });
             if let Some(last) = opened {
                 device.engines.begin_next(device);
@@ -416,8 +416,7 @@ impl Gate {
         };
         self.last_duration.store(last.duration, Ordering::Relaxed);
         self.last_waited.store(last.waited, Ordering::Relaxed);
-        // Nothing can come between: the lock is held.
-        let _finished = inner.state.take(true);
+        inner.state.run();
         Some(last)
     }
 

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hotadd_abi::{Event, EventKind, JournalOutput, Wire};
-use hotadd_policy::journal::{slot, window};
+use hotadd_policy::journal::{capacity, slot, window};
 use wdm::irp::{FileId, IrpRef, PendedIrp};
 use wdm::lock::SpinLock;
 use wdm::pool::PoolArray;
@@ -40,7 +40,7 @@ struct Waiter {
 impl QueuedContext for Waiter {}
 
 impl Journal {
-    /// An empty journal of the length that the parameters ask for.
+    /// An empty journal of at least the length that the parameters ask for.
     ///
     /// IRQL: <= DISPATCH_LEVEL.
     ///
@@ -48,7 +48,7 @@ impl Journal {
     ///
     /// `INSUFFICIENT_RESOURCES` where there is no memory.
     pub fn new(parameters: &Parameters) -> Result<Self> {
-        let events = PoolArray::from_fn(TAG, parameters.journal_events(), |_| Event::default())?;
+        let events = PoolArray::from_fn(TAG, capacity(parameters.journal_events()), |_| Event::default())?;
         let waiters = CancelSafeQueue::new(TAG)?;
         let ring = SpinLock::new(Ring { events, next: 0 });
         let most_waiters = parameters.journal_waiters();
@@ -224,8 +224,7 @@ impl Ring {
     /// Numbers and stamps the event and overwrites the oldest with it.
     fn push(&mut self, event: &mut Event) {
         (event.sequence, event.time) = (self.next, time::now());
-        let length = self.events.len() as u64;
-        if let Some(place) = slot(self.next, length).and_then(|slot| self.events.get_mut(slot)) {
+        if let Some(place) = slot(self.next, self.events.len()).and_then(|slot| self.events.get_mut(slot)) {
             *place = *event;
         }
         self.next = self.next.wrapping_add(1);
@@ -233,7 +232,7 @@ impl Ring {
 
     /// The event of this number, unless it was overwritten or has not happened.
     fn get(&self, sequence: u64) -> Option<Event> {
-        let event = *self.events.get(slot(sequence, self.events.len() as u64)?)?;
+        let event = *self.events.get(slot(sequence, self.events.len())?)?;
         (sequence < self.next && event.sequence == sequence).then_some(event)
     }
 }

@@ -56,9 +56,9 @@ impl Parameters {
         self.buffer_pool_maximum.into()
     }
 
-    /// How many events the journal keeps.
-    pub const fn journal_events(&self) -> usize {
-        self.journal_events as usize
+    /// How many events the journal keeps at least.
+    pub const fn journal_events(&self) -> u32 {
+        self.journal_events
     }
 
     /// How many requests may wait for an event.

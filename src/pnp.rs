@@ -215,15 +215,19 @@ fn usage_notification<'a>(
 
 #[inline(never)]
 fn record(device: &Fdo, request: Request, status: NtStatus, files_in_path: u32) {
-    let kind = match request {
+    device.core.record(kind(request), Event { status: status.raw(), count: files_in_path.into(), ..Event::default() });
+}
+
+/// What the journal calls a request that was carried out.
+const fn kind(request: Request) -> EventKind {
+    match request {
+        Request::Start => EventKind::DeviceStarted,
         Request::QueryStop => EventKind::QueryStop,
         Request::CancelStop => EventKind::CancelStop,
         Request::Stop => EventKind::DeviceStopped,
         Request::QueryRemove => EventKind::QueryRemove,
         Request::CancelRemove => EventKind::CancelRemove,
         Request::SurpriseRemoval => EventKind::SurpriseRemoved,
-        // These record themselves.
-        Request::Start | Request::Remove => return,
-    };
-    device.core.record(kind, Event { status: status.raw(), count: files_in_path.into(), ..Event::default() });
+        Request::Remove => EventKind::DeviceRemoved,
+    }
 }

@@ -44,15 +44,17 @@ fn the_pool_has_its_maximum() {
 }
 
 #[test]
-fn the_journal_has_its_length() {
-    with(&[("JournalEvents", Value::dword(64))], |bench| {
-        for _ in 0..12 {
-            bench.edu.rebalance(bench.system);
-        }
-        let journal = workload::journal_from(&bench.open_edu(), 0).expect("it can be read");
-        assert_eq!(journal.events.len(), 64);
-        assert!(journal.missed > 0);
-    });
+fn the_journal_has_its_length_rounded_up_to_a_power_of_two() {
+    for (asked, kept) in [(64, 64), (65, 128)] {
+        with(&[("JournalEvents", Value::dword(asked))], |bench| {
+            for _ in 0..24 {
+                bench.edu.rebalance(bench.system);
+            }
+            let journal = workload::journal_from(&bench.open_edu(), 0).expect("it can be read");
+            assert_eq!(journal.events.len(), kept);
+            assert!(journal.missed > 0);
+        });
+    }
 }
 
 #[test]

@@ -1,20 +1,9 @@
 //! The gate that every device request passes: who may pass, who waits, and who lets whom go, as a state machine.
 //!
-//! The driver keeps this state under the lock of the queue in which requests are held, and counts the requests in
+//! The driver keeps this state under a lock, and counts the requests in
 //! flight in a cache-aware rundown protection, which this module only calls "the count".
 
 use hotadd_abi::Gate as Mode;
-
-/// What to do with a request that did not pass at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// The gate has just opened: try again.
-    Retry,
-    /// Put it at the end of the queue.
-    Hold,
-    /// Fail it.
-    Refuse,
-}
 
 /// What one who closed the gate does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,57 +21,44 @@ pub enum Closing {
 pub enum Releasing {
     /// Make the count usable again, tell [`State::recounted`], and ask again.
     Recount,
-    /// Count one request, then ask [`State::take`]; if it cannot be counted, ask again.
-    Count,
-    /// Stop: the gate was closed meanwhile, or somebody else is letting requests go.
+    /// Count requests and pass them on, as long as [`State::lets_go`]; when none is left, [`State::run`].
+    Pass,
+    /// Stop: the gate was closed meanwhile.
     Stop,
 }
 
-/// What one who lets held requests go does with the queue.
+/// Whether requests in flight are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
-    /// Take the first request out and pass it on.
-    First,
-    /// Stop: none is left, and the gate is running.
-    Finished,
-    /// The gate was closed meanwhile: ask [`State::release`] again.
-    Ask,
+enum Count {
+    Usable,
+    /// Somebody waits for it to be zero.
+    Draining,
+    /// Zero until it is made usable again.
+    Drained,
 }
 
 /// The gate's state.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 pub struct State {
+    mode: Mode,
     /// Why it is closed.
     reasons: u32,
-    /// Requests pass without waiting.
-    passing: bool,
-    /// The count can be used.
-    countable: bool,
-    /// Somebody waits for the count to be zero.
-    draining: bool,
+    count: Count,
     /// Somebody lets held requests go.
     releasing: bool,
-    refusing: bool,
 }
 
 impl State {
     /// A gate that holds requests for `reasons`, with a count that can be used.
     #[must_use]
     pub const fn held(reasons: u32) -> Self {
-        Self { reasons, passing: false, countable: true, draining: false, releasing: false, refusing: false }
+        Self { mode: Mode::Holding, reasons, count: Count::Usable, releasing: false }
     }
 
     /// What the gate does with a new request.
     #[must_use]
     pub const fn mode(&self) -> Mode {
-        if self.refusing {
-            Mode::Refusing
-        } else if self.passing {
-            Mode::Running
-        } else {
-            Mode::Holding
-        }
+        self.mode
     }
 
     /// Why it is closed.
@@ -91,44 +67,38 @@ impl State {
         self.reasons
     }
 
-    /// What to do with a request that could not be counted, or came while the gate was not running.
-    #[must_use]
-    pub const fn admit(&self) -> Admission {
-        match self.mode() {
-            Mode::Running => Admission::Retry,
-            Mode::Holding => Admission::Hold,
-            Mode::Refusing => Admission::Refuse,
-        }
-    }
-
     /// Closes the gate for `reason`, on top of those it is closed for already.
     #[must_use]
     pub const fn close(&mut self, reason: u32) -> Closing {
         self.reasons |= reason;
-        self.shut()
+        if matches!(self.mode, Mode::Running) {
+            self.mode = Mode::Holding;
+        }
+        self.end_count()
     }
 
     /// Closes the gate for good.
     #[must_use]
     pub const fn refuse(&mut self) -> Closing {
-        self.refusing = true;
-        self.shut()
+        self.mode = Mode::Refusing;
+        self.end_count()
     }
 
-    const fn shut(&mut self) -> Closing {
-        self.passing = false;
-        if self.countable {
-            self.countable = false;
-            self.draining = true;
-            return Closing::Drain;
+    const fn end_count(&mut self) -> Closing {
+        match self.count {
+            Count::Usable => {
+                self.count = Count::Draining;
+                Closing::Drain
+            }
+            Count::Draining => Closing::Join,
+            Count::Drained => Closing::Done,
         }
-        if self.draining { Closing::Join } else { Closing::Done }
     }
 
     /// The count is zero. Returns whether held requests are to be let go, because the gate was opened meanwhile.
     #[must_use]
     pub const fn drained(&mut self) -> bool {
-        self.draining = false;
+        self.count = Count::Drained;
         self.begin_release()
     }
 
@@ -140,43 +110,42 @@ impl State {
     }
 
     const fn begin_release(&mut self) -> bool {
-        if !self.may_open() || self.passing || self.releasing || self.draining {
+        if !self.may_open() || self.releasing {
             return false;
         }
         self.releasing = true;
         true
     }
 
+    /// Whether it holds requests without a reason, and nobody waits for the count.
     const fn may_open(&self) -> bool {
-        self.reasons == 0 && !self.refusing
+        self.reasons == 0 && matches!(self.mode, Mode::Holding) && !matches!(self.count, Count::Draining)
     }
 
     /// What one who lets held requests go does next.
     #[must_use]
     pub const fn release(&mut self) -> Releasing {
-        if !self.may_open() || self.draining {
+        if !self.may_open() {
             self.releasing = false;
             return Releasing::Stop;
         }
-        if self.countable { Releasing::Count } else { Releasing::Recount }
+        if matches!(self.count, Count::Usable) { Releasing::Pass } else { Releasing::Recount }
     }
 
     /// The count can be used again.
     pub const fn recounted(&mut self) {
-        self.countable = true;
+        self.count = Count::Usable;
     }
 
-    /// What one who lets held requests go, and has counted one, does with the queue.
+    /// Whether a held request that was counted may pass.
     #[must_use]
-    pub const fn take(&mut self, queue_is_empty: bool) -> Take {
-        if !self.may_open() || !self.countable {
-            return Take::Ask;
-        }
-        if !queue_is_empty {
-            return Take::First;
-        }
+    pub const fn lets_go(&self) -> bool {
+        self.may_open() && matches!(self.count, Count::Usable)
+    }
+
+    /// No request is held any more while [`Self::lets_go`]: from now on they pass without waiting.
+    pub const fn run(&mut self) {
         self.releasing = false;
-        self.passing = true;
-        Take::Finished
+        self.mode = Mode::Running;
     }
 }

@@ -23,13 +23,22 @@ pub const fn window(cursor: u64, next: u64, capacity: u64) -> Option<Window> {
     Some(Window { first, available: next - first, missed: first - cursor })
 }
 
-/// Where the event of this number is kept.
+/// How many events are kept where `wanted` are asked for: the next power of two, so that finding a place takes no division.
 #[must_use]
-pub const fn slot(sequence: u64, capacity: u64) -> Option<usize> {
-    match sequence.checked_rem(capacity) {
-        // Less than the capacity, which was a length.
-        #[expect(clippy::cast_possible_truncation, reason = "less than the capacity, which is the length of a slice")]
-        Some(slot) => Some(slot as usize),
+pub const fn capacity(wanted: u32) -> usize {
+    match wanted.checked_next_power_of_two() {
+        Some(capacity) => capacity as usize,
+        // The largest there is.
+        None => 1 << (u32::BITS - 1),
+    }
+}
+
+/// Where the event of this number is kept, of as many places as a [`capacity`].
+#[must_use]
+pub const fn slot(sequence: u64, places: usize) -> Option<usize> {
+    match places.checked_sub(1) {
+        #[expect(clippy::cast_possible_truncation, reason = "the mask leaves less than the length of a slice")]
+        Some(mask) => Some((sequence & mask as u64) as usize),
         None => None,
     }
 }

@@ -16,7 +16,7 @@ pub struct Parameter {
 /// The most bytes the buffer pool takes.
 pub const BUFFER_POOL_MAXIMUM: Parameter =
     Parameter { name: "BufferPoolMaximum", least: 64 << 10, most: 1 << 30, default: 16 << 20 };
-/// How many events the journal keeps.
+/// How many events the journal keeps, rounded up to a power of two.
 pub const JOURNAL_EVENTS: Parameter = Parameter { name: "JournalEvents", least: 64, most: 65_536, default: 4_096 };
 /// How many requests may wait for the journal's next event at a time.
 pub const JOURNAL_WAITERS: Parameter = Parameter { name: "JournalWaiters", least: 1, most: 1_024, default: 64 };

@@ -1,7 +1,7 @@
 //! Parameters, pool, journal, power, interrupts, factorials and transfers.
 
 use hotadd_policy::interrupt::{Policy, requested as policy_requested};
-use hotadd_policy::journal::{slot, window};
+use hotadd_policy::journal::{capacity, slot, window};
 use hotadd_policy::parameters::{ALL, Found, Value};
 use hotadd_policy::work::{BadTransfer, Transfer, factorial, transfer};
 use hotadd_policy::{pool, power};
@@ -79,10 +79,17 @@ proptest! {
     }
 
     #[test]
-    fn neighbouring_events_never_share_a_slot(capacity in 1_u64..10_000, sequence: u64, apart in 1_u64..10_000) {
+    fn a_journal_is_as_long_as_asked_and_less_than_twice_that(wanted in 1_u32..=1 << 31) {
+        let (capacity, wanted) = (capacity(wanted), wanted as usize);
+        prop_assert!(capacity >= wanted && capacity < 2 * wanted);
+    }
+
+    #[test]
+    fn neighbouring_events_never_share_a_slot(wanted in 1_u32..10_000, sequence: u64, apart in 1_u64..10_000) {
+        let capacity = capacity(wanted);
         let (first, second) = (slot(sequence, capacity), slot(sequence.saturating_add(apart), capacity));
-        prop_assert!(first.unwrap() < usize::try_from(capacity).unwrap());
-        if apart < capacity && sequence.checked_add(apart).is_some() {
+        prop_assert!(first.unwrap() < capacity);
+        if apart < capacity as u64 && sequence.checked_add(apart).is_some() {
             prop_assert_ne!(first, second);
         }
         prop_assert_eq!(slot(sequence, 0), None);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use hotadd_abi::Gate as Mode;
-use hotadd_policy::gate::{Admission, Closing, Releasing, State, Take};
+use hotadd_policy::gate::{Closing, Releasing, State};
 use proptest::prelude::*;
 
 /// The rundown protection, the queue and the actors around a gate.
@@ -67,10 +67,10 @@ impl World {
                 self.passed.push(request);
                 return;
             }
-            match self.gate.admit() {
-                Admission::Hold => return self.queue.push_back(request),
-                Admission::Refuse => return self.refused.push(request),
-                Admission::Retry => assert!(self.active, "a running gate that cannot count would spin for ever"),
+            match self.gate.mode() {
+                Mode::Holding => return self.queue.push_back(request),
+                Mode::Refusing => return self.refused.push(request),
+                Mode::Running => assert!(self.active, "a running gate that cannot count would spin for ever"),
             }
         }
     }
@@ -122,7 +122,7 @@ impl World {
         self.releasers[which] = match at {
             Releaser::Asking => match self.gate.release() {
                 Releasing::Recount => Releaser::Recounting,
-                Releasing::Count => Releaser::Counting,
+                Releasing::Pass => Releaser::Counting,
                 Releasing::Stop => Releaser::Finished,
             },
             Releaser::Recounting => {
@@ -136,19 +136,19 @@ impl World {
                 Releaser::Taking
             }
             Releaser::Counting => Releaser::Asking,
-            Releaser::Taking => match self.gate.take(self.queue.is_empty()) {
-                Take::First => {
-                    let request = self.queue.pop_front().expect("the gate was told that there is one");
+            Releaser::Taking if !self.gate.lets_go() => {
+                self.counted -= 1;
+                Releaser::Asking
+            }
+            Releaser::Taking => match self.queue.pop_front() {
+                Some(request) => {
                     self.in_flight.push(request);
                     self.released.push(request);
                     Releaser::Asking
                 }
-                Take::Ask => {
+                None => {
                     self.counted -= 1;
-                    Releaser::Asking
-                }
-                Take::Finished => {
-                    self.counted -= 1;
+                    self.gate.run();
                     Releaser::Finished
                 }
             },
@@ -236,7 +236,8 @@ fn a_gate_closed_for_two_reasons_opens_when_both_are_gone() {
     assert!(!gate.open(0b01));
     assert_eq!(gate.mode(), Mode::Holding);
     assert!(gate.open(0b10));
-    assert_eq!(gate.release(), Releasing::Count);
-    assert_eq!(gate.take(true), Take::Finished);
+    assert_eq!(gate.release(), Releasing::Pass);
+    assert!(gate.lets_go());
+    gate.run();
     assert_eq!(gate.mode(), Mode::Running);
 }
