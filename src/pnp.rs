@@ -49,7 +49,8 @@ fn carry_out<'a>(
     transition: Transition,
     passive: Passive<'_>,
 ) -> Disposition<'a> {
-    let (gate, engines) = (&device.gate, &device.engines);
+    let fdo: &Fdo = device;
+    let (gate, engines) = (&fdo.gate, &fdo.engines);
     match transition.action {
         Action::Reject => return irp.complete(NtStatus::INVALID_DEVICE_STATE),
         Action::Start | Action::Restart => return start(device, irp, transition, passive),
@@ -65,8 +66,8 @@ fn carry_out<'a>(
         }
         Action::LoseDevice => lose(device, true, passive),
     }
-    device.pnp.enter(transition.next);
-    record(device, request, NtStatus::SUCCESS, 0);
+    fdo.pnp.enter(transition.next);
+    record(fdo, request, NtStatus::SUCCESS, 0);
     succeed(device, irp)
 }
 
@@ -79,33 +80,35 @@ fn succeed<'a>(device: &Device<Fdo>, irp: Irp<'a>) -> Disposition<'a> {
 /// A start, the first or after a stop: lower drivers, the hardware, the interface, then the requests that wait. How
 /// those end does not change how the start ends.
 fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, passive: Passive<'_>) -> Disposition<'a> {
+    let fdo: &Fdo = device;
     let restart = transition.action == Action::Restart;
     let started = bring_up(device, &mut irp, restart, passive);
     let kind = if restart { EventKind::DeviceRestarted } else { EventKind::DeviceStarted };
     let status = started.err().unwrap_or(NtStatus::SUCCESS);
     if started.is_ok() {
-        device.pnp.enter(transition.next);
+        fdo.pnp.enter(transition.next);
         if restart {
-            device.core.count_rebalance();
+            fdo.core.count_rebalance();
         }
     }
-    device.core.record(kind, Event { status: status.raw(), ..Event::default() });
+    fdo.core.record(kind, Event { status: status.raw(), ..Event::default() });
     if started.is_ok() {
-        device.gate.open(START_ENDS, device, passive);
+        fdo.gate.open(START_ENDS, device, passive);
     }
     irp.complete(status)
 }
 
 fn bring_up(device: &Device<Fdo>, irp: &mut Irp<'_>, restart: bool, passive: Passive<'_>) -> Result {
+    let fdo: &Fdo = device;
     irp.send_and_wait(device.lower(), passive).ok()?;
     let Some(Pnp::StartDevice { translated, .. }) = irp.pnp() else { return Err(NtStatus::INVALID_DEVICE_REQUEST) };
-    device.engines.start(device, translated, passive)?;
+    fdo.engines.start(device, translated, passive)?;
     // A stop leaves the interface enabled.
     if !restart {
-        let enabled = device.interface.set_enabled(true, passive);
-        enabled.inspect_err(|_| device.engines.stop(false, passive))?;
+        let enabled = fdo.interface.set_enabled(true, passive);
+        enabled.inspect_err(|_| fdo.engines.stop(false, passive))?;
     }
-    device.power.turned_on();
+    fdo.power.turned_on();
     device.report_power(wdm::irp::DevicePowerState::D0);
     Ok(())
 }
@@ -120,10 +123,11 @@ fn resume<'a>(
     passive: Passive<'_>,
 ) -> Disposition<'a> {
     // A cancel cannot fail, whatever lower drivers answer.
+    let fdo: &Fdo = device;
     irp.send_and_wait(device.lower(), passive);
-    device.pnp.enter(transition.next);
-    record(device, request, NtStatus::SUCCESS, 0);
-    device.gate.open(reason, device, passive);
+    fdo.pnp.enter(transition.next);
+    record(fdo, request, NtStatus::SUCCESS, 0);
+    fdo.gate.open(reason, device, passive);
     irp.complete(NtStatus::SUCCESS)
 }
 

@@ -267,7 +267,7 @@ impl Edu {
         })
     }
 
-    /// Brings the hardware up from its resources; what was saved when it was stopped is restored.
+    /// Brings the hardware up from its resources, among which are the registers; what was saved when it was stopped is restored.
     ///
     /// IRQL: PASSIVE_LEVEL.
     ///
@@ -277,10 +277,10 @@ impl Edu {
     pub fn start(
         this: &PoolArc<Self>,
         device: &Device<Fdo>,
+        (start, length): (u64, u64),
         resources: ResourceList<'_>,
         passive: Passive<'_>,
     ) -> Result {
-        let (start, length) = registers_among(resources).ok_or(NtStatus::DEVICE_CONFIGURATION_ERROR)?;
         if length < hardware::REGISTERS_LENGTH as u64 {
             return Err(NtStatus::DEVICE_CONFIGURATION_ERROR);
         }

@@ -95,9 +95,10 @@ impl Engines {
     ///
     /// What is wrong with the hardware or the resources; nothing is left behind then.
     pub fn start(&self, device: &Device<Fdo>, translated: ResourceList<'_>, passive: Passive<'_>) -> Result {
-        let kind = if edu::registers_among(translated).is_some() { EngineKind::Edu } else { EngineKind::Software };
-        if kind == EngineKind::Edu {
-            Edu::start(&self.edu, device, translated, passive)?;
+        let mut kind = EngineKind::Software;
+        if let Some(registers) = edu::registers_among(translated) {
+            Edu::start(&self.edu, device, registers, translated, passive)?;
+            kind = EngineKind::Edu;
         }
         self.kind.store(kind.code(), Ordering::Relaxed);
         Ok(())

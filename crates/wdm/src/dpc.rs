@@ -47,6 +47,8 @@ pub struct Dpc<C: DpcRoutine> {
     block: PoolBox<Block<C>>,
 }
 
+/// In this order, so that the address of the DPC, which every interrupt asks for, is the block's.
+#[repr(C)]
 struct Block<C> {
     dpc: Kernel<KDPC>,
     /// Set when it is being dropped: it does not queue itself any more.

@@ -27,15 +27,14 @@ pub struct PerProcessor<T: Send + Sync + 'static> {
 ///
 /// # Invariants
 ///
-/// The pointer is null or came from `PoolBox::into_raw` with the table's tag. Once the state is [`COMMITTED`] or [`WITHDRAWN`], neither
-/// changes any more.
+/// The pointer is null or came from `PoolBox::into_raw` with the table's tag. Unless the state is [`ADDED`], neither changes any more.
 struct Slot<T>(AtomicPtr<T>);
 
-/// Others may look the value up.
-const COMMITTED: usize = 1;
+/// Only its processor may look the value up. Without a state, others may too: to them the word is the pointer as it is.
+const ADDED: usize = 1;
 /// The value was taken out of use, but its processor runs, and code there may look at it.
 const WITHDRAWN: usize = 2;
-const STATE: usize = COMMITTED | WITHDRAWN;
+const STATE: usize = ADDED | WITHDRAWN;
 
 impl<T> Slot<T> {
     const fn empty() -> Self {
@@ -43,37 +42,47 @@ impl<T> Slot<T> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The value, unless it was withdrawn, and whether it is committed.
-    fn load(&self) -> Option<(NonNull<T>, bool)> {
+    /// Puts a value in that only its processor looks up; says whether the slot was empty.
+    fn put(&self, value: *mut T) -> bool {
+        let word = value.map_addr(|address| address | ADDED);
+        self.0.compare_exchange(ptr::null_mut(), word, Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
+    /// The value, unless it was withdrawn.
+    fn load(&self) -> Option<NonNull<T>> {
         let word = self.0.load(Ordering::Acquire);
-        let value = NonNull::new(word.map_addr(|address| address & !STATE))?;
-        (word.addr() & WITHDRAWN == 0).then_some((value, word.addr() & COMMITTED != 0))
+        if word.addr() & WITHDRAWN != 0 {
+            return None;
+        }
+        NonNull::new(word.map_addr(|address| address & !STATE))
     }
 
     /// The value, if it is committed.
     #[inline]
     fn committed(&self) -> Option<&T> {
         let word = self.0.load(Ordering::Acquire);
-        if word.addr() & STATE != COMMITTED {
+        if word.addr() & STATE != 0 {
             return None;
         }
-        // SAFETY: a committed value stays until the table is dropped, which has the slot; the state is not part of its address.
-        unsafe { word.map_addr(|address| address & !STATE).as_ref() }
+        // SAFETY: a committed value stays until the table is dropped, which has the slot; without a state the word is null or its address.
+        unsafe { word.as_ref() }
     }
 
-    /// Changes the state of a value that is neither committed nor withdrawn; says whether there was one.
+    /// Gives a value that was only added this state, or none; says whether there was one.
     fn mark(&self, state: usize) -> bool {
-        let mark = |word: *mut T| {
-            let plain = !word.is_null() && word.addr() & STATE == 0;
-            plain.then(|| word.map_addr(|address| address | state))
-        };
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, mark).is_ok()
+        self.change_added(|word| word.map_addr(|address| address & !STATE | state)).is_ok()
     }
 
-    /// Takes out a value that is neither committed nor withdrawn.
+    /// Takes out a value that was only added.
     fn take(&self) -> *mut T {
-        let take = |word: *mut T| (word.addr() & STATE == 0).then_some(ptr::null_mut());
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).unwrap_or(ptr::null_mut())
+        let word = self.change_added(|_| ptr::null_mut()).unwrap_or(ptr::null_mut());
+        word.map_addr(|address| address & !STATE)
+    }
+
+    /// Changes the word of a value that was only added; returns what it was.
+    fn change_added(&self, change: impl Fn(*mut T) -> *mut T) -> core::result::Result<*mut T, *mut T> {
+        let change_if = |word: *mut T| (word.addr() & STATE == ADDED).then(|| change(word));
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change_if)
     }
 }
 
@@ -123,7 +132,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
         let slot = self.slot(processor.index).ok_or(NtStatus::INVALID_PARAMETER)?;
         let raw = PoolBox::new(self.tag, value)?.into_raw();
         self.end.fetch_max((processor.index as usize).saturating_add(1), Ordering::Relaxed);
-        if slot.0.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed).is_ok() {
+        if slot.put(raw) {
             return Ok(());
         }
         self.reclaim(raw);
@@ -134,7 +143,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     ///
     /// IRQL: any.
     pub fn commit(&self, index: u32) -> bool {
-        self.slot(index).is_some_and(|slot| slot.mark(COMMITTED))
+        self.slot(index).is_some_and(|slot| slot.mark(0))
     }
 
     /// Takes the value of a processor that was not added out of the table and drops it; a committed one stays.
@@ -164,7 +173,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
     /// IRQL: any.
     #[must_use]
     pub fn current(&self) -> Option<&T> {
-        let (value, _) = self.slot(processors::current())?.load()?;
+        let value = self.slot(processors::current())?.load()?;
         // SAFETY: this processor runs, so that `remove` hides its value but keeps it; it lives as long as the table.
         Some(unsafe { value.as_ref() })
     }
@@ -200,7 +209,7 @@ impl<T: Send + Sync + 'static> PerProcessor<T> {
         let slot = self.slot(index)?;
         slot.load()?;
         let _walk = self.walk.lock();
-        let (value, _) = slot.load()?;
+        let value = slot.load()?;
         // SAFETY: values leave the table only under the lock, which is held.
         Some(visit(unsafe { value.as_ref() }))
     }
