@@ -95,11 +95,12 @@ impl Engines {
     ///
     /// What is wrong with the hardware or the resources; nothing is left behind then.
     pub fn start(&self, device: &Device<Fdo>, translated: ResourceList<'_>, passive: Passive<'_>) -> Result {
-        let mut kind = EngineKind::Software;
-        if let Some(registers) = edu::registers_among(translated) {
+        let kind = if let Some(registers) = edu::registers_among(translated) {
             Edu::start(&self.edu, device, registers, translated, passive)?;
-            kind = EngineKind::Edu;
-        }
+            EngineKind::Edu
+        } else {
+            EngineKind::Software
+        };
         self.kind.store(kind.code(), Ordering::Relaxed);
         Ok(())
     }

@@ -140,18 +140,17 @@ impl World {
                 self.counted -= 1;
                 Releaser::Asking
             }
-            Releaser::Taking => match self.queue.pop_front() {
-                Some(request) => {
+            Releaser::Taking => {
+                if let Some(request) = self.queue.pop_front() {
                     self.in_flight.push(request);
                     self.released.push(request);
                     Releaser::Asking
-                }
-                None => {
+                } else {
                     self.counted -= 1;
                     self.gate.run();
                     Releaser::Finished
                 }
-            },
+            }
             Releaser::Finished => Releaser::Finished,
         };
     }
