@@ -35,6 +35,8 @@ enum Closer {
 enum Releaser {
     Asking,
     Recounting,
+    /// Requests can be counted, and the gate has not been told.
+    Recounted,
     Counting,
     Taking,
     Finished,
@@ -96,12 +98,12 @@ impl World {
                 if self.gate.drained() {
                     self.releasers.push(Releaser::Asking);
                 }
-                for other in &mut self.closers {
-                    if *other == Closer::Joining {
-                        *other = Closer::Closed;
+                for other in 0..self.closers.len() {
+                    if self.closers[other] == Closer::Joining {
+                        self.closers[other] = self.closed(1 << other);
                     }
                 }
-                Closer::Closed
+                self.closed(reason)
             }
             Closer::Closed => {
                 self.open(reason);
@@ -111,10 +113,42 @@ impl World {
         };
     }
 
+    /// Where one is who has waited until nothing was in flight: his reason may have been taken back meanwhile.
+    const fn closed(&self, reason: u32) -> Closer {
+        if self.gate.reasons() & reason == 0 { Closer::Open } else { Closer::Closed }
+    }
+
     fn open(&mut self, reason: u32) {
         if self.gate.open(reason) {
             self.releasers.push(Releaser::Asking);
         }
+    }
+
+    /// Takes back what all closed the gate for, as a start does, whether or not they still wait.
+    fn open_all(&mut self) {
+        self.open(0b0111);
+        for closer in &mut self.closers {
+            if *closer == Closer::Closed {
+                *closer = Closer::Open;
+            }
+        }
+    }
+
+    /// One who comes while held requests are let go, and whose own request is held, lets the first one go.
+    fn help(&mut self) {
+        let releases = self.releasers.iter().any(|releaser| *releaser != Releaser::Finished);
+        if releases && self.active && self.gate.lets_go() {
+            self.pass_first();
+        }
+    }
+
+    /// Counts the first that is held and lets it go, if there is one.
+    fn pass_first(&mut self) -> bool {
+        let Some(request) = self.queue.pop_front() else { return false };
+        self.counted += 1;
+        self.in_flight.push(request);
+        self.released.push(request);
+        true
     }
 
     fn step_releaser(&mut self, which: usize) {
@@ -128,6 +162,9 @@ impl World {
             Releaser::Recounting => {
                 assert_eq!(self.counted, 0, "the count was made anew while requests were in flight");
                 self.active = true;
+                Releaser::Recounted
+            }
+            Releaser::Recounted => {
                 self.gate.recounted();
                 Releaser::Asking
             }
@@ -141,12 +178,10 @@ impl World {
                 Releaser::Asking
             }
             Releaser::Taking => {
-                if let Some(request) = self.queue.pop_front() {
-                    self.in_flight.push(request);
-                    self.released.push(request);
+                self.counted -= 1;
+                if self.pass_first() {
                     Releaser::Asking
                 } else {
-                    self.counted -= 1;
                     self.gate.run();
                     Releaser::Finished
                 }
@@ -188,10 +223,12 @@ fn run(steps: &[u8], refuse_at: Option<usize>) -> World {
         if refuse_at == Some(at) && world.gate.refuse() == Closing::Drain {
             world.active = false;
         }
-        match step % 8 {
+        match step % 10 {
             0 | 1 => world.request(),
             2 => world.complete(),
-            3..=5 => world.step_closer(usize::from(step % 8) - 3),
+            3..=5 => world.step_closer(usize::from(step % 10) - 3),
+            6 => world.open_all(),
+            7 => world.help(),
             _ => (0..world.releasers.len()).for_each(|which| world.step_releaser(which)),
         }
         world.check();
