@@ -42,7 +42,7 @@ fn trace_of(machine: Config) -> Vec<Event> {
 fn the_same_seed_gives_the_same_trace_event_for_event() {
     each_seed(3, |seed| {
         let first = trace(seed);
-        // On another thread of the host, which has other addresses, while this one works too.
+        // On another thread of the host, which has other addresses, and where no machine has been, while this one works too.
         let second = thread::spawn(move || trace(seed));
         let third = trace(seed);
         let second = second.join().expect("the run ends");

@@ -100,15 +100,21 @@ impl Scenario {
     pub fn stops(&self, test: &str, name: &str, code: u32) -> u64 {
         let first = Cell::new(0);
         each_seed(self.seeds, |seed| {
-            let stopped = self.run(seed, name, false).result;
-            let report = stopped.expect_err("the verifier notices it");
-            let Cause::BugCheck { code: found, parameters } = report.finding.cause else {
-                panic!("{report}");
+            let stops = || {
+                let report = self.run(seed, name, false).result.expect_err("the verifier notices it");
+                let Cause::BugCheck { code: found, parameters } = report.finding.cause else {
+                    panic!("{report}");
+                };
+                assert_eq!(found, code, "the bug check is another one: {report}");
+                self.check_place(&report, test, name);
+                report::check(&report, seed, &command(seed));
+                parameters[0]
             };
-            assert_eq!(found, code, "the bug check is another one: {report}");
-            self.check_place(&report, test, name);
-            report::check(&report, seed, &command(seed));
-            first.set(parameters[0]);
+            first.set(stops());
+            // The next machine leaves its memory to the one after it, in which it must be noticed too.
+            let correct = self.run(seed, name, true).result;
+            correct.unwrap_or_else(|report| panic!("{report}"));
+            stops();
         });
         first.get()
     }

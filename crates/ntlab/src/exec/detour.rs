@@ -141,7 +141,7 @@ impl Detours {
             let place = (reach.start + (reach.end - reach.start) / 2).next_multiple_of(ROOM);
             let page = place / PAGE * PAGE;
             if reach.contains(&place) && space.contains(Arena::Detours, page) && pages.insert(page) {
-                space.protect(page, PAGE, PageKind::KernelCode);
+                space.take_code_page(page);
                 taken.insert(place);
                 return Some(place);
             }

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     panic::{self, AssertUnwindSafe},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -63,7 +64,10 @@ fn fork_all<T: Serialize>(jobs: usize, work: &impl Fn() -> T) -> Vec<Child> {
     let start = |_| match host::fork().ok()? {
         Fork::Parent(child) => Some(child),
         Fork::Child(mut results) => {
-            let done = panic::catch_unwind(AssertUnwindSafe(|| serde_json::to_writer(&mut results, &work())));
+            let done = panic::catch_unwind(AssertUnwindSafe(|| {
+                let text = serde_json::to_vec(&work())?;
+                results.write_all(&text)
+            }));
             host::end_child(matches!(done, Ok(Ok(()))))
         }
     };

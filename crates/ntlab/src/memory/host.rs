@@ -7,7 +7,7 @@ use std::{
     process::ExitStatus,
     ptr::{self, NonNull},
     slice,
-    sync::{OnceLock, atomic::AtomicU64},
+    sync::{PoisonError, RwLock, atomic::AtomicU64},
 };
 
 /// Pages of the simulated machine and of the host are the same size.
@@ -111,14 +111,28 @@ pub unsafe fn discard(address: u64, length: u64) -> io::Result<()> {
     result(unsafe { libc::madvise(address as *mut _, to_usize(length), libc::MADV_DONTNEED) })
 }
 
+/// What a range is [set apart](set_apart) from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Neighbours {
+    /// Memory that is not set apart.
+    Common,
+    /// Pages that are set apart each.
+    Apart,
+}
+
 /// Keeps a range a mapping of its own, whatever protection it and its neighbours have: changing that is quicker then.
 ///
 /// # Safety
 /// The range lies in a reservation of this process.
-pub unsafe fn set_apart(address: u64, length: u64) -> io::Result<()> {
-    // What is left out of core dumps is no part of a mapping that is not.
+pub unsafe fn set_apart(address: u64, length: u64, from: Neighbours) -> io::Result<()> {
+    // Mappings with different advice are not made one. What these say is about files and swap space only.
+    let advice = match from {
+        Neighbours::Common => libc::MADV_DONTDUMP,
+        Neighbours::Apart if (address / length).is_multiple_of(2) => libc::MADV_RANDOM,
+        Neighbours::Apart => libc::MADV_SEQUENTIAL,
+    };
     // SAFETY: the caller's contract; the advice changes no contents.
-    result(unsafe { libc::madvise(address as *mut _, to_usize(length), libc::MADV_DONTDUMP) })
+    result(unsafe { libc::madvise(address as *mut _, to_usize(length), advice) })
 }
 
 /// Writes to pages that cannot be written, without a change of their protection. False where the host does not let a process do that.
@@ -126,10 +140,31 @@ pub unsafe fn set_apart(address: u64, length: u64) -> io::Result<()> {
 /// # Safety
 /// The range lies in a reservation of this process, and no Rust reference points into it.
 pub unsafe fn write_protected(address: u64, bytes: &[u8]) -> bool {
-    static MEMORY: OnceLock<Option<File>> = OnceLock::new();
-    let memory = MEMORY.get_or_init(|| OpenOptions::new().write(true).open("/proc/self/mem").ok());
-    memory.as_ref().is_some_and(|memory| memory.write_all_at(bytes, address).is_ok())
+    let memory = MEMORY.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(memory) = &*memory {
+        return memory.write_all_at(bytes, address).is_ok();
+    }
+    drop(memory);
+    let Ok(file) = OpenOptions::new().write(true).open("/proc/self/mem") else { return false };
+    let written = file.write_all_at(bytes, address).is_ok();
+    *MEMORY.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    written
 }
+
+/// Whether there is something to read at an address.
+#[cfg(test)]
+pub fn is_readable(address: u64) -> bool {
+    let mut byte = 0_u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: 1 };
+    let own = std::process::id().cast_signed();
+    // SAFETY: the call writes one byte, to `byte`, and refuses what cannot be read.
+    let read = unsafe { libc::process_vm_readv(own, &raw const local, 1, &raw const remote, 1, 0) };
+    read == 1
+}
+
+/// The memory of this process, as a file: of the process that opened it, whichever writes.
+static MEMORY: RwLock<Option<File>> = RwLock::new(None);
 
 /// Numbers that this process and those that it forks share, zero at first.
 #[derive(Debug)]
@@ -207,6 +242,7 @@ pub fn fork() -> io::Result<Fork> {
         0 => {
             // SAFETY: the call takes a number, and changes what happens when the parent ends.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            *MEMORY.write().unwrap_or_else(PoisonError::into_inner) = None;
             Ok(Fork::Child(writer))
         }
         id if id > 0 => Ok(Fork::Parent(Child { id, results })),

@@ -9,6 +9,7 @@ mod page;
 mod physical;
 mod pointer;
 mod pool;
+mod reservation;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,8 @@ pub use self::{
     physical::{Physical, RamRange},
     pointer::{Ptr, Writable, placeholder},
     pool::{Block, Owner, Pool, PoolKind, Request, Tag, TagUse},
-    space::{Arena, GuardMethod, Space},
+    reservation::GuardMethod,
+    space::{Arena, Space},
 };
 use self::{
     object::ObjectStore,

@@ -1,17 +1,18 @@
 //! One reserved range of addresses for all memory of a machine, divided into arenas, with a byte for each page that says what it is.
 
+mod kept;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     io, slice,
 };
 
-use serde::Serialize;
-
 use super::{
     Access, PAGE, PageKind, fault,
-    host::{self, Protection},
+    host::{self, Neighbours, Protection},
     page,
+    reservation::{GuardMethod, Reservation},
 };
 use crate::{
     config::Checks,
@@ -73,15 +74,6 @@ const ARENAS: [(u64, u64); 11] = [
 const USER_END: u64 = 4 * GIB;
 const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
 
-/// How pages are made to fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub enum GuardMethod {
-    /// Guard markers (Linux 6.13 and later): the mapping stays whole, so there is no limit on the number of blocks.
-    Markers,
-    /// Protection by range: every block costs mappings, of which the host allows some 65,000.
-    Protection,
-}
-
 /// A range of pageable memory.
 #[derive(Clone, Copy, Debug)]
 struct Pageable {
@@ -92,6 +84,10 @@ struct Pageable {
 
 #[derive(Debug, Default)]
 struct Ranges {
+    /// Where the arena starts.
+    start: u64,
+    /// End of what is protected by range, after a machine that was here before.
+    kept: u64,
     /// End of what was ever handed out.
     next: u64,
     /// End of what the host has been asked for.
@@ -105,6 +101,12 @@ struct Ranges {
 pub struct Space {
     base: u64,
     method: GuardMethod,
+    /// There until the drop.
+    reservation: Option<Reservation>,
+    /// The next machine shall have the reservation.
+    keep: Cell<bool>,
+    /// Pages for code where the caller wanted them.
+    code_pages: RefCell<Vec<u64>>,
     ranges: RefCell<[Ranges; ARENAS.len()]>,
     /// The IRQL of the processor that runs: from `DISPATCH_LEVEL` on pageable memory may not be touched.
     irql: Cell<Irql>,
@@ -117,31 +119,48 @@ pub struct Space {
 }
 
 impl Space {
-    /// Reserves the addresses of a machine.
+    /// Reserves the addresses of a machine, or takes those of the machine that this OS thread had before.
     ///
     /// # Errors
     /// The host's, where it has no address space left.
     pub fn new() -> io::Result<Self> {
-        let mut space = Self::guarded_by(GuardMethod::Protection)?;
-        space.method = probe(space.base + PAGE_MAP_LENGTH);
-        Ok(space)
+        if let Some(reservation) = Reservation::kept() {
+            return Ok(Self::at(reservation));
+        }
+        Ok(Self::at(Reservation::new(RESERVED, PAGE_MAP_LENGTH)?))
     }
 
-    /// The same with a method that the host is known to have.
+    /// Reserves them, with a method that the host is known to have.
+    ///
+    /// # Errors
+    /// The host's, where it has no address space left.
+    #[cfg(test)]
     pub(crate) fn guarded_by(method: GuardMethod) -> io::Result<Self> {
-        let base = host::reserve(RESERVED)?;
-        // SAFETY: the range is the start of the fresh reservation.
-        unsafe { host::protect(base, PAGE_MAP_LENGTH, Protection::ReadWrite) }?;
-        let ranges = ARENAS.map(|(start, _)| Ranges { next: base + start, grown: base + start, free: BTreeMap::new() });
-        Ok(Self {
+        let mut reservation = Reservation::new(RESERVED, PAGE_MAP_LENGTH)?;
+        reservation.method = method;
+        Ok(Self::at(reservation))
+    }
+
+    fn at(reservation: Reservation) -> Self {
+        let (base, method) = (reservation.base, reservation.method);
+        let mut ranges = ARENAS.map(|(offset, _)| {
+            let start = base + offset;
+            Ranges { start, kept: start, next: start, grown: start, free: BTreeMap::new() }
+        });
+        let host_stacks = &mut ranges[Arena::HostStacks as usize];
+        host_stacks.grown = host_stacks.grown.max(reservation.host_stacks_grown.get());
+        Self {
             base,
             method,
+            reservation: Some(reservation),
+            keep: Cell::new(false),
+            code_pages: RefCell::default(),
             ranges: RefCell::new(ranges),
             irql: Cell::new(PASSIVE_LEVEL),
             paged_in: Cell::new(true),
             checks: Cell::new(Checks::All),
             pageable: RefCell::default(),
-        })
+        }
     }
 
     /// The first address, where the page map begins.
@@ -313,7 +332,7 @@ impl Space {
 
     /// Keeps the list of pageable ranges.
     fn note_pageable(&self, address: u64, length: u64, kind: PageKind) {
-        if self.method == GuardMethod::Markers && self.contains(Arena::PagedPool, address) {
+        if self.method == GuardMethod::Markers && self.contains(Arena::PagedPool, address) && !self.is_kept(address) {
             return;
         }
         let mut pageable = self.pageable.borrow_mut();
@@ -329,8 +348,7 @@ impl Space {
 
     /// Adds a range that is there.
     fn add_pageable(&self, address: u64, length: u64, kind: PageKind) {
-        // SAFETY: the range was taken from an arena.
-        host_result(unsafe { host::set_apart(address, length) });
+        host_result(self.reservation().set_apart(address, length, Neighbours::Common));
         self.pageable.borrow_mut().insert(address, Pageable { length, kind, is_in: true });
         self.paged_in.set(true);
     }
@@ -341,8 +359,13 @@ impl Space {
         if kind.pageable() {
             self.bring_in(address, length);
         }
+        self.write_kinds(address, length, kind);
+    }
+
+    /// Writes to the page map.
+    const fn write_kinds(&self, address: u64, length: u64, kind: PageKind) {
         let entry = (self.base + (address - self.base) / PAGE) as *mut u8;
-        // SAFETY: the page map has a byte for each page of the reservation, and the range was checked to lie in it.
+        // SAFETY: the page map has a byte for each page of the reservation, in which the callers' ranges lie.
         unsafe { entry.write_bytes(kind as u8, host::to_usize(length.div_ceil(PAGE))) };
     }
 
@@ -362,7 +385,10 @@ impl Space {
             Finding::not_modelled(format!("more memory than the lab reserves for {arena:?}")).raise();
         }
         ranges.next = end;
-        if self.method == GuardMethod::Markers && end > ranges.grown {
+        if self.may_be_kept(arena, end) {
+            ranges.kept = end;
+            ranges.grown = end;
+        } else if self.method == GuardMethod::Markers && end > ranges.grown {
             let grown = end.next_multiple_of(GROWTH).min(self.base + bounds(arena).1);
             Self::grow(arena, ranges.grown, grown - ranges.grown);
             if arena == Arena::PagedPool {
@@ -391,11 +417,15 @@ impl Space {
     /// Opens a range that was taken for a host stack; its lowest page faults.
     pub fn open_host_stack(&self, address: u64, length: u64) {
         let (start, rest) = (address + PAGE, length - PAGE);
-        match self.method {
-            // SAFETY: `address` was taken from an arena, and nothing refers to the page.
-            GuardMethod::Markers => host_result(unsafe { host::install_guard(address, PAGE) }),
-            // SAFETY: as above.
-            GuardMethod::Protection => host_result(unsafe { host::protect(start, rest, Protection::ReadWrite) }),
+        let made = &self.reservation().host_stacks;
+        if address + length > made.get() {
+            made.set(address + length);
+            match self.method {
+                // SAFETY: `address` was taken from an arena, and nothing refers to the page.
+                GuardMethod::Markers => host_result(unsafe { host::install_guard(address, PAGE) }),
+                // SAFETY: as above.
+                GuardMethod::Protection => host_result(unsafe { host::protect(start, rest, Protection::ReadWrite) }),
+            }
         }
         self.mark(start, rest, PageKind::Host);
     }
@@ -404,6 +434,7 @@ impl Space {
     pub fn open(&self, address: u64, length: u64, kind: PageKind) {
         self.note_pageable(address, length, kind);
         match self.method {
+            _ if self.is_kept(address) => host_result(self.open_kept(address, length)),
             // SAFETY: `address` was taken from an arena; nothing refers to pages that fault.
             GuardMethod::Markers => host_result(unsafe { host::remove_guard(address, length) }),
             // SAFETY: as above.
@@ -415,6 +446,9 @@ impl Space {
     /// Has the host give all of these open pages memory at once, and not one by one when they are first touched.
     pub(super) fn bring_to_memory(&self, address: u64, length: u64) {
         self.assert_inside(address, length);
+        if self.is_kept(address) {
+            return;
+        }
         // SAFETY: the pages are the machine's, and open.
         unsafe { host::populate(address, length) };
     }
@@ -424,6 +458,8 @@ impl Space {
         self.note_pageable(address, length, kind);
         match self.method {
             // SAFETY: the pages are the machine's; the lab holds no Rust reference into guest memory.
+            _ if self.is_kept(address) => host_result(unsafe { host::protect(address, length, Protection::None) }),
+            // SAFETY: as above.
             GuardMethod::Markers => host_result(unsafe { host::install_guard(address, length) }),
             GuardMethod::Protection => {
                 // SAFETY: as above.
@@ -501,6 +537,12 @@ impl Space {
         host_result(unsafe { host::protect(page, length, self.kind(address).protection()) });
     }
 
+    /// Takes a page for code that is near other code, where no arena hands out any.
+    pub fn take_code_page(&self, page: u64) {
+        self.code_pages.borrow_mut().push(page);
+        self.protect(page, PAGE, PageKind::KernelCode);
+    }
+
     /// Makes open pages pages of that kind: images and kernel code.
     pub fn protect(&self, address: u64, length: u64, kind: PageKind) {
         self.note_pageable(address, length, kind);
@@ -512,21 +554,10 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        // SAFETY: the range is the one reserved in `new`; `Space` is dropped last of all that refers to it.
-        unsafe { host::release(self.base, RESERVED) };
-    }
-}
-
-/// Whether the host has guard markers.
-fn probe(page: u64) -> GuardMethod {
-    // SAFETY: the page lies in the fresh reservation and is used by nothing.
-    if unsafe { host::install_guard(page, PAGE) }.is_err() {
-        return GuardMethod::Protection;
-    }
-    // SAFETY: as above.
-    match unsafe { host::remove_guard(page, PAGE) } {
-        Ok(()) => GuardMethod::Markers,
-        Err(_) => GuardMethod::Protection,
+        let keep = self.keep.get() && self.clear().unwrap_or(false);
+        if let Some(reservation) = self.reservation.take().filter(|_| keep) {
+            reservation.keep();
+        }
     }
 }
 

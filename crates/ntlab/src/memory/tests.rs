@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use windows_sys::Wdk::{Foundation::MDL, System::SystemServices::PHYSICAL_MEMORY_RANGE};
 
-use super::{PAGE, PageKind, PoolKind, Ptr, Request};
+use super::{Arena, PAGE, PageKind, PoolKind, Ptr, Request, Space, host, space::RESERVED};
 use crate::{
     at,
     config::{Config, SpecialPool},
@@ -44,6 +44,64 @@ fn code(finding: &Finding) -> (u32, u64) {
         Cause::BugCheck { code, parameters } => (code, parameters[0]),
         Cause::NotModelled | Cause::BrokenPromise => panic!("not a verdict: {}", finding.sentence),
     }
+}
+
+/// Arenas in which memory is opened and closed.
+const OPENED: [Arena; 7] =
+    [Arena::Kernel, Arena::Stacks, Arena::Objects, Arena::Packets, Arena::User, Arena::Pool, Arena::PagedPool];
+
+/// Takes, opens and fills a block of each of some sizes in each arena, and closes every other one: what was taken.
+fn use_much(space: &Space) -> Vec<(Arena, u64, u64)> {
+    let lengths = [PAGE, PAGE, 3 * PAGE, 64 << 10, 288 << 10, 5 << 20, PAGE];
+    let blocks = OPENED.into_iter().flat_map(|arena| lengths.map(|length| (arena, length)));
+    let taken = blocks.enumerate().map(|(number, (arena, length))| {
+        let address = space.take(arena, length + PAGE);
+        space.open(address, length, if arena == Arena::PagedPool { PageKind::PagedPool } else { PageKind::Object });
+        assert_eq!(space.first_other(address, length, 0), None, "fresh memory reads zero: {arena:?}, {length} bytes");
+        space.fill(address, length, 0xAB);
+        assert!(!host::is_readable(address + length), "what was not opened faults: {arena:?}, {length} bytes");
+        if number % 2 == 0 {
+            space.close(address, length, PageKind::PoolFreed);
+            assert!(!host::is_readable(address), "what was closed faults: {arena:?}, {length} bytes");
+        }
+        (arena, address, length)
+    });
+    taken.collect()
+}
+
+#[test]
+fn a_machine_after_another_has_its_addresses_and_finds_nothing_of_it() {
+    let mut space = Space::new().expect("the host has address space");
+    for _ in 0..3 {
+        let (base, taken) = (space.base(), use_much(&space));
+        let code = space.user_end() + (200 << 20);
+        space.take_code_page(code);
+        assert!(host::is_readable(code));
+        space.keep();
+        drop(space);
+        space = Space::new().expect("the host has address space");
+        assert_eq!((space.base(), space.is_after_another()), (base, true));
+        assert!((0..RESERVED / PAGE).all(|page| space.kind(base + page * PAGE) == PageKind::Free));
+        for (arena, address, length) in taken {
+            let is_open = |page| host::is_readable(address + page * PAGE);
+            assert!(!(0..length / PAGE).any(is_open), "{arena:?}, {length} bytes");
+        }
+        assert!(!host::is_readable(code));
+    }
+}
+
+#[test]
+fn a_machine_leaves_nothing_behind_unless_it_ended_well_and_was_small() {
+    let space = Space::new().expect("the host has address space");
+    use_much(&space);
+    drop(space);
+    let space = Space::new().expect("the host has address space");
+    assert!(!space.is_after_another(), "nobody said that it ended well");
+    space.take(Arena::Pool, 65 << 20);
+    space.keep();
+    drop(space);
+    let space = Space::new().expect("the host has address space");
+    assert!(!space.is_after_another(), "it was large");
 }
 
 #[test]

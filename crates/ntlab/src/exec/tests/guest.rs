@@ -123,10 +123,12 @@ impl Guest {
         Self { method: Some(method) }
     }
 
-    /// Runs `test` as a thread of the machine, and again with driver code stepped: what holds of it holds then too.
+    /// Runs `test` as a thread of the machine, and again with driver code stepped, and in a machine after others: what holds of it holds then
+    /// too.
     pub fn run<T>(&self, test: impl Fn(&Running<'_>) -> T) -> T {
         let every = Preemption::Instructions { one_in: 1 };
         let some = Preemption::Instructions { one_in: 7 };
+        self.run_as(Config::default(), &test);
         self.run_as(Config { count_instructions: true, ..Config::default() }, &test);
         self.run_as(Config { preemption: every, ..Config::default() }, &test);
         self.run_as(Config { preemption: some, ..Config::default() }, &test);
@@ -148,7 +150,11 @@ impl Guest {
         let image = k.exec.load(IMAGE.get_or_init(|| build("guest"))).expect("the image loads");
         let stack = k.exec.stacks.kernel_stack();
         k.exec.restore(stack.context());
-        test(&Running { k, image, _entered: entered })
+        let result = test(&Running { k, image, _entered: entered });
+        if self.method.is_none() {
+            k.memory.space.keep();
+        }
+        result
     }
 }
 
