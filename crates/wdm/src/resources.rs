@@ -165,6 +165,7 @@ impl Resources<'_> {
 impl Iterator for Resources<'_> {
     type Item = Resource;
 
+    #[inline]
     fn next(&mut self) -> Option<Resource> {
         while self.left == 0 {
             self.next_list()?;
@@ -182,6 +183,7 @@ impl Iterator for Resources<'_> {
     }
 }
 
+#[inline]
 fn resource(descriptor: &CM_PARTIAL_RESOURCE_DESCRIPTOR) -> Resource {
     let (kind, flags) = (u32::from(descriptor.Type), u32::from(descriptor.Flags));
     if kind == CmResourceTypeInterrupt {
