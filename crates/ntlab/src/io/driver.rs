@@ -354,7 +354,7 @@ pub fn unload(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) -> Result<(), NotUnloaded>
     }
     at!(driver, Flags).write(at!(driver, Flags).read() | DRVO_UNLOAD_INVOKED);
     k.call("DriverUnload", routine, &[driver.address()]);
-    lost::check_unloaded(k, &devices);
+    lost::check_devices(k, &devices, "its driver is unloaded");
     leaks::check(k, driver, "DriverUnload returned");
     destroy(k, driver);
     Ok(())

@@ -42,20 +42,10 @@ pub fn find(k: &Kernel, last: u64, when: &str) -> Option<Finding> {
     packets.iter().find_map(|packet| Some(finding(k, rule_of(packet)?, packet, when)))
 }
 
-/// Stops the run if a packet is still with the driver of one of these devices, which is going to be unloaded.
-pub fn check_unloaded(k: &Kernel, devices: &[Ptr<DEVICE_OBJECT>]) {
-    check_devices(k, devices, |_| true, "its driver is unloaded");
-}
-
-/// Stops the run if a driver of these devices, which were removed, has kept a packet. One whose dispatch routine runs is still to be completed
-/// by that, or to be kept: a handle that is closed at the same time has its request delivered although the device goes.
-pub fn check_removed(k: &Kernel, devices: &[Ptr<DEVICE_OBJECT>]) {
-    check_devices(k, devices, |packet| !packet.is_dispatched, "its device was removed");
-}
-
-fn check_devices(k: &Kernel, devices: &[Ptr<DEVICE_OBJECT>], counts: fn(&UnderWay) -> bool, when: &str) {
+/// Stops the run if a packet is still with the driver of one of these devices.
+pub fn check_devices(k: &Kernel, devices: &[Ptr<DEVICE_OBJECT>], when: &str) {
     let packets = k.io.irps.under_way(u64::MAX);
-    let has_one = |packet: &&UnderWay| counts(packet) && packet.devices.iter().any(|device| devices.contains(device));
+    let has_one = |packet: &&UnderWay| packet.devices.iter().any(|device| devices.contains(device));
     if let Some(packet) = packets.iter().find(has_one) {
         finding(k, Rule::LostIrp, packet, when).raise();
     }

@@ -130,8 +130,6 @@ pub(super) struct UnderWay {
     pub irp: Ptr<IRP>,
     pub title: String,
     pub is_users: bool,
-    /// A dispatch routine that was called with it has not returned.
-    pub is_dispatched: bool,
     pub sent: u64,
     /// The dispatch routine of the driver that got it last.
     pub routine: u64,
@@ -157,7 +155,6 @@ impl Record {
             irp: self.irp,
             title: self.title(),
             is_users: matches!(self.owner, Owner::User(_)),
-            is_dispatched: frames.iter().any(|frame| !frame.pending),
             sent: self.sent,
             routine: frames.last().map_or(0, |frame| frame.routine),
             devices: frames.into_iter().map(|frame| Ptr::new(frame.device)).collect(),

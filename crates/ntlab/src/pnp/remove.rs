@@ -198,7 +198,7 @@ pub fn send_remove(k: &Kernel, devnode: &Devnode) {
     let stack = device::stack_above(devnode.pdo);
     request::send(k, devnode, IRP_MN_REMOVE_DEVICE);
     device::change_flags(devnode.pdo, 0, DOE_REMOVE_PENDING);
-    lost::check_removed(k, &stack);
+    lost::check_devices(k, &stack, "its device was removed");
     let left = left_of(k, devnode, &stack);
     for link in interface::enabled_of(k, devnode.pdo) {
         interface::set_state(k, &link, false);
