@@ -246,9 +246,9 @@ fn jobs(options: &Options) -> NonZero<usize> {
 }
 
 fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> {
-    let stride = u64::from(options.one_in.get());
-    let alone = options.unit.as_ref().and_then(|unit| unit.parse().ok());
-    let (count, first) = alone.map_or_else(|| ((units.count)().div_ceil(stride), 0), |unit| (1, unit));
+    let alone: Option<u64> = options.unit.as_ref().and_then(|unit| unit.parse().ok());
+    let sample = Sample { units: if alone.is_some() { 1 } else { (units.count)() }, one_in: options.one_in.into() };
+    let unit = |number| alone.unwrap_or_else(|| sample.unit(number));
     let explore = explore::Options {
         jobs: jobs(options).get(),
         shard: explore::Shard { index: options.shard.index.into(), count: options.shard.count.get().into() },
@@ -257,12 +257,36 @@ fn play_units(options: &Options, units: Units) -> explore::Results<parts::Unit> 
         shrink_runs: if alone.is_some() { 0 } else { SHRINK_RUNS },
         progress: stderr().is_terminal(),
     };
-    let mut results = explore::run(count, |number| (units.unit)(first + number * stride), &explore);
+    let mut results = explore::run(sample.count(), |number| (units.unit)(unit(number)), &explore);
     for found in results.findings.values_mut() {
-        found.first = first + found.first * stride;
+        found.first = unit(found.first);
     }
     results
 }
+
+/// One unit of so many.
+#[derive(Clone, Copy)]
+struct Sample {
+    units: u64,
+    one_in: NonZero<u64>,
+}
+
+impl Sample {
+    const fn count(self) -> u64 {
+        self.units.div_ceil(self.one_in.get())
+    }
+
+    /// The unit that is the sample's `number`: one out of each neighbourhood, and not always the same one, since neighbours differ in
+    /// what they do in turn.
+    fn unit(self, number: u64) -> u64 {
+        let first = number * self.one_in.get();
+        let neighbours = self.one_in.get().min(self.units.saturating_sub(first)).max(1);
+        first + (number.wrapping_mul(GOLDEN) >> 32) % neighbours
+    }
+}
+
+/// 2^64 divided by the golden ratio, whose multiples spread evenly ("Fibonacci hashing").
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 fn play_faults(options: &Options, sys: &Path, from: systematic::Results) -> systematic::Results {
     // One case in so many is one shard of so many.
@@ -285,3 +309,30 @@ fn play_faults(options: &Options, sys: &Path, from: systematic::Results) -> syst
 
 /// Seeds of the runs without a failure that the faults start from.
 const FAULT_SEEDS: u64 = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_sample_has_units_of_every_kind_each_once() {
+        for one_in in 1..=64 {
+            let sample = Sample { units: 10_007, one_in: NonZero::new(one_in).expect("it is not 0") };
+            let units: Vec<u64> = (0..sample.count()).map(|number| sample.unit(number)).collect();
+            assert!(units.iter().is_sorted_by(|one, next| one < next), "one in {one_in}");
+            assert!(units.last().is_some_and(|unit| *unit < sample.units), "one in {one_in}");
+            for kinds in 2..=8 {
+                let found: BTreeSet<u64> = units.iter().map(|unit| unit % kinds).collect();
+                assert_eq!(found.len() as u64, kinds, "one in {one_in}, {kinds} kinds");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_of_all_is_all() {
+        let sample = Sample { units: 5, one_in: NonZero::<u64>::MIN };
+        assert!((0..sample.count()).map(|number| sample.unit(number)).eq(0..5));
+    }
+}
