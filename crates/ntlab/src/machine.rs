@@ -113,6 +113,7 @@ impl Machine {
         if result.is_ok() {
             // A driver that did what it must not may have done it anywhere.
             k.memory.space.keep();
+            k.exec.keep_code();
         }
         let outcome = Outcome {
             result,

@@ -5,15 +5,12 @@
 //! them nevertheless: the byte of the jump that lies there is then a breakpoint, which is a matter of where the jump leads, and who comes
 //! there goes on in the copy.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::{Encoder, FlowControl, Instruction, OpKind, Register};
 
 use super::{
-    Exec,
+    Exec, Image,
     entry::{DETOUR, resume_entry},
     event::{self, Event},
 };
@@ -47,13 +44,15 @@ pub(super) struct Site {
 /// All jumps of a machine.
 #[derive(Debug, Default)]
 pub struct Detours {
-    sites: RefCell<Vec<Site>>,
+    sites: Vec<Site>,
+    /// The jumps, by address.
+    jumps: Vec<(u64, [u8; JUMP])>,
     /// The copy of each instruction that a jump covers, by its address, and the other way round.
-    copies: RefCell<BTreeMap<u64, u64>>,
-    originals: RefCell<BTreeMap<u64, u64>>,
+    copies: BTreeMap<u64, u64>,
+    originals: BTreeMap<u64, u64>,
     /// Pages with room, and the places in them that are taken.
-    pages: RefCell<BTreeSet<u64>>,
-    taken: RefCell<BTreeSet<u64>>,
+    pages: BTreeSet<u64>,
+    taken: BTreeSet<u64>,
 }
 
 /// What is to be covered by a jump: whole instructions.
@@ -123,13 +122,25 @@ fn can_move(instruction: &Instruction) -> bool {
 impl Detours {
     /// The driver's instruction of which a copy lies at an address.
     pub(super) fn original(&self, rip: u64) -> Option<u64> {
-        self.originals.borrow().get(&rip).copied()
+        self.originals.get(&rip).copied()
+    }
+
+    /// Puts the jumps that are known already into an image that is about to be loaded.
+    pub(super) fn put_into(&self, image: &Image, bytes: &mut [u8]) {
+        for (address, jump) in self.jumps.iter().filter(|(address, _)| image.contains(*address)) {
+            let start = host::to_usize(address - image.base);
+            bytes[start..start + JUMP].copy_from_slice(jump);
+        }
+    }
+
+    /// Address and length of the pages that jumps lead to.
+    pub(super) fn code_pages(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.pages.iter().map(|page| (*page, host::to_usize(PAGE)))
     }
 
     /// A place for a detour.
-    fn place(&self, space: &Space, covered: &Covered, rip: u64) -> Option<u64> {
-        let mut taken = self.taken.borrow_mut();
-        let mut pages = self.pages.borrow_mut();
+    fn place(&mut self, space: &Space, covered: &Covered, rip: u64) -> Option<u64> {
+        let Self { pages, taken, .. } = self;
         for reach in covered.reach(rip) {
             let near = pages.range(reach.start.saturating_sub(PAGE)..reach.end);
             let mut rooms = near.flat_map(|page| (0..PAGE / ROOM).map(move |room| page + room * ROOM));
@@ -153,21 +164,22 @@ impl Detours {
 impl Exec {
     /// Puts a jump where an instruction of the driver has accessed registers, if that can be: where the driver goes on behind it, then.
     pub(super) fn detour(&self, rip: u64) -> Option<u64> {
-        let detours = self.detours.as_ref()?;
+        let mut detours = self.detours.as_ref()?.borrow_mut();
         let covered = Covered::at(self, rip)?;
         let place = detours.place(&self.space, &covered, rip)?;
-        let number = detours.sites.borrow().len() as u64 + 1;
+        let number = detours.sites.len() as u64 + 1;
         let (copies, starts) = covered.copied_to(place + ENTRY)?;
         let code = [way_in(number).as_slice(), &copies, &jump_to(covered.end())].concat();
         for (instruction, copy) in covered.instructions.iter().zip(&starts) {
-            detours.originals.borrow_mut().insert(*copy, instruction.ip());
-            detours.copies.borrow_mut().insert(instruction.ip(), *copy);
+            detours.originals.insert(*copy, instruction.ip());
+            detours.copies.insert(instruction.ip(), *copy);
         }
-        detours.sites.borrow_mut().push(Site { instruction: covered.instructions[0], copy: starts[0] });
+        detours.sites.push(Site { instruction: covered.instructions[0], copy: starts[0] });
         self.space.patch(place, &code);
         let distance = i32::try_from(place.wrapping_sub(rip + JUMP as u64).cast_signed()).ok()?;
         let mut jump = [JUMP_OPCODE; JUMP];
         jump[1..].copy_from_slice(&distance.to_le_bytes());
+        detours.jumps.push((rip, jump));
         self.space.patch(rip, &jump);
         Some(starts[1])
     }
@@ -175,7 +187,7 @@ impl Exec {
     /// The place of the jump that has led into the lab; None where something else has.
     pub(super) fn detour_taken(&self) -> Option<Site> {
         let number = self.border().detour.replace(0).checked_sub(1)?;
-        self.detours.as_ref()?.sites.borrow().get(host::to_usize(number)).copied()
+        self.detours.as_ref()?.borrow().sites.get(host::to_usize(number)).copied()
     }
 
     /// Serves the event that a jump led to: registers are accessed, or the instruction goes on with other memory.
@@ -191,7 +203,7 @@ impl Exec {
 
     /// The copy of an instruction of the driver that a jump covers.
     pub(super) fn copy(&self, rip: u64) -> Option<u64> {
-        self.detours.as_ref()?.copies.borrow().get(&rip).copied()
+        self.detours.as_ref()?.borrow().copies.get(&rip).copied()
     }
 }
 

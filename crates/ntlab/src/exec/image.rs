@@ -99,6 +99,8 @@ pub struct Image {
     pub exports: BTreeMap<String, u64>,
     /// Its symbols: the file named in it, and the number that file must have.
     pub(super) symbols: Option<(PathBuf, [u8; 16])>,
+    /// The file as it was read.
+    pub(super) file: Vec<u8>,
     /// Its bytes as they were loaded.
     pub(super) bytes: Vec<u8>,
     /// Where the function table lies in `bytes`.
@@ -120,6 +122,17 @@ impl Exec {
     /// Why it was not loaded; nothing of it is left in the machine then.
     pub fn load(&self, path: &Path) -> Result<Rc<Image>, LoadError> {
         let file = fs::read(path).map_err(|error| LoadError::Read { path: path.display().to_string(), error })?;
+        let image = match self.load_kept(path, &file) {
+            Some(image) => image,
+            None => Rc::new(self.bind_image(path, file)?),
+        };
+        self.put_in_place(&image);
+        self.images.borrow_mut().push(Rc::clone(&image));
+        Ok(image)
+    }
+
+    /// The image in a file at the next free place, relocated and bound.
+    fn bind_image(&self, path: &Path, file: Vec<u8>) -> Result<Image, LoadError> {
         let pe = PeFile64::parse(&*file)?;
         check(&pe)?;
         let header = &pe.nt_headers().optional_header;
@@ -137,7 +150,7 @@ impl Exec {
             put(&mut bytes, import.slot, self.bind(&import.function.name).unwrap_or(0))?;
         }
         set_cookie(&pe, &mut bytes, base)?;
-        let image = Rc::new(Image {
+        Ok(Image {
             path: path.to_owned(),
             base,
             length,
@@ -147,10 +160,8 @@ impl Exec {
             symbols: symbols(&pe)?,
             bytes,
             function_table: function_table(&pe),
-        });
-        self.put_in_place(&image);
-        self.images.borrow_mut().push(Rc::clone(&image));
-        Ok(image)
+            file,
+        })
     }
 
     /// Puts an image where it belongs.
@@ -159,6 +170,9 @@ impl Exec {
         if let Some(coverage) = &self.coverage {
             let number = u32::try_from(self.images.borrow().len()).unwrap_or(u32::MAX);
             coverage.add(image, number, &mut bytes);
+        }
+        if let Some(detours) = &self.detours {
+            detours.borrow().put_into(image, &mut bytes);
         }
         self.space.open(image.base, image.length, PageKind::ImageReadOnly);
         self.space.write(image.base, &bytes);

@@ -15,6 +15,7 @@ mod event;
 mod exception;
 mod image;
 mod imports;
+mod kept;
 mod registers;
 mod shared_data;
 mod signals;
@@ -100,7 +101,7 @@ pub struct Exec {
     /// Which blocks have run, where the configuration asks for that and nothing steps.
     coverage: Option<Coverage>,
     /// Where driver code jumps to the lab, unless something steps it or notes its blocks.
-    detours: Option<Detours>,
+    detours: Option<RefCell<Detours>>,
     /// Where the machine was when something first stopped it.
     place: RefCell<Option<Place>>,
     /// Where the thread that runs was on its host stack when the interrupt or DPC began that it serves; 0 where it serves none.
@@ -123,7 +124,7 @@ impl Exec {
             registers: Registers::new(space),
             stacks: Stacks::new(space),
             coverage: (config.note_blocks && stepper.is_none()).then(Coverage::default),
-            detours: (!config.note_blocks && stepper.is_none()).then(Detours::default),
+            detours: (!config.note_blocks && stepper.is_none()).then(RefCell::default),
             stepper,
             place: RefCell::new(None),
             interrupted: Cell::new(0),
@@ -239,7 +240,7 @@ impl Exec {
     /// The driver's instruction behind an address in code that the lab made of it, else the address itself.
     pub fn original(&self, rip: u64) -> u64 {
         let rip = self.registers.original(rip);
-        let rip = self.detours.as_ref().and_then(|detours| detours.original(rip)).unwrap_or(rip);
+        let rip = self.detours.as_ref().and_then(|detours| detours.borrow().original(rip)).unwrap_or(rip);
         self.stepper.as_ref().map_or(rip, |stepper| stepper.original(rip))
     }
 

@@ -24,6 +24,8 @@ const LONGEST: usize = 15;
 const SLOT: u64 = 64;
 /// Instructions that can access registers in one run.
 const SLOTS: u64 = 4096;
+/// Machines start with no more of them.
+pub(super) const MANY: usize = 1024;
 const WORD: usize = 8;
 
 /// Where accesses to device registers go.
@@ -37,7 +39,7 @@ pub struct Bus {
 
 /// An instruction that was encoded again.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+pub(super) struct Slot {
     /// Its code.
     code: u64,
     /// Its memory operand.
@@ -88,6 +90,26 @@ impl Registers {
         let write = |k: &Kernel, address, size, value| k.hardware.write(k, address, size, value);
         let cells = code + room;
         Self { bus: Cell::new(Bus { read, write }), code, cells, slots: RefCell::default(), pending: Cell::new(None) }
+    }
+
+    /// Where the code of instructions that were encoded again begins.
+    pub(super) const fn base(&self) -> u64 {
+        self.code
+    }
+
+    /// Address and length of the code of these instructions.
+    pub(super) fn code(&self, slots: &BTreeMap<u64, Slot>) -> (u64, usize) {
+        (self.code, slots.len() * host::to_usize(SLOT))
+    }
+
+    /// Hands out the instructions that were encoded again; None are left.
+    pub(super) fn take_slots(&self) -> BTreeMap<u64, Slot> {
+        self.slots.take()
+    }
+
+    /// The other way round: their code is in place.
+    pub(super) fn put_slots(&self, slots: BTreeMap<u64, Slot>) {
+        self.slots.replace(slots);
     }
 
     /// The driver's instruction behind an address in re-encoded code, else the address itself.

@@ -68,6 +68,11 @@ impl Thunks {
         Self { base, offsets }
     }
 
+    /// Where the code begins.
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// The address at which the driver can call `export`.
     pub fn address(&self, export: &Export) -> u64 {
         self.base + self.offsets[export.name]

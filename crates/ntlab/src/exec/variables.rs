@@ -33,6 +33,7 @@ pub fn is_variable(name: &str) -> bool {
 /// The kernel's variables in the machine's memory.
 #[derive(Debug)]
 pub struct Variables {
+    base: u64,
     by_name: BTreeMap<&'static str, u64>,
 }
 
@@ -57,7 +58,12 @@ impl Variables {
         for (_, object) in of_types {
             space.write(object, &object.to_le_bytes());
         }
-        Self { by_name: all.iter().enumerate().map(|(index, (name, _))| (*name, place(index))).collect() }
+        Self { base, by_name: all.iter().enumerate().map(|(index, (name, _))| (*name, place(index))).collect() }
+    }
+
+    /// Where they begin.
+    pub const fn base(&self) -> u64 {
+        self.base
     }
 
     /// The address of a variable.

@@ -399,6 +399,11 @@ impl Space {
         address
     }
 
+    /// Whether the next range of an arena begins there.
+    pub fn is_next(&self, arena: Arena, address: u64) -> bool {
+        self.ranges.borrow()[arena as usize].next == address
+    }
+
     /// Gives a range back to its arena; it was [closed](Self::close) before.
     pub fn give_back(&self, arena: Arena, address: u64, length: u64) {
         self.ranges.borrow_mut()[arena as usize].free.entry(length).or_default().push_back(address);

@@ -150,9 +150,11 @@ impl Guest {
         let image = k.exec.load(IMAGE.get_or_init(|| build("guest"))).expect("the image loads");
         let stack = k.exec.stacks.kernel_stack();
         k.exec.restore(stack.context());
-        let result = test(&Running { k, image, _entered: entered });
+        let running = Running { k, image, _entered: entered };
+        let result = test(&running);
         if self.method.is_none() {
             k.memory.space.keep();
+            k.exec.keep_code();
         }
         result
     }

@@ -1,11 +1,13 @@
 //! Accesses to device registers in the forms that compilers make.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, fs};
 
-use super::guest::{Guest, Running};
+use super::guest::{Guest, Running, folder};
 use crate::{
-    exec::Bus,
+    config::Config,
+    exec::{self, Bus, Image},
     finding::Cause,
+    kernel::Kernel,
     memory::{Ptr, host},
 };
 
@@ -137,14 +139,41 @@ fn a_branch_into_what_a_jump_covers_leads_to_the_same_instruction() {
         for entry in [0, 3] {
             assert_eq!(guest.call("mmio_short", registers.address(), entry), 42);
         }
-        let jumps = usize::from(guest.k.exec.detours.is_some());
-        let site = guest.function("mmio_short");
-        let jump = (0..32).filter(|offset| Ptr::<u8>::new(site + offset).read() == 0xE9).count();
-        assert_eq!(jump, jumps, "the instruction was replaced where nothing steps");
+        assert_eq!(
+            has_jump(&guest.image),
+            guest.k.exec.detours.is_some(),
+            "the instruction was replaced where nothing steps"
+        );
         for (entry, result) in [(1, 2), (2, 1), (0, 42)] {
             assert_eq!(guest.call("mmio_short", registers.address(), entry), result);
         }
     });
+}
+
+fn has_jump(image: &Image) -> bool {
+    let site = image.exports["mmio_short"];
+    (0..32).any(|offset| Ptr::<u8>::new(site + offset).read() == 0xE9)
+}
+
+#[test]
+fn a_machine_begins_with_the_jumps_of_the_one_before_if_it_has_the_same_image() {
+    let access = || {
+        Guest::new().run_as(Config::default(), |guest| {
+            let (was_there, registers) = (has_jump(&guest.image), map(guest));
+            with(|device, _| device[0] = 40);
+            for (entry, result) in [(0, 42), (1, 2), (2, 1), (0, 42)] {
+                assert_eq!(guest.call("mmio_short", registers.address(), entry), result);
+            }
+            assert_eq!(log(), "r32@0x0=28 r32@0x0=28");
+            was_there
+        })
+    };
+    assert_eq!([access(), access(), access()], [false, true, true]);
+    let copy = folder().join("copy.sys");
+    fs::copy(folder().join("guest.sys"), &copy).expect("there is room for a copy");
+    let kernel = Kernel::new(Config::default());
+    let _entered = exec::enter(&kernel).expect("signals can be handled");
+    assert!(!has_jump(&kernel.exec.load(&copy).expect("the image loads")), "it is another file");
 }
 
 #[test]
