@@ -60,17 +60,12 @@ const WHY: &[(&str, &str)] = &[
          the driver in C has one set of counters, which every request of every processor writes to.",
     ),
     (
-        "hold/software/0/instructions",
-        "Nearly a third is `Journal::record`: five events, for which the driver in C takes more. What it does not have is in `Gate::close`, `drain`, `open` \
-         and `release`: several reasons for one hold, a second thread that waits for the first one's drain, a state that is published so that no \
-         request takes a lock for it, and how long the hold was and how many waited.",
-    ),
-    (
-        "hold/edu/*/instructions",
-        "What does not depend on the requests is what is above C's, not what each of them takes. A sixth is `Journal::record`: eight events, for which C takes more. \
-         `Resources::next` makes a value of each descriptor, of which two are used; `Edu::attach` and \
-         `allocate_bytes` make a block with an owner each for registers, adapter, DPC, interrupt and timer, where the driver in C has them in \
-         its device extension; `when_idle` is `PeerEduWaitUntilIdle` and what begins the transfers.",
+        "hold/edu/0/instructions",
+        "With 64 requests waiting it is less than C's: what is above C's does not depend on them. A sixth is `Journal::record`: eight events, for which C \
+         takes more. `Edu::attach` and `allocate_bytes` make a block with an owner each for registers, adapter, DPC, interrupt and timer, which \
+         `drop_in_place` ends again, where the driver in C has them in its device extension; `when_idle` is `PeerEduWaitUntilIdle`, and takes the \
+         lock for each look at the device. `Gate::close`, `drain`, `open` and `release` know several reasons for one hold, a second thread that waits for \
+         the first one's drain, and how long the hold was.",
     ),
     (
         "image/file",
