@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod campaign;
+mod command;
 pub mod demo;
 pub mod docs;
 pub mod drivers;

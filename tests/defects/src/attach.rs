@@ -9,12 +9,12 @@ use core::{
 
 use wdk_sys::{
     DEVICE_OBJECT, DO_BUFFERED_IO, DO_DEVICE_INITIALIZING, DO_DIRECT_IO, DO_POWER_PAGABLE, DRIVER_OBJECT,
-    FILE_DEVICE_UNKNOWN, IRP, IRP_MJ_CLEANUP, IRP_MJ_CLOSE, IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, IRP_MJ_PNP,
-    IRP_MJ_POWER, IRP_MJ_SYSTEM_CONTROL, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL, NTSTATUS, STATUS_SUCCESS,
+    FILE_DEVICE_UNKNOWN, IRP, IRP_MJ_PNP, IRP_MN_REMOVE_DEVICE, IRP_MN_SURPRISE_REMOVAL, NTSTATUS, STATUS_SUCCESS,
     ntddk::{IoAttachDeviceToDeviceStack, IoCreateDevice, IoDeleteDevice, IoDetachDevice},
 };
 
 use crate::{
+    MAJORS,
     defect::{self, Defect, Hook},
     device::Device,
     dispatch, irp,
@@ -45,15 +45,7 @@ fn is_wrong(name: &str) -> bool {
 }
 
 fn take_all(driver: &mut DRIVER_OBJECT, _: bool) -> NTSTATUS {
-    for major in [
-        IRP_MJ_CREATE,
-        IRP_MJ_CLEANUP,
-        IRP_MJ_CLOSE,
-        IRP_MJ_DEVICE_CONTROL,
-        IRP_MJ_PNP,
-        IRP_MJ_POWER,
-        IRP_MJ_SYSTEM_CONTROL,
-    ] {
+    for major in MAJORS {
         driver.MajorFunction[major as usize] = Some(for_both);
     }
     STATUS_SUCCESS

@@ -46,6 +46,16 @@ use wdk_sys::{
 
 /// The tag of the driver's pool blocks and of its remove lock.
 const TAG: u32 = u32::from_le_bytes(*b"Dfct");
+/// The requests that the driver has a dispatch routine for.
+const MAJORS: [u32; 7] = [
+    IRP_MJ_CREATE,
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
+    IRP_MJ_DEVICE_CONTROL,
+    IRP_MJ_PNP,
+    IRP_MJ_POWER,
+    IRP_MJ_SYSTEM_CONTROL,
+];
 
 /// "`DRIVER_INITIALIZE` callback function".
 ///
@@ -60,15 +70,7 @@ pub unsafe extern "system" fn driver_entry(driver: &mut DRIVER_OBJECT, path: PCU
         return status;
     }
     driver.DriverUnload = Some(unload);
-    for major in [
-        IRP_MJ_CREATE,
-        IRP_MJ_CLEANUP,
-        IRP_MJ_CLOSE,
-        IRP_MJ_DEVICE_CONTROL,
-        IRP_MJ_PNP,
-        IRP_MJ_POWER,
-        IRP_MJ_SYSTEM_CONTROL,
-    ] {
+    for major in MAJORS {
         driver.MajorFunction[major as usize] = Some(dispatch);
     }
     // SAFETY: the I/O manager makes a driver object with its extension.

@@ -20,8 +20,7 @@ pub mod stack;
 mod start;
 
 use std::{
-    fs::File,
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -36,10 +35,7 @@ use self::{
     report::Report,
     sizes::Sizes,
 };
-use crate::drivers::Driver;
-
-/// Exit code of options that cannot be served.
-const USAGE: u8 = 2;
+use crate::{command, drivers::Driver};
 
 /// Figures of the driver and the lab, beside what they are meant to be; times mean something on a machine that does nothing else.
 #[derive(Args, Clone, Debug)]
@@ -193,10 +189,6 @@ impl Measure {
         Self::Requests,
         Self::Scale,
     ];
-
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
 }
 
 /// A figure, with what it is meant to be.
@@ -219,13 +211,9 @@ impl Figure {
 ///
 /// The driver is not there, a run that stopped, or a figure of the host that cannot be read.
 pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<ExitCode> {
-    let file = match options.json.as_deref().map(|path| (File::create(path), path)) {
-        Some((Err(error), path)) => {
-            eprintln!("{} cannot be written: {error}", path.display());
-            return Ok(ExitCode::from(USAGE));
-        }
-        Some((Ok(file), _)) => Some(file),
-        None => None,
+    let file = match command::create(options.json.as_deref()) {
+        Ok(file) => file,
+        Err(error) => return Ok(command::not_served(&error)),
     };
     if let Some(listed) = options.listing {
         let image = options.image.clone().map_or_else(sys, Ok)?;
@@ -239,10 +227,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     };
     let report = measure(chosen, &sys()?)?;
     print!("{report}");
-    if let Some(mut file) = file {
-        serde_json::to_writer_pretty(&mut file, &report)?;
-        writeln!(file)?;
-    }
+    command::write_json(file, &report)?;
     if options.write_docs {
         for path in document::write(kit::root(), &report)? {
             println!("wrote {}", path.display());
@@ -266,7 +251,7 @@ fn measure(chosen: &[Measure], sys: &Path) -> Result<Report> {
     }
     let mut report = Report::default();
     for measure in chosen {
-        bar.set_message(measure.name());
+        bar.set_message(command::name(measure));
         match measure.way() {
             Way::Host(figures) => report.host.extend(figures(sys)?),
             Way::Curves => report.curves.extend(curves::curves(sys)?),

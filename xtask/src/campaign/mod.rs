@@ -5,7 +5,7 @@ mod results;
 
 use std::{
     fs::File,
-    io::{BufReader, IsTerminal, Write, stderr},
+    io::{BufReader, IsTerminal, stderr},
     num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -23,11 +23,10 @@ use workload::systematic::{self, Case, Search};
 pub(crate) use self::parts::machine;
 pub use self::results::{PartFound, PartResults};
 use self::{parts::Units, results::Results};
+use crate::command;
 
 /// Runs that are spent on making a finding smaller.
 const SHRINK_RUNS: u64 = 300;
-/// Exit code of options that cannot be served.
-const USAGE: u8 = 2;
 
 /// Runs that find what the tests are too short for; every finding ends with the command that repeats it.
 #[derive(Args, Clone, Debug)]
@@ -130,10 +129,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     let prepared = prepare(options);
     let Prepared { file, merged, from } = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => {
-            eprintln!("{error:#}");
-            return Ok(ExitCode::from(USAGE));
-        }
+        Err(error) => return Ok(command::not_served(&error)),
     };
     let results = match (merged, from) {
         (Some(results), _) => results,
@@ -145,10 +141,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     for finding in &findings {
         eprintln!("{finding}");
     }
-    if let Some(mut file) = file {
-        serde_json::to_writer_pretty(&mut file, &results)?;
-        writeln!(file)?;
-    }
+    command::write_json(file, &results)?;
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -169,9 +162,8 @@ fn prepare(options: &Options) -> Result<Prepared> {
         check_unit(options.only[0], unit)?;
     }
     let merged = if options.merge.is_empty() { None } else { Some(merge(&options.merge)?) };
-    let create = |path: &Path| File::create(path).with_context(|| format!("{} cannot be written", path.display()));
     let from = options.from.as_ref().map(|path| merge(slice::from_ref(path))).transpose()?;
-    Ok(Prepared { file: options.json.as_deref().map(create).transpose()?, merged, from })
+    Ok(Prepared { file: command::create(options.json.as_deref())?, merged, from })
 }
 
 fn check_unit(part: Part, unit: &str) -> Result<()> {

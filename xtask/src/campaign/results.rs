@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use ntlab::explore;
 use serde::{Deserialize, Serialize};
 use workload::systematic;
 
 use super::{Part, parts::Unit};
+use crate::command::name;
 
 /// The results of a campaign or of a shard of it, by part.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -37,12 +37,12 @@ pub enum PartFound {
 impl Results {
     /// Adds a part.
     pub fn add(&mut self, part: Part, results: PartResults) {
-        self.parts.insert(name(part), results);
+        self.parts.insert(name(&part), results);
     }
 
     /// Takes those of a part out.
     pub fn take(&mut self, part: Part) -> Option<PartResults> {
-        self.parts.remove(&name(part))
+        self.parts.remove(&name(&part))
     }
 
     /// Adds what another shard of the same campaign ended with.
@@ -91,10 +91,6 @@ impl Results {
     pub fn findings(&self) -> Vec<String> {
         self.parts.iter().flat_map(|(name, part)| part.findings(name)).collect()
     }
-}
-
-fn name(part: Part) -> String {
-    part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 impl PartResults {

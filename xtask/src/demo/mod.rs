@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 use ntlab::{config::Config, hw::qemu, machine::Machine, report::Report};
 
 use workload::Hardware;
@@ -26,11 +26,10 @@ use self::{
     scenario::{Played, Scenario},
     view::View,
 };
+use crate::command;
 
 /// What repeats a run, before the options.
 const COMMAND: &str = "cargo xtask demo";
-/// Exit code of options that cannot be served.
-const USAGE: u8 = 2;
 
 /// Runs the demo with the driver in the file `sys`: 0 if every promise was kept, 1 if one was broken, 2 for options that contradict each
 /// other or name a file that cannot be written.
@@ -48,10 +47,7 @@ pub fn run(options: &Options, sys: impl FnOnce() -> Result<PathBuf>) -> Result<E
     });
     let (config, files) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => {
-            eprintln!("{error:#}");
-            return Ok(ExitCode::from(USAGE));
-        }
+        Err(error) => return Ok(command::not_served(&error)),
     };
     let sys = sys()?;
     let scenario = Scenario::new(options, seed, &config);
@@ -101,10 +97,7 @@ fn finish(files: Files, view: &View, played: &Played) -> Result<ExitCode> {
     for sentence in &results.broken {
         View::broken(sentence);
     }
-    if let Some(mut json) = files.json {
-        serde_json::to_writer_pretty(&mut json, results)?;
-        writeln!(json)?;
-    }
+    command::write_json(files.json, results)?;
     if let (Some(mut file), Some(recording)) = (files.record, recording) {
         file.write_all(recording.to_json()?.as_bytes())?;
     }
@@ -123,12 +116,7 @@ struct Files {
 
 impl Files {
     fn create(options: &Options) -> Result<Self> {
-        let create = |path: &Option<PathBuf>| {
-            let file = path
-                .as_deref()
-                .map(|path| File::create(path).with_context(|| format!("{} cannot be written", path.display())));
-            file.transpose()
-        };
+        let create = |path: &Option<PathBuf>| command::create(path.as_deref());
         Ok(Self { json: create(&options.json)?, record: create(&options.record)?, picture: create(&options.picture)? })
     }
 }
