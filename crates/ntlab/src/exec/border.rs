@@ -118,6 +118,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         let failed = k.faults.strike(k, export.name, Arguments::new(Ptr::new(arguments)));
         let value = failed.unwrap_or_else(|| (export.call)(k, Arguments::new(Ptr::new(arguments))));
         k.leave();
+        k.exec.space.go_on_at(caller);
         value
     }));
     match result {

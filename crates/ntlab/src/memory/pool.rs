@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Arena, PAGE, PageKind, Ptr, Space, unwritten::Unwritten};
+use super::{Arena, PAGE, PageKind, Ptr, Space, space::Contents, unwritten::Unwritten};
 use crate::{config::SpecialPool, finding::Finding};
 
 /// What fills the bytes around a block: a write there is noticed when the block is freed.
@@ -253,7 +253,7 @@ impl Pool {
         let length = request.bytes.next_multiple_of(PAGE);
         let before = guard_before(request.bytes);
         let start = self.space.take(arena(request.kind), before + length + PAGE) + before;
-        self.space.open(start, length, request.kind.pages());
+        let contents = self.space.open_as_they_are(start, length, request.kind.pages());
         self.space.mark(start - before, before, PageKind::PoolGuard);
         self.space.mark(start + length, PAGE, PageKind::PoolGuard);
         let sequence = self.sequence.get() + 1;
@@ -265,7 +265,7 @@ impl Pool {
             (start + length - request.bytes) / alignment * alignment
         };
         let block = Block { address, request, sequence, stack };
-        self.fill(&block);
+        self.fill(&block, contents);
         self.bytes.set(self.bytes.get() + request.bytes);
         let mut tags = self.tags.borrow_mut();
         let tag = tags.entry(request.tag).or_default();
@@ -274,8 +274,8 @@ impl Pool {
         Ptr::new(address)
     }
 
-    /// Padding before and behind the block, and what the driver finds in it. Fresh pages are zero.
-    fn fill(&self, block: &Block) {
+    /// Padding before and behind the block, and what the driver finds in it.
+    fn fill(&self, block: &Block, contents: Contents) {
         let (start, length) = block.pages();
         let end = block.address + block.request.bytes;
         self.space.fill(start, block.address - start, PADDING);
@@ -283,6 +283,8 @@ impl Pool {
         if !block.request.zeroed {
             let pattern = self.unwritten.get().pattern(block.sequence);
             self.space.fill_pattern(block.address, block.request.bytes, pattern);
+        } else if contents == Contents::Any {
+            self.space.fill(block.address, block.request.bytes, 0);
         }
     }
 

@@ -74,6 +74,14 @@ const ARENAS: [(u64, u64); 11] = [
 const USER_END: u64 = 4 * GIB;
 const PAGE_MAP_LENGTH: u64 = RESERVED / PAGE;
 
+/// What pages read that have just been opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Contents {
+    Zeros,
+    /// What a machine before left in them.
+    Any,
+}
+
 /// A range of pageable memory.
 #[derive(Clone, Copy, Debug)]
 struct Pageable {
@@ -289,7 +297,7 @@ impl Space {
     /// Stops the run if the driver runs at `address`, pageable code, where it may not.
     #[inline]
     pub(crate) fn check_code(&self, address: u64) {
-        if self.paging_forbidden() && self.is_pageable(address) {
+        if self.is_pageable(address) && !self.page_in(address) {
             self.refuse_code(address);
         }
     }
@@ -299,6 +307,14 @@ impl Space {
         // Stacks are return addresses: the instruction before each is the one that is told.
         let finding = fault::pageable(self, address, Access::Execute, address);
         finding.with_stack("the code is", &[address + 1]).raise()
+    }
+
+    /// The driver goes on at `address`: where that is pageable code that it may touch, it comes in without a fault.
+    #[inline]
+    pub(crate) fn go_on_at(&self, address: u64) {
+        if self.is_pageable(address) {
+            self.page_in(address);
+        }
     }
 
     #[inline]
@@ -437,15 +453,24 @@ impl Space {
 
     /// Lets pages that were taken be read and written, from now on of that kind. They read zero.
     pub fn open(&self, address: u64, length: u64, kind: PageKind) {
+        if self.open_as_they_are(address, length, kind) == Contents::Any {
+            self.fill(address, length, 0);
+        }
+    }
+
+    /// The same for a caller that writes to all of them first, or zeros where they may read anything.
+    pub(super) fn open_as_they_are(&self, address: u64, length: u64, kind: PageKind) -> Contents {
         self.note_pageable(address, length, kind);
+        let mut contents = Contents::Zeros;
         match self.method {
-            _ if self.is_kept(address) => host_result(self.open_kept(address, length)),
+            _ if self.is_kept(address) => contents = host_result(self.open_kept(address, length)),
             // SAFETY: `address` was taken from an arena; nothing refers to pages that fault.
             GuardMethod::Markers => host_result(unsafe { host::remove_guard(address, length) }),
             // SAFETY: as above.
             GuardMethod::Protection => host_result(unsafe { host::protect(address, length, Protection::ReadWrite) }),
         }
         self.mark(address, length, kind);
+        contents
     }
 
     /// Has the host give all of these open pages memory at once, and not one by one when they are first touched.
@@ -571,8 +596,8 @@ const fn bounds(arena: Arena) -> (u64, u64) {
 }
 
 /// The host refuses when it has no memory or no mappings left: the run cannot go on, and says why.
-fn host_result(result: io::Result<()>) {
-    if let Err(error) = result {
-        Finding::not_modelled(format!("more memory than the host has (vm.max_map_count, memory): {error}")).raise();
-    }
+fn host_result<T>(result: io::Result<T>) -> T {
+    result.unwrap_or_else(|error| {
+        Finding::not_modelled(format!("more memory than the host has (vm.max_map_count, memory): {error}")).raise()
+    })
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    Arena, GuardMethod, MIB, PAGE, PageKind, Ranges, Reservation, Space, bounds,
+    Arena, Contents, GuardMethod, MIB, PAGE, PageKind, Ranges, Reservation, Space, bounds,
     host::{self, Neighbours, Protection},
 };
 
@@ -14,7 +14,7 @@ const LARGE: u64 = 64 * MIB;
 /// The same for host stacks, whose pages all stay: of most of them that is few.
 const MANY_HOST_STACKS: u64 = 16 * MIB;
 /// What is longer is given back to the host when it is opened, and not filled with zeros.
-const LONG: u64 = 128 << 10;
+const LONG: u64 = 512 << 10;
 
 impl Space {
     pub(super) const fn reservation(&self) -> &Reservation {
@@ -43,18 +43,17 @@ impl Space {
         self.reservation().is_used() && self.ranges.borrow().iter().any(holds)
     }
 
-    /// Lets pages that are protected by range be read and written. They read zero.
-    pub(super) fn open_kept(&self, address: u64, length: u64) -> io::Result<()> {
+    /// Lets pages that are protected by range be read and written.
+    pub(super) fn open_kept(&self, address: u64, length: u64) -> io::Result<Contents> {
         self.reservation().set_apart(address, length, Neighbours::Apart)?;
         // SAFETY: the range was taken from an arena; nothing refers to pages that fault.
         unsafe { host::protect(address, length, Protection::ReadWrite) }?;
-        if length > LONG {
-            // SAFETY: as above.
-            return unsafe { host::discard(address, length) };
+        if length <= LONG {
+            return Ok(Contents::Any);
         }
-        // SAFETY: the pages can be written, and no reference points into them.
-        unsafe { (address as *mut u8).write_bytes(0, host::to_usize(length)) };
-        Ok(())
+        // SAFETY: as above.
+        unsafe { host::discard(address, length) }?;
+        Ok(Contents::Zeros)
     }
 
     /// Makes the addresses what they are when a machine gets them. False where it is not worth it to keep them.
