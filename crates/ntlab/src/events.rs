@@ -1,13 +1,14 @@
 //! The trace of a run: numbered events under virtual time. Nothing in it depends on the host: no addresses, no clocks.
 
 use std::{
+    array,
     cell::{Cell, RefCell},
     fmt,
 };
 
 use serde::Serialize;
 
-use crate::{finding::Finding, kernel::Kernel};
+use crate::{finding::Finding, kernel::Kernel, sched::PICOSECONDS};
 
 /// How many events a report shows where the whole trace is not kept.
 const KEPT: usize = 64;
@@ -61,6 +62,12 @@ impl Kind {
     const fn owns_text(&self) -> bool {
         matches!(self, Self::ThreadStarted(_) | Self::Print(_) | Self::Note(_))
     }
+
+    #[cold]
+    #[inline(never)]
+    fn drop_text(&mut self) {
+        *self = Self::ThreadEnded;
+    }
 }
 
 /// An event.
@@ -88,47 +95,89 @@ impl fmt::Display for Event {
 /// The events of a run.
 #[derive(Debug)]
 pub struct Log {
-    keep_all: bool,
+    keeping: Keeping,
     count: Cell<u64>,
-    /// All events, or the last [`KEPT`] in a ring.
-    events: RefCell<Vec<Event>>,
+    /// All of them, where they are kept.
+    all: RefCell<Vec<Event>>,
+    /// The last ones else, in a ring.
+    last: RefCell<Box<[Moment; KEPT]>>,
+}
+
+/// What is kept of a trace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeping {
+    /// Nothing.
+    Nothing,
+    /// The last events.
+    Last,
+    /// Everything.
+    All,
+}
+
+/// What is kept of an event for each kernel call, and made an [`Event`] when somebody looks.
+#[derive(Debug)]
+struct Moment {
+    picoseconds: u64,
+    processor: u32,
+    thread: u32,
+    kind: Kind,
+}
+
+impl Moment {
+    fn event(&self, number: u64) -> Event {
+        let &Self { picoseconds, processor, thread, ref kind } = self;
+        Event { number, time: picoseconds / PICOSECONDS, processor, thread, kind: kind.clone() }
+    }
 }
 
 impl Log {
-    /// An empty trace, of which everything is kept or the last events.
+    /// An empty trace.
     #[must_use]
-    pub fn new(keep_all: bool) -> Self {
-        Self { keep_all, count: Cell::new(0), events: RefCell::new(Vec::with_capacity(KEPT)) }
+    pub fn new(keeping: Keeping) -> Self {
+        let nothing = |_| Moment { picoseconds: 0, processor: 0, thread: 0, kind: Kind::ThreadEnded };
+        let last = Box::new(array::from_fn(nothing)).into();
+        Self { keeping, count: Cell::new(0), all: RefCell::default(), last }
     }
 
-    /// Adds an event to the trace. Where the last ones are kept, it is made where it stays, member by member: a processor waits for what it
-    /// has written in parts and reads as a whole, and this is done at every kernel call.
+    /// Adds an event to the trace.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as the caller knows the kind, there is nothing to decide")]
     pub fn record(&self, kernel: &Kernel, kind: impl FnOnce() -> Kind) {
+        match self.keeping {
+            Keeping::Nothing => {}
+            Keeping::Last => self.keep(kernel, kind),
+            Keeping::All => self.push(kernel, kind()),
+        }
+    }
+
+    /// Adds an event to the last ones. It is made where it stays, member by member: a processor waits for what it has written in parts and
+    /// reads as a whole, and this is done at every kernel call.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as above")]
+    fn keep(&self, kernel: &Kernel, kind: impl FnOnce() -> Kind) {
         let number = self.count.get();
         self.count.set(number + 1);
-        let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
-        let time = kernel.now();
-        let mut events = self.events.borrow_mut();
-        let Some(event) = events.get_mut(place(number)).filter(|_| !self.keep_all) else {
-            drop(events);
-            return self.push(Event { number, time, processor, thread, kind: kind() });
-        };
-        if event.kind.owns_text() {
-            event.kind = Kind::ThreadEnded;
+        let mut last = self.last.borrow_mut();
+        let moment = &mut last[place(number)];
+        if moment.kind.owns_text() {
+            moment.kind.drop_text();
         }
         // What is there owns nothing, so that nothing is lost.
-        std::mem::forget(std::mem::replace(&mut event.kind, kind()));
-        (event.number, event.time, event.processor, event.thread) = (number, time, processor, thread);
+        std::mem::forget(std::mem::replace(&mut moment.kind, kind()));
+        moment.picoseconds = kernel.sched.picoseconds();
+        moment.processor = kernel.processor_index();
+        moment.thread = kernel.thread_id().0;
     }
 
     #[inline(never)]
-    fn push(&self, event: Event) {
-        if self.keep_all && event.number == LONGEST {
+    fn push(&self, kernel: &Kernel, kind: Kind) {
+        let number = self.count.get();
+        self.count.set(number + 1);
+        if number == LONGEST {
             Finding::not_modelled(format!("a trace of more than {LONGEST} events, all of them kept")).raise();
         }
-        self.events.borrow_mut().push(event);
+        let (processor, thread) = (kernel.processor_index(), kernel.thread_id().0);
+        self.all.borrow_mut().push(Event { number, time: kernel.now(), processor, thread, kind });
     }
 
     /// How many events there were.
@@ -138,23 +187,18 @@ impl Log {
 
     /// The last events, at most `count`, oldest first.
     pub fn last(&self, count: usize) -> Vec<Event> {
-        let events = self.events.borrow();
-        let (newer, older) = events.split_at(self.oldest(events.len()));
-        let skipped = events.len().saturating_sub(count);
-        older.iter().chain(newer).skip(skipped).cloned().collect()
+        if self.keeping == Keeping::All {
+            let all = self.all.borrow();
+            return all[all.len().saturating_sub(count)..].to_vec();
+        }
+        let last = self.last.borrow();
+        let first = self.count().saturating_sub(count.min(KEPT) as u64);
+        (first..self.count()).map(|number| last[place(number)].event(number)).collect()
     }
 
     /// Takes what was kept out of the log, oldest first.
     pub fn take(&self) -> Vec<Event> {
-        let mut events = self.events.take();
-        let oldest = self.oldest(events.len());
-        events.rotate_left(oldest);
-        events
-    }
-
-    /// Where the oldest of `kept` events is.
-    const fn oldest(&self, kept: usize) -> usize {
-        if self.keep_all || kept < KEPT { 0 } else { place(self.count.get()) }
+        if self.keeping == Keeping::All { self.all.take() } else { self.last(KEPT) }
     }
 }
 

@@ -55,9 +55,13 @@ impl Interleavings {
     /// The thread that runs passes a place of a driver.
     #[inline]
     pub fn pass(&self, k: &Kernel, address: u64) {
-        if !self.keeps {
-            return;
+        if self.keeps {
+            self.note(k, address);
         }
+    }
+
+    #[cold]
+    fn note(&self, k: &Kernel, address: u64) {
         let who = (k.processor_index(), k.thread_id().0);
         let (before, last) = self.last.replace((who, address));
         if before != who && last != 0 {

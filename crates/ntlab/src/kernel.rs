@@ -8,7 +8,7 @@ use crate::{
     choices::Choices,
     config::{Checks, Config},
     counting::Counting,
-    events::{Kind, Log},
+    events::{Keeping, Kind, Log},
     exec::Exec,
     exports::Export,
     faults::Faults,
@@ -73,6 +73,11 @@ impl Kernel {
         memory.seed(config.seed);
         memory.space.set_checks(config.checks);
         memory.pool.place(config.special_pool);
+        let keeping = match config.checks {
+            _ if config.keep_trace => Keeping::All,
+            Checks::Traces | Checks::All => Keeping::Last,
+            Checks::Calls => Keeping::Nothing,
+        };
         Self {
             choices: Choices::of(&config),
             sched: Sched::new(&config),
@@ -89,7 +94,7 @@ impl Kernel {
             interleavings: Interleavings::new(config.keep_interleavings),
             timeline: Timeline::new(config.keep_timeline),
             counting: Counting::default(),
-            log: Log::new(config.keep_trace),
+            log: Log::new(keeping),
             config,
         }
     }
@@ -98,9 +103,7 @@ impl Kernel {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "where no trace is kept, the event is not even made")]
     pub fn record(&self, kind: impl FnOnce() -> Kind) {
-        if self.config.checks >= Checks::Traces || self.config.keep_trace {
-            self.log.record(self, kind);
-        }
+        self.log.record(self, kind);
     }
 
     /// What a kernel call does before its function runs: charges its time, checks its IRQL contract, notes it in the trace and is a

@@ -66,10 +66,16 @@ impl Timeline {
     }
 
     /// Adds what began at `begin` and ends now, on the processor that runs.
+    #[inline]
     pub(crate) fn end(&self, k: &Kernel, what: What, begin: u64) {
         if let Some(spans) = &self.spans {
-            spans.borrow_mut().push(Span { what, processor: k.processor_index(), begin, end: k.now() });
+            Self::add(spans, Span { what, processor: k.processor_index(), begin, end: k.now() });
         }
+    }
+
+    #[inline(never)]
+    fn add(spans: &RefCell<Vec<Span>>, span: Span) {
+        spans.borrow_mut().push(span);
     }
 }
 

@@ -26,6 +26,16 @@ pub const MOST_LANES: u32 = 4096;
 const PLACES: usize = 500;
 /// Bytes of a transfer.
 const TRANSFER: usize = 2 * WORD;
+/// The factorials that lanes ask for, modulo 2^32.
+static FACTORIALS: [u32; 40] = {
+    let mut all = [1_u32; 40];
+    let mut number = 1;
+    while number < all.len() {
+        all[number] = all[number - 1].wrapping_mul(number as u32);
+        number += 1;
+    }
+    all
+};
 /// `STATUS_CANCELLED`.
 const CANCELLED: i32 = 0xC000_0120_u32.cast_signed();
 
@@ -136,9 +146,18 @@ pub struct Load<'k> {
     shared: Rc<Shared>,
 }
 
+/// [`Counts`] as they grow, each by itself: lanes count at every request.
+#[derive(Debug, Default)]
+struct Counters {
+    submitted: Cell<u64>,
+    completed: Cell<u64>,
+    cancelled: Cell<u64>,
+    failed: Cell<u64>,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    counts: Cell<Counts>,
+    counters: Counters,
     stopping: Cell<bool>,
     /// How often a lane asked whether to go on.
     turns: Cell<u64>,
@@ -155,10 +174,15 @@ impl Shared {
         !self.stopping.get() && self.manner.most.is_none_or(|most| turns < most)
     }
 
-    fn count(&self, add: impl FnOnce(&mut Counts)) {
-        let mut counts = self.counts.get();
-        add(&mut counts);
-        self.counts.set(counts);
+    const fn counts(&self) -> Counts {
+        let Counters { submitted, completed, cancelled, failed } = &self.counters;
+        Counts {
+            submitted: submitted.get(),
+            completed: completed.get(),
+            cancelled: cancelled.get(),
+            failed: failed.get(),
+            lost: 0,
+        }
     }
 }
 
@@ -201,7 +225,7 @@ impl<'k> Load<'k> {
     /// What became of the requests so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.shared.counts.get()
+        self.shared.counts()
     }
 
     /// Lets the load run until this many more requests have ended, at most for `patience` nanoseconds. Whether they have.
@@ -270,9 +294,9 @@ impl<'k> Lane<'k> {
     }
 
     fn factorial(&mut self) {
-        let number = self.random.random_range(0..40);
+        let number = self.random.random_range(0..FACTORIALS.len() as u32);
         let Some(done) = self.ask(client::factorial_request(number)) else { return };
-        let expected = (1..=number).fold(1, u32::wrapping_mul);
+        let expected = FACTORIALS[number as usize];
         let answer = client::parse::<FactorialOutput>(&done.output).factorial;
         self.judge(answer == expected, || format!("{number}! is {expected} modulo 2^32, not {answer}"));
     }
@@ -306,7 +330,7 @@ impl<'k> Lane<'k> {
     /// Sends a request and waits for it, or cancels it after a while. What came back, if it succeeded.
     fn ask(&mut self, request: Request) -> Option<Completion> {
         let cancelled = self.cancel_one_in != 0 && self.random.random_range(0..self.cancel_one_in) == 0;
-        self.shared.count(|counts| counts.submitted += 1);
+        count(&self.shared.counters.submitted);
         let pending = self.target.handle.submit(request);
         let done = if cancelled {
             pending.wait_for(self.random.random_range(0..2_000)).unwrap_or_else(|pending| {
@@ -318,13 +342,13 @@ impl<'k> Lane<'k> {
         };
         match done.status {
             Status::SUCCESS => return Some(done),
-            Status(CANCELLED) if cancelled => self.shared.count(|counts| counts.cancelled += 1),
+            Status(CANCELLED) if cancelled => count(&self.shared.counters.cancelled),
             status if self.shared.manner.expected.contains(&status) => {
-                self.shared.count(|counts| counts.failed += 1);
+                count(&self.shared.counters.failed);
                 self.system.sleep(PAUSE);
             }
             status => {
-                self.shared.count(|counts| counts.failed += 1);
+                count(&self.shared.counters.failed);
                 self.shared.broken.borrow_mut().push(format!("a request of lane {} ended with {status}", self.number));
             }
         }
@@ -334,12 +358,16 @@ impl<'k> Lane<'k> {
     /// Counts a request that succeeded by whether its answer was right.
     fn judge(&self, right: bool, what: impl FnOnce() -> String) {
         if right {
-            self.shared.count(|counts| counts.completed += 1);
+            count(&self.shared.counters.completed);
         } else {
-            self.shared.count(|counts| counts.failed += 1);
+            count(&self.shared.counters.failed);
             self.shared.broken.borrow_mut().push(what());
         }
     }
+}
+
+fn count(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
 }
 
 /// The offset of a word.

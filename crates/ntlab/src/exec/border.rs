@@ -13,6 +13,7 @@ use std::{
 use super::{
     entry::{BORDER, Border, abandon, call_guest},
     exception, signals,
+    step::Stepper,
     watchdog::Watchdog,
 };
 use crate::{
@@ -110,8 +111,7 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         k.exec.space.check_code(caller);
         k.interleavings.pass(k, caller);
         if let Some(stepper) = &k.exec.stepper {
-            stepper.note_call(k);
-            k.counting.kernel_call(k, export.name, arguments);
+            note_stepped_call(k, stepper, export, arguments);
         }
         k.faults.steps.step(k);
         k.enter(export);
@@ -125,6 +125,14 @@ pub unsafe extern "sysv64" fn kernel_call(export: &'static Export, arguments: u6
         Ok(value) => value,
         Err(payload) => exception::after_kernel_call(k, payload).unwrap_or_else(|payload| stop(k, payload)),
     }
+}
+
+/// Not the way of driver code that runs as fast as it can, which is so the shorter.
+#[cold]
+#[inline(never)]
+fn note_stepped_call(k: &Kernel, stepper: &Stepper, export: &Export, arguments: u64) {
+    stepper.note_call(k);
+    k.counting.kernel_call(k, export.name, arguments);
 }
 
 /// Where a kernel call returns to: the address below its arguments.

@@ -39,6 +39,8 @@ impl Steps {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn act(&self, k: &Kernel, count: u64) {
         let due: Vec<(u64, Action)> = self.due.borrow_mut().extract_if(.., |(at, _)| *at <= count).collect();
         self.find_next();

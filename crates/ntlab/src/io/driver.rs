@@ -303,6 +303,13 @@ pub fn at_address(k: &Kernel, address: u64) -> Option<Ptr<DRIVER_OBJECT>> {
     records.iter().find(|(_, record)| owner(record)).map(|(&driver, _)| Ptr::new(driver))
 }
 
+/// Whether one address lies in the image of a driver, and the other one does not lie in the same.
+pub fn is_of_another(k: &Kernel, address: u64, other: u64) -> bool {
+    let records = k.io.drivers.records.borrow();
+    let mut images = records.values().filter_map(|record| record.image.as_ref());
+    images.find(|image| image.contains(address)).is_some_and(|image| !image.contains(other))
+}
+
 /// Adds a reference to a driver object: it is not unloaded while there is one. PnP notifications take one each.
 pub fn reference(k: &Kernel, driver: Ptr<DRIVER_OBJECT>) {
     if !k.io.drivers.reference(driver.address()) {

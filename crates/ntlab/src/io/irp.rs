@@ -264,9 +264,8 @@ fn check_sendable(k: &Kernel, device: Ptr<DEVICE_OBJECT>, irp: Ptr<IRP>, index: 
 pub fn complete_by_driver(k: &Kernel, irp: Ptr<IRP>) {
     let index = known(k, irp, "IoCompleteRequest");
     let holder = k.io.irps.pending_at(index, at!(irp, CurrentLocation).read());
-    let completer = driver::at_address(k, k.exec.caller());
-    if let (Some(routine), Some(_)) = (holder, completer)
-        && driver::at_address(k, routine) != completer
+    if let Some(routine) = holder
+        && driver::is_of_another(k, k.exec.caller(), routine)
     {
         violation(0x209, irp, format!("{}: completed while a lower driver still has it", k.io.irps.title(index)));
     }

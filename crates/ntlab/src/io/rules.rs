@@ -1,6 +1,8 @@
 //! What drivers may do with a packet when they pass it on or complete it, as I/O Verification and Enhanced I/O Verification of Driver
 //! Verifier check it ("Bug Check 0xC9").
 
+use std::array;
+
 use windows_sys::{
     Wdk::{
         Foundation::{DEVICE_OBJECT, IRP},
@@ -74,9 +76,10 @@ fn violation(k: &Kernel, code: u64, packet: Ptr<IRP>, index: usize, what: &str) 
 pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<IRP>, now: &Packet, index: usize) {
     /// Minor function and flags.
     const MINOR_AND_FLAGS: u64 = 0x00FF_FF00;
-    let next = now.location.address() - size_of::<Location>() as u64;
-    let next = Ptr::<Location>::new(next).read();
-    let [head, first, second, third, fourth, of_device, file, ..] = next;
+    let next = Ptr::<Location>::new(now.location.address() - size_of::<Location>() as u64);
+    let words = next.readable();
+    let word = |place| words.get(next.element(place));
+    let [head, first, second, third, fourth, of_device, file] = array::from_fn(word);
     if head >> 24 & u64::from(SL_PENDING_RETURNED) != 0 {
         violation(
             k,
@@ -86,7 +89,9 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
             "passed down with the next stack location marked pending: its control field was copied, or was marked before it was skipped",
         );
     }
-    check_completion_routine(k, packet, now, &next, index);
+    if head >> 24 & u64::from(INVOKE_ALWAYS) != 0 {
+        check_completion_routine(k, packet, now, &next.read(), index);
+    }
     if head & MINOR_AND_FLAGS != 0 || first | second | third | fourth | file != 0 {
         return;
     }
@@ -105,7 +110,7 @@ pub fn check_next_location(k: &Kernel, device: Ptr<DEVICE_OBJECT>, packet: Ptr<I
 
 /// A driver must not call the completion routine of the driver above it: it copied that with the rest of its stack location.
 fn check_completion_routine(k: &Kernel, packet: Ptr<IRP>, now: &Packet, next: &Location, index: usize) {
-    if next[0] >> 24 & u64::from(INVOKE_ALWAYS) == 0 || next[LOCATION_ROUTINE] == 0 {
+    if next[LOCATION_ROUTINE] == 0 {
         return;
     }
     let is_own = k.io.irps.call_at(index, now.current).is_some_and(|call| !call.forwarded);

@@ -1,6 +1,7 @@
 //! The few calls to the host's kernel that make, protect and release address space, and processes that have one of their own.
 
 use std::{
+    arch::x86_64::{_MM_HINT_T0, _mm_prefetch},
     fs::{File, OpenOptions},
     io::{self, PipeReader, PipeWriter, Read as _},
     os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
@@ -13,6 +14,8 @@ use std::{
 /// Pages of the simulated machine and of the host are the same size.
 pub const PAGE: u64 = 4096;
 
+/// Bytes of a line of the host's caches.
+const CACHE_LINE: usize = 64;
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
@@ -100,6 +103,15 @@ pub unsafe fn remove_guard(address: u64, length: u64) -> io::Result<()> {
 pub unsafe fn populate(address: u64, length: u64) {
     // SAFETY: the caller's contract; the advice changes no contents.
     unsafe { libc::madvise(address as *mut _, to_usize(length), libc::MADV_POPULATE_WRITE) };
+}
+
+/// Has the processor bring memory to its caches that is used soon.
+#[inline]
+pub fn prefetch(address: u64, length: u64) {
+    for line in (address..address.saturating_add(length)).step_by(CACHE_LINE) {
+        // SAFETY: a prefetch changes nothing, and where nothing is it does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line as *const i8) };
+    }
 }
 
 /// Gives the contents of whole pages back to the host; they read zero from now on.

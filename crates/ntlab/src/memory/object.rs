@@ -81,6 +81,10 @@ impl ObjectStore {
             self.grow(&mut objects, size);
         }
         let address = objects.free[class].pop_front().expect("a chunk has at least one object");
+        // The next one lay idle for long, and is looked at as a whole when it is taken.
+        if let Some(next) = objects.free[class].front() {
+            host::prefetch(*next, size);
+        }
         let granule = host::to_usize((address - objects.base) / GRANULE);
         let before = mem::replace(&mut objects.states[granule], State::Live);
         objects.live += 1;

@@ -9,7 +9,8 @@ use std::{
 use super::AlarmId;
 use crate::kernel::Kernel;
 
-const PICOSECONDS: u64 = 1000;
+/// Picoseconds of a nanosecond.
+pub const PICOSECONDS: u64 = 1000;
 
 type Action = Box<dyn FnOnce(&Kernel)>;
 
@@ -38,6 +39,11 @@ impl Clock {
     /// Nanoseconds since the machine started.
     pub(super) const fn now(&self) -> u64 {
         self.now.get() / PICOSECONDS
+    }
+
+    /// Picoseconds since the machine started.
+    pub(super) const fn picoseconds(&self) -> u64 {
+        self.now.get()
     }
 
     /// Lets `picoseconds` pass and says whether an alarm is due.

@@ -102,8 +102,8 @@ impl Sched {
 
     /// Lets a processor go on until its thread suspends itself.
     fn step(&self, k: &Kernel, index: u32) {
-        self.running.set(index);
-        let processor = self.current_processor();
+        let processor = self.processor(index).expect("who can run is active");
+        self.running.set(processor.into());
         let Some(thread) = self.thread_for(k, processor) else { return self.rest(index) };
         k.memory.space.set_irql(processor.irql());
         self.turns.ran(index, thread.id.0);
@@ -214,6 +214,7 @@ impl Sched {
     pub(super) fn suspend(k: &Kernel, thread: &Thread) {
         let context = k.exec.save();
         thread.context.set(context);
+        thread.top.set((&raw const context).addr() as u64);
         // SAFETY: this is called by the thread itself, so that its fiber is the one that runs.
         unsafe { thread.suspender.get().suspend() };
         thread.context.take();

@@ -22,11 +22,12 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    ptr::NonNull,
     rc::Rc,
 };
 
 use self::{alarms::Clock, locks::Locks, set::ProcessorSet, turns::Turns};
-pub use self::{level::VERIFIER, locks::LockKind};
+pub use self::{alarms::PICOSECONDS, level::VERIFIER, locks::LockKind};
 pub use self::{
     processor::Processor,
     thread::{Affinity, Thread, ThreadExit, ThreadId},
@@ -65,8 +66,9 @@ pub struct Sched {
     /// Where processors sit, and which of them are active.
     pub topology: Topology,
     /// By index; made when they become active.
-    processors: Box<[OnceCell<Processor>]>,
-    running: Cell<u32>,
+    processors: Rc<[OnceCell<Processor>]>,
+    /// One of `processors`.
+    running: Cell<NonNull<Processor>>,
     clock: Clock,
     /// Picoseconds that a kernel call takes on one processor.
     call_time: u64,
@@ -119,10 +121,14 @@ impl Sched {
     pub(crate) fn new(config: &Config) -> Self {
         let maximum = config.maximum_processors() as usize;
         let call_time = u64::from(config.call_ns) * 1000;
+        let topology = Topology::new(config);
+        let present = present(config, &topology);
+        let processors: Rc<[OnceCell<Processor>]> = (0..maximum).map(|_| OnceCell::new()).collect();
+        let first = processors[present[0] as usize].get_or_init(|| made(&topology, present[0]));
         let sched = Self {
-            topology: Topology::new(config),
-            processors: (0..maximum).map(|_| OnceCell::new()).collect(),
-            running: Cell::new(0),
+            topology,
+            running: Cell::new(first.into()),
+            processors,
             clock: Clock::new(),
             call_time,
             share: Cell::new(call_time),
@@ -143,25 +149,12 @@ impl Sched {
             in_alarm: Cell::new(false),
             time_limit: config.time_limit_ns,
         };
-        let present = sched.present(config);
-        sched.running.set(present[0]);
-        for index in present {
-            sched.activate(index);
-        }
+        present.into_iter().for_each(|index| sched.activate(index));
         sched
     }
 
-    /// The processors that are there when the machine starts.
-    fn present(&self, config: &Config) -> Vec<u32> {
-        let is_present = |place: &Place| config.groups[usize::from(place.group)].absent >> place.number & 1 == 0;
-        let places = (0..).zip(self.topology.places()).filter(|(_, place)| is_present(place));
-        places.map(|(index, _)| index).take(config.processors as usize).collect()
-    }
-
     fn activate(&self, index: u32) {
-        let place = self.topology.place(index).expect("the place was checked");
-        let made = self.processors[index as usize].set(Processor::new(index, place));
-        assert!(made.is_ok(), "processor {index} is active already");
+        self.processors[index as usize].get_or_init(|| made(&self.topology, index));
         self.topology.activate(index);
         self.idle.borrow_mut().insert(index);
     }
@@ -172,6 +165,7 @@ impl Sched {
     ///
     /// Where there is no such place or its processor is active.
     pub fn add_processor(&self, k: &Kernel, index: u32) {
+        assert!(self.processor(index).is_none(), "processor {index} is active already");
         self.activate(index);
         k.record(|| Kind::ProcessorAdded { index });
         self.give_ready_thread(k, index);
@@ -195,12 +189,13 @@ impl Sched {
     }
 
     #[inline]
-    pub(crate) fn current_processor(&self) -> &Processor {
-        self.processors[self.running.get() as usize].get().expect("the running processor is active")
+    pub(crate) const fn current_processor(&self) -> &Processor {
+        // SAFETY: it is one of `processors`, which are never taken out and live as long as `self`.
+        unsafe { self.running.get().as_ref() }
     }
 
     pub(crate) const fn processor_index(&self) -> u32 {
-        self.running.get()
+        self.current_processor().index
     }
 
     pub(crate) fn current_thread(&self) -> Rc<Thread> {
@@ -215,12 +210,17 @@ impl Sched {
         self.clock.now()
     }
 
+    pub(crate) const fn picoseconds(&self) -> u64 {
+        self.clock.picoseconds()
+    }
+
     /// Something there is to do on a processor.
     fn kick(&self, processor: u32) {
-        self.idle.borrow_mut().remove(processor);
-        self.runnable.borrow_mut().insert(processor);
         self.turns.changed();
-        self.find_share();
+        if self.runnable.borrow_mut().insert(processor) {
+            self.idle.borrow_mut().remove(processor);
+            self.find_share();
+        }
     }
 
     /// A processor waits, with its thread.
@@ -257,6 +257,18 @@ impl Sched {
         }
         self.in_alarm.set(nested);
     }
+}
+
+/// The processors that are there when the machine starts.
+fn present(config: &Config, topology: &Topology) -> Vec<u32> {
+    let is_present = |place: &Place| config.groups[usize::from(place.group)].absent >> place.number & 1 == 0;
+    let places = (0..).zip(topology.places()).filter(|(_, place)| is_present(place));
+    places.map(|(index, _)| index).take(config.processors as usize).collect()
+}
+
+/// The processor at a place.
+fn made(topology: &Topology, index: u32) -> Processor {
+    Processor::new(index, topology.place(index).expect("the place was checked"))
 }
 
 #[cfg(test)]

@@ -28,20 +28,23 @@ impl ProcessorSet {
         self.members[position]
     }
 
-    /// The `step`-th member after a processor, round and round; after the last where that is no member.
+    /// The `step`-th member after a processor, round and round, and once at most; after the last where that is no member.
     pub(super) fn after(&self, processor: u32, step: usize) -> u32 {
         let position = self.position[processor as usize];
         let from = if position == ABSENT { self.members.len() - 1 } else { position as usize };
-        self.members[(from + step) % self.members.len()]
+        let there = from + step;
+        self.members[there.checked_sub(self.members.len()).unwrap_or(there)]
     }
 
-    pub(super) fn insert(&mut self, processor: u32) {
+    /// Adds a processor; false if it was in the set.
+    pub(super) fn insert(&mut self, processor: u32) -> bool {
         if self.contains(processor) {
-            return;
+            return false;
         }
         self.position[processor as usize] =
             u32::try_from(self.members.len()).expect("there are at most 2,048 processors");
         self.members.push(processor);
+        true
     }
 
     pub(super) fn remove(&mut self, processor: u32) {

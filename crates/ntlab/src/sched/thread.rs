@@ -19,7 +19,12 @@ use crate::{
     finding::Finding,
     irql::{Irql, PASSIVE_LEVEL},
     kernel::Kernel,
+    memory::host,
 };
+
+/// Bytes at the end of its stacks that a thread uses first when it goes on.
+const HOST_FRAMES: u64 = 512;
+const GUEST_FRAMES: u64 = 192;
 
 /// A thread's number, from 1 in the order they were made; 0 is no thread.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
@@ -76,6 +81,8 @@ pub struct Thread {
     pub(super) suspender: Cell<Suspender>,
     /// Where it is on its stacks while it is suspended.
     pub(super) context: Cell<Context>,
+    /// An address near the end of its host stack while it is suspended.
+    pub(super) top: Cell<u64>,
     pub(super) state: Cell<State>,
     /// What it waits for, in words.
     pub(super) what: Cell<&'static str>,
@@ -120,6 +127,7 @@ impl Thread {
             fiber: RefCell::new(None),
             suspender: Cell::new(Suspender::NONE),
             context: Cell::default(),
+            top: Cell::new(0),
             state: Cell::new(State::Ready),
             what: Cell::new(""),
             woken: Cell::new(0),
@@ -143,6 +151,12 @@ impl Thread {
 }
 
 impl Thread {
+    /// Has the processor bring to its caches what a suspended thread uses first when it goes on: the ends of its stacks.
+    pub(super) fn prefetch(&self) {
+        host::prefetch(self.top.get(), HOST_FRAMES);
+        host::prefetch(self.context.get().guest_sp, GUEST_FRAMES);
+    }
+
     /// Whether a driver made it as a system thread.
     pub const fn is_system(&self) -> bool {
         self.counted.get()

@@ -159,6 +159,11 @@ impl Sched {
     }
 
     fn go_on_with(&self, k: &Kernel, index: u32, thread: &Thread) {
+        if let Some(processor) = self.processor(index)
+            && let Some(next) = &*processor.thread.borrow()
+        {
+            next.prefetch();
+        }
         self.chosen.set(Some(index));
         self.pause(k, thread);
     }

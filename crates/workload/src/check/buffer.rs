@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
     ops::Range,
 };
 
@@ -17,8 +16,8 @@ pub struct Buffer {
     words: RefCell<Vec<Vec<Candidate>>>,
     /// Counts what begins and ends.
     clock: Cell<u64>,
-    /// Reads that are under way, by when they began.
-    reads: RefCell<BTreeSet<u64>>,
+    /// When the reads that are under way began, the oldest first.
+    reads: RefCell<Vec<u64>>,
 }
 
 /// Bytes of a word.
@@ -101,7 +100,7 @@ impl Buffer {
     /// A read from the word `first` on begins.
     pub fn read(&self, first: usize) -> Reading {
         let begun = self.tick();
-        self.reads.borrow_mut().insert(begun);
+        self.reads.borrow_mut().push(begun);
         Reading { begun, first }
     }
 
@@ -111,7 +110,7 @@ impl Buffer {
     ///
     /// The first word that no write has put there, in words.
     pub fn check(&self, reading: &Reading, data: Option<&[u8]>) -> Result<(), String> {
-        self.reads.borrow_mut().remove(&reading.begun);
+        self.reads.borrow_mut().retain(|&begun| begun != reading.begun);
         let (values, _) = data.unwrap_or_default().as_chunks::<WORD>();
         for ((place, word), value) in self.words.borrow().iter().enumerate().skip(reading.first).zip(values) {
             let last = replaced_before(word, reading.begun);
