@@ -157,10 +157,6 @@ impl Completion {
     pub const fn success(&self) -> Result<&Self, Status> {
         if self.status.is_success() { Ok(self) } else { Err(self.status) }
     }
-
-    const fn refused(status: NTSTATUS) -> Self {
-        Self { status: Status(status), information: 0, output: Vec::new() }
-    }
 }
 
 impl System {
@@ -306,12 +302,10 @@ impl<'k> Handle<'k> {
         let kernel = self.kernel;
         kernel.preempt();
         let Some(file) = self.file.get() else {
-            return Pending::over(kernel, Completion::refused(STATUS_INVALID_PARAMETER));
+            return Pending { kernel, state: State::Refused(STATUS_INVALID_PARAMETER) };
         };
-        match request::submit(kernel, file, request.borrow()) {
-            Ok(index) => Pending { kernel, state: State::Sent(index) },
-            Err(status) => Pending::over(kernel, Completion::refused(status)),
-        }
+        let sent = request::submit(kernel, file, request.borrow());
+        Pending { kernel, state: sent.map_or_else(State::Refused, State::Sent) }
     }
 
     /// Sends a control code and waits: what the driver returned.
@@ -375,9 +369,14 @@ impl Drop for Handle<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
 enum State {
+    /// With this number.
     Sent(u32),
-    Over(Option<Completion>),
+    /// Refused with this status.
+    Refused(NTSTATUS),
+    /// Its result was taken.
+    Taken,
 }
 
 /// A request that was sent. Dropping it leaves the request to itself.
@@ -393,29 +392,27 @@ impl fmt::Debug for Pending<'_> {
 }
 
 impl<'k> Pending<'k> {
-    const fn over(kernel: &'k Kernel, completion: Completion) -> Self {
-        Self { kernel, state: State::Over(Some(completion)) }
-    }
-
     /// Whether it has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
         match self.state {
             State::Sent(index) => request::is_done(self.kernel, index),
-            State::Over(_) => true,
+            State::Refused(_) | State::Taken => true,
         }
     }
 
     /// Has the current thread woken when it ends; false if it has.
+    #[inline]
     fn watch(&self) -> bool {
         match self.state {
             State::Sent(index) => request::watch(self.kernel, index),
-            State::Over(_) => false,
+            State::Refused(_) | State::Taken => false,
         }
     }
 
     /// Waits until it has ended.
     #[must_use]
+    #[inline]
     pub fn wait(mut self) -> Completion {
         while self.watch() {
             self.kernel.park("a request", None);
@@ -439,17 +436,13 @@ impl<'k> Pending<'k> {
         Ok(self.take())
     }
 
+    #[inline]
     fn take(&mut self) -> Completion {
-        let over = match &mut self.state {
-            State::Over(completion) => completion.take(),
-            State::Sent(index) => request::take(self.kernel, *index).map(|done| Completion {
-                status: Status(done.status),
-                information: done.information,
-                output: done.output,
-            }),
-        };
-        self.state = State::Over(None);
-        over.expect("a request that has ended has a result")
+        match std::mem::replace(&mut self.state, State::Taken) {
+            State::Refused(status) => Completion { status: Status(status), information: 0, output: Vec::new() },
+            State::Sent(index) => request::take(self.kernel, index),
+            State::Taken => unreachable!("who takes a result gives the request up"),
+        }
     }
 
     /// Cancels it, as `CancelIoEx` does: it ends with `STATUS_CANCELLED`, unless the driver was faster. Whether a driver was told.
@@ -463,6 +456,7 @@ impl<'k> Pending<'k> {
 }
 
 impl Drop for Pending<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let State::Sent(index) = self.state {
             request::abandon(self.kernel, index);

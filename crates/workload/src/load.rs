@@ -295,7 +295,7 @@ impl<'k> Lane<'k> {
 
     fn factorial(&mut self) {
         let number = self.random.random_range(0..FACTORIALS.len() as u32);
-        let Some(done) = self.ask(client::factorial_request(number)) else { return };
+        let Some(done) = self.ask(&client::factorial_request(number)) else { return };
         let expected = FACTORIALS[number as usize];
         let answer = client::parse::<FactorialOutput>(&done.output).factorial;
         self.judge(answer == expected, || format!("{number}! is {expected} modulo 2^32, not {answer}"));
@@ -306,7 +306,7 @@ impl<'k> Lane<'k> {
         let mut data = vec![0; TRANSFER];
         self.random.fill_bytes(&mut data);
         let writing = self.target.buffer.write(first, &data);
-        let done = self.ask(Request::Write { offset: offset(first), data });
+        let done = self.ask(&Request::Write { offset: offset(first), data });
         self.target.buffer.written(&writing, done.is_some());
         let Some(done) = done else { return };
         let written = done.information;
@@ -316,7 +316,7 @@ impl<'k> Lane<'k> {
     fn read(&mut self) {
         let first = self.random.random_range(0..PLACES);
         let reading = self.target.buffer.read(first);
-        let done = self.ask(Request::Read { offset: offset(first), length: TRANSFER });
+        let done = self.ask(&Request::Read { offset: offset(first), length: TRANSFER });
         let output = done.as_ref().map(|done| done.output.as_slice());
         let checked = self.target.buffer.check(&reading, output);
         let Some(output) = output else { return };
@@ -328,7 +328,7 @@ impl<'k> Lane<'k> {
     }
 
     /// Sends a request and waits for it, or cancels it after a while. What came back, if it succeeded.
-    fn ask(&mut self, request: Request) -> Option<Completion> {
+    fn ask(&mut self, request: &Request) -> Option<Completion> {
         let cancelled = self.cancel_one_in != 0 && self.random.random_range(0..self.cancel_one_in) == 0;
         count(&self.shared.counters.submitted);
         let pending = self.target.handle.submit(request);

@@ -25,6 +25,8 @@ const BEFORE: usize = 64;
 
 /// Whose memory a buffer is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// As long as the rest of a buffer's words: buffers are copied at every request, and padding is copied in pieces.
+#[repr(u64)]
 pub enum Place {
     /// The system's: `IRP.AssociatedIrp.SystemBuffer`.
     System,

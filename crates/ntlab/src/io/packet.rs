@@ -211,9 +211,11 @@ impl Irps {
         let mut records = self.records.borrow_mut();
         if let Some(index) = self.unused.borrow_mut().pop() {
             let record = &mut records[index];
-            record.frames.clear();
-            let frames = std::mem::take(&mut record.frames);
-            *record = Record { irp, number, owner, frames, ..Record::default() };
+            // Member by member: a processor waits for what it has written in parts and copies as a whole.
+            let Record { frames, state, major, minor, sent, calls, .. } = record;
+            frames.clear();
+            (*state, *major, *minor, *sent, *calls) = (State::default(), 0, 0, 0, 0);
+            (record.irp, record.number, record.owner) = (irp, number, owner);
             return index;
         }
         records.push(Record { irp, number, owner, ..Record::default() });

@@ -36,6 +36,7 @@ use crate::{
     rule::Rule,
     sched::ThreadId,
     timeline::{Asked, What},
+    user::{Completion, Status},
 };
 
 const METHOD_BUFFERED: u32 = 0;
@@ -79,17 +80,6 @@ pub enum Request {
     },
 }
 
-/// How a request ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Done {
-    /// Its status.
-    pub status: NTSTATUS,
-    /// `IoStatus.Information`.
-    pub information: u64,
-    /// What the driver returned: for an error nothing, else as many bytes as the information says.
-    pub output: Vec<u8>,
-}
-
 /// Where the data of a request is in the machine's memory.
 #[derive(Clone, Copy, Debug, Default)]
 struct Transfer {
@@ -108,7 +98,7 @@ struct Slot {
     file: FileId,
     irp: Ptr<IRP>,
     transfer: Transfer,
-    done: Option<Done>,
+    done: Option<Completion>,
     waiter: Option<ThreadId>,
     /// For the timeline: what was asked, and when.
     asked: Option<(Asked, u64)>,
@@ -138,10 +128,9 @@ impl Requests {
         action(self.slots.borrow_mut()[index as usize].as_mut().expect("a request stays until its user takes it"))
     }
 
-    fn remove(&self, index: u32) -> Option<Slot> {
-        let slot = self.slots.borrow_mut()[index as usize].take();
+    fn remove(&self, index: u32) {
+        self.slots.borrow_mut()[index as usize] = None;
         self.unused.borrow_mut().push(index);
-        slot
     }
 }
 
@@ -372,7 +361,7 @@ pub(super) fn finish(k: &Kernel, (packet, record): (Ptr<IRP>, usize), index: u32
     irp::free_known(k, packet, record);
     let (waiter, abandoned, asked) = k.io.requests.with(index, |slot| {
         slot.irp = Ptr::null();
-        slot.done = Some(Done { status, information, output });
+        slot.done = Some(Completion { status: Status(status), information, output });
         (slot.waiter.take(), slot.abandoned, slot.asked.take())
     });
     if let Some((asked, begin)) = asked {
@@ -437,10 +426,10 @@ pub(crate) fn is_done(k: &Kernel, index: u32) -> bool {
 }
 
 /// Takes the result of a request that has ended.
-pub(crate) fn take(k: &Kernel, index: u32) -> Option<Done> {
-    let done = k.io.requests.with(index, |slot| slot.done.take())?;
+pub(crate) fn take(k: &Kernel, index: u32) -> Completion {
+    let done = k.io.requests.with(index, |slot| slot.done.take());
     k.io.requests.remove(index);
-    Some(done)
+    done.expect("a request that has ended has a result")
 }
 
 /// Has the current thread woken when a request ends; false if it has ended.

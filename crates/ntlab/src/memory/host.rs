@@ -15,7 +15,7 @@ use std::{
 pub const PAGE: u64 = 4096;
 
 /// Bytes of a line of the host's caches.
-const CACHE_LINE: usize = 64;
+const CACHE_LINE: u64 = 64;
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
@@ -108,9 +108,10 @@ pub unsafe fn populate(address: u64, length: u64) {
 /// Has the processor bring memory to its caches that is used soon.
 #[inline]
 pub fn prefetch(address: u64, length: u64) {
-    for line in (address..address.saturating_add(length)).step_by(CACHE_LINE) {
+    for line in 0..length.div_ceil(CACHE_LINE) {
+        let place = address.wrapping_add(line * CACHE_LINE) as *const i8;
         // SAFETY: a prefetch changes nothing, and where nothing is it does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line as *const i8) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Interrupts and DPCs: what runs on a processor when its IRQL lets it.
 
-use std::{mem::offset_of, ops::Range};
+use std::{array, mem::offset_of, ops::Range};
 
 use windows_sys::Wdk::Foundation::{KDPC, KDPC_0_0};
 
@@ -52,7 +52,9 @@ impl Sched {
             let next = processor.dpcs.borrow_mut().pop_front();
             processor.find_pending();
             let Some(dpc) = next else { break };
-            let object = dpc.cast::<Words>().read();
+            let words = dpc.cast::<Words>();
+            // Word by word: some of them were just written.
+            let object: Words = array::from_fn(|word| words.readable().get(words.element(word)));
             processor.dpc.set(dpc.address());
             processor.dpc_routine.set(object[ROUTINE]);
             let begin = k.now();
@@ -108,12 +110,12 @@ impl Sched {
 
     /// The same, and `near` is where it goes if it has no target.
     pub(super) fn queue_dpc_near(&self, k: &Kernel, dpc: Ptr<KDPC>, arguments: [u64; 2], near: u32) -> bool {
-        let object = dpc.cast::<Words>().read();
-        let [kind, importance, low, high, ..] = object[0].to_le_bytes();
+        let words = dpc.cast::<Words>();
+        let [kind, importance, low, high, ..] = words.readable().get(words.element(0)).to_le_bytes();
         if kind != DPC_OBJECT {
             refuse_dpc(dpc);
         }
-        if object[DATA] != 0 {
+        if words.readable().get(words.element(DATA)) != 0 {
             return false;
         }
         let target = u16::from_le_bytes([low, high]).checked_sub(TARGET).map_or(near, u32::from);

@@ -151,8 +151,9 @@ impl Thread {
 }
 
 impl Thread {
-    /// Has the processor bring to its caches what a suspended thread uses first when it goes on: the ends of its stacks.
+    /// Has the processor bring to its caches what a suspended thread uses first when it goes on: itself and the ends of its stacks.
     pub(super) fn prefetch(&self) {
+        host::prefetch((&raw const *self).addr() as u64, size_of::<Self>() as u64);
         host::prefetch(self.top.get(), HOST_FRAMES);
         host::prefetch(self.context.get().guest_sp, GUEST_FRAMES);
     }
