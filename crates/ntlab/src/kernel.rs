@@ -121,7 +121,7 @@ impl Kernel {
 
     /// The IRQL of the current processor.
     #[inline]
-    pub fn irql(&self) -> Irql {
+    pub const fn irql(&self) -> Irql {
         self.current_processor().irql()
     }
 
@@ -139,7 +139,7 @@ impl Kernel {
 
     /// The processor that runs.
     #[inline]
-    pub fn current_processor(&self) -> &Processor {
+    pub const fn current_processor(&self) -> &Processor {
         self.sched.current_processor()
     }
 
@@ -156,7 +156,7 @@ impl Kernel {
 
     /// The thread that runs; 0 while none does.
     #[inline]
-    pub fn thread_id(&self) -> ThreadId {
+    pub const fn thread_id(&self) -> ThreadId {
         self.sched.thread_id()
     }
 

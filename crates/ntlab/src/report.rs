@@ -74,7 +74,7 @@ impl Report {
     }
 }
 
-fn last_place(k: &Kernel) -> Place {
+const fn last_place(k: &Kernel) -> Place {
     let (irql, processor, thread) = k.sched.last_place();
     Place { stack: Vec::new(), irql, processor, thread }
 }

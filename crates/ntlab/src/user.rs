@@ -391,7 +391,7 @@ impl fmt::Debug for Pending<'_> {
     }
 }
 
-impl<'k> Pending<'k> {
+impl Pending<'_> {
     /// Whether it has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {

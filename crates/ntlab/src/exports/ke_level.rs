@@ -42,7 +42,7 @@ pub const FUNCTIONS: &[Export] = &[
 ];
 
 /// "`KeGetCurrentIrql` function".
-fn ke_get_current_irql(k: &Kernel) -> u8 {
+const fn ke_get_current_irql(k: &Kernel) -> u8 {
     k.irql().0
 }
 

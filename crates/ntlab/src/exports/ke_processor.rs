@@ -53,7 +53,7 @@ fn ke_get_current_processor_number_ex(k: &Kernel, number: Ptr<PROCESSOR_NUMBER>)
 }
 
 /// "`KeGetCurrentNodeNumber` function".
-fn ke_get_current_node_number(k: &Kernel) -> u16 {
+const fn ke_get_current_node_number(k: &Kernel) -> u16 {
     k.current_processor().place.node
 }
 

@@ -70,7 +70,8 @@ impl Unwritten {
     /// The first word of unwritten memory in `bytes`. `is_unwritten` says whether a block with that number was given out unwritten.
     pub fn find(self, bytes: &[u8], is_unwritten: impl Fn(u64) -> bool) -> Option<Found> {
         // Most of what is returned is short and has no such byte: making a search ready takes longer than to see that.
-        if bytes.len() <= SHORT && !bytes.iter().fold(false, |found, byte| found | (*byte == FILLER)) {
+        let any = || bytes.iter().fold(0, |found, byte| found | u8::from(*byte == FILLER)) != 0;
+        if bytes.len() <= SHORT && !any() {
             return None;
         }
         let hits = WORDS.find_iter(bytes);

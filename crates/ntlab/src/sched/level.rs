@@ -20,7 +20,7 @@ const INSIDE_DPC: u64 = 1;
 
 impl Sched {
     /// The IRQL and the index of the processor that ran last, and the thread that it ran.
-    pub(crate) fn last_place(&self) -> (Irql, u32, ThreadId) {
+    pub(crate) const fn last_place(&self) -> (Irql, u32, ThreadId) {
         let processor = self.current_processor();
         (processor.irql(), processor.index, processor.last.get())
     }

@@ -149,7 +149,9 @@ impl Sched {
             in_alarm: Cell::new(false),
             time_limit: config.time_limit_ns,
         };
-        present.into_iter().for_each(|index| sched.activate(index));
+        for index in present {
+            sched.activate(index);
+        }
         sched
     }
 
@@ -202,7 +204,7 @@ impl Sched {
         self.current_processor().thread.borrow().clone().expect("kernel code runs on a thread")
     }
 
-    pub(crate) fn thread_id(&self) -> ThreadId {
+    pub(crate) const fn thread_id(&self) -> ThreadId {
         self.current_processor().current.get()
     }
 
