@@ -26,12 +26,14 @@ pub const MOST_LANES: u32 = 4096;
 const PLACES: usize = 500;
 /// Bytes of a transfer.
 const TRANSFER: usize = 2 * WORD;
-/// The factorials that lanes ask for, modulo 2^32.
-static FACTORIALS: [u32; 40] = {
-    let mut all = [1_u32; 40];
+/// Lanes ask for the factorials of smaller numbers.
+const NUMBERS: u32 = 40;
+/// Those factorials modulo 2^32.
+static FACTORIALS: [u32; NUMBERS as usize] = {
+    let mut all = [1_u32; NUMBERS as usize];
     let mut number = 1;
-    while number < all.len() {
-        all[number] = all[number - 1].wrapping_mul(number as u32);
+    while number < NUMBERS {
+        all[number as usize] = all[number as usize - 1].wrapping_mul(number);
         number += 1;
     }
     all
@@ -294,7 +296,7 @@ impl<'k> Lane<'k> {
     }
 
     fn factorial(&mut self) {
-        let number = self.random.random_range(0..FACTORIALS.len() as u32);
+        let number = self.random.random_range(0..NUMBERS);
         let Some(done) = self.ask(&client::factorial_request(number)) else { return };
         let expected = FACTORIALS[number as usize];
         let answer = client::parse::<FactorialOutput>(&done.output).factorial;
