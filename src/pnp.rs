@@ -83,7 +83,7 @@ fn start<'a>(device: &Device<Fdo>, mut irp: Irp<'a>, transition: Transition, pas
     let fdo: &Fdo = device;
     let restart = transition.action == Action::Restart;
     let started = bring_up(device, &mut irp, restart, passive);
-    let kind = if restart { EventKind::DeviceRestarted } else { EventKind::DeviceStarted };
+    let kind = if restart { EventKind::DeviceRestarted } else { kind(Request::Start) };
     let status = started.err().unwrap_or(NtStatus::SUCCESS);
     if started.is_ok() {
         fdo.pnp.enter(transition.next);
@@ -122,8 +122,8 @@ fn resume<'a>(
     reason: u32,
     passive: Passive<'_>,
 ) -> Disposition<'a> {
-    // A cancel cannot fail, whatever lower drivers answer.
     let fdo: &Fdo = device;
+    // A cancel cannot fail, whatever lower drivers answer.
     irp.send_and_wait(device.lower(), passive);
     fdo.pnp.enter(transition.next);
     record(fdo, request, NtStatus::SUCCESS, 0);
@@ -153,7 +153,7 @@ pub fn remove(device: &Device<Fdo>, passive: Passive<'_>) {
     let state = device.pnp.state();
     lose(device, false, passive);
     device.pnp.enter(decide(state, Request::Remove).next);
-    device.core.record(EventKind::DeviceRemoved, Event::default());
+    record(device, Request::Remove, NtStatus::SUCCESS, 0);
 }
 
 wdm::pageable! {

@@ -1,7 +1,7 @@
 //! The gate that every device request passes: who may pass, who waits, and who lets whom go, as a state machine.
 //!
-//! The driver keeps this state under a lock, and counts the requests in
-//! flight in a cache-aware rundown protection, which this module only calls "the count".
+//! The driver keeps this state under a lock, and counts the requests in flight in a cache-aware rundown protection, which this module only
+//! calls "the count".
 
 use hotadd_abi::Gate as Mode;
 
